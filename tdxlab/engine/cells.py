@@ -1,0 +1,285 @@
+"""State that can be taken back: a journal, and the three kinds of cell that write through it.
+
+Reads are native (`page[3]`, `sp.role`), writes are explicit (`page.put(3, v)`) but for kernel objects, whose
+attributes are assigned as in C.  Recording is on if and only if somebody set `Journal.log` to a list.
+
+One journal serves four needs: rewinding a scenario to its set-up, showing what a step changed, proving that
+a refused call changed nothing, and stepping back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, SupportsIndex
+
+Key = Any  # an index of Words, a key of Table, an attribute name of Record; None = all of the cell
+ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
+
+
+class Journal:
+    """What happened since `log` was set to []: old values, notes, locks taken.  Nothing else survives a step.
+
+    `cpu` is who runs now; `held[cpu]` lists (lock cell, key, exclusive) in the order taken, and `released` the
+    locks given back during the running step: a write between taking and giving back inside one step is guarded.
+    """
+
+    __slots__ = ("cpu", "held", "log", "notes", "reads", "released")
+
+    def __init__(self) -> None:
+        self.log: list[tuple[Cell, Key, Any]] | None = None
+        self.notes: list[dict[str, Any]] = []
+        self.reads: list[tuple[Cell, Key]] | None = None
+        self.cpu = 0
+        self.held: dict[int, list[tuple[Cell, Key, bool]]] = {}
+        self.released: list[tuple[Cell, Key, bool]] = []
+
+    def mark(self) -> int:
+        """Start recording if nobody does, and return the place to rewind to."""
+        if self.log is None:
+            self.log = []
+        return len(self.log)
+
+    def rewind(self, mark: int = 0) -> None:
+        """Undo every write after `mark`, newest first.  Close all coroutines before."""
+        assert self.log is not None, "rewind without a mark"
+        while len(self.log) > mark:
+            cell, key, old = self.log.pop()
+            cell.restore(key, old)
+        self.held.clear()
+        self.released.clear()
+        self.notes.clear()
+
+    def net(self, mark: int = 0) -> dict[tuple[str, Key], tuple[Any, Any]]:
+        """What really changed since `mark`: {(cell, key): (old, new)}.  A lock taken and given back is not in it."""
+        first: dict[tuple[str, Key], tuple[Cell, Any]] = {}
+        for cell, key, old in (self.log or [])[mark:]:
+            first.setdefault((cell.name, key), (cell, old))
+        changed = {}
+        for (name, key), (cell, old) in first.items():
+            new = cell.peek(key)
+            if new != old:
+                changed[name, key] = (old, new)
+        return changed
+
+    def note(self, kind: str, **data: Any) -> None:
+        """Add an event of the machine (a SEAMCALL's answer, a kick, a WARN) to the running step."""
+        self.notes.append({"kind": kind, **data})
+
+    def took(self, lock: Cell, key: Key, exclusive: bool) -> None:
+        """The running CPU holds `lock` from here on."""
+        self.held.setdefault(self.cpu, []).append((lock, key, exclusive))
+
+    def gave(self, lock: Cell, key: Key, exclusive: bool) -> None:
+        """The running CPU gives `lock` back.  It still guards the writes that this step made before."""
+        self.held[self.cpu].remove((lock, key, exclusive))
+        self.released.append((lock, key, exclusive))
+
+    def holds(self, lock: Cell, key: Key, exclusive: bool) -> bool:
+        """Does the running CPU hold `lock` (for writing, if `exclusive`), or did it earlier in this step?"""
+        for taken in (self.held.get(self.cpu, ()), self.released):
+            for cell, k, ex in taken:
+                if cell is lock and k == key and (ex or not exclusive):
+                    return True
+        return False
+
+
+Guard = Callable[[Key], "tuple[Cell, Key] | int | None"]
+"""What protects an index: (lock cell, its key), or the only CPU that ever touches it, or None."""
+
+
+class Words(list[int]):
+    """64-bit words: an S-EPT page, a lock, fields of a TDCS.  Read `w[i]`, write `w.put(i, v)`."""
+
+    __slots__ = ("guard", "journal", "name")
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a cell is itself, whatever it holds
+
+    def __init__(self, journal: Journal, name: str, values: Sequence[int], guard: Guard | None = None) -> None:
+        super().__init__(values)
+        self.journal, self.name, self.guard = journal, name, guard
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def put(self, i: int, value: int) -> None:
+        """Write one word."""
+        log = self.journal.log
+        if log is not None:
+            log.append((self, i, list.__getitem__(self, i)))
+        list.__setitem__(self, i, value)
+
+    def fill(self, values: Sequence[int]) -> None:
+        """Write all words at once (DEMOTE's 512 children, a cleared page): one journal entry."""
+        log = self.journal.log
+        if log is not None:
+            log.append((self, None, tuple(list.__iter__(self))))
+        list.__setitem__(self, slice(None), values)
+
+    def restore(self, key: Key, old: Any) -> None:
+        """Put `old` back without recording it."""
+        list.__setitem__(self, slice(None) if key is None else key, old)
+
+    def peek(self, key: Key) -> Any:
+        """Read without an audit."""
+        return tuple(list.__iter__(self)) if key is None else list.__getitem__(self, key)
+
+
+class Table(dict[Any, Any]):
+    """A sparse cell: what is absent reads as `default`.  Read `t[k]`, write `t.put(k, v)`."""
+
+    __slots__ = ("default", "guard", "journal", "name")
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __init__(self, journal: Journal, name: str, default: Any = 0, guard: Guard | None = None) -> None:
+        super().__init__()
+        self.journal, self.name, self.default, self.guard = journal, name, default, guard
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __missing__(self, key: Key) -> Any:
+        return self.default
+
+    def put(self, key: Key, value: Any) -> None:
+        """Write one entry; writing the default drops it."""
+        log = self.journal.log
+        if log is not None:
+            log.append((self, key, self.peek(key)))
+        self.restore(key, value)
+
+    def restore(self, key: Key, old: Any) -> None:
+        """Put `old` back without recording it."""
+        if old == self.default:
+            dict.pop(self, key, None)
+        else:
+            dict.__setitem__(self, key, old)
+
+    def peek(self, key: Key) -> Any:
+        """Read without an audit."""
+        return dict.get(self, key, self.default)
+
+
+class Record:
+    """A kernel object (`struct kvm_mmu_page`, a vCPU): subclasses name their fields in `__slots__`.
+
+    Assigning an attribute records its old value, so code reads as in C: `sp.external_spt = page`.
+    """
+
+    __slots__ = ("guard", "journal", "name")
+    FIXED: ClassVar[frozenset[str]] = frozenset({"journal", "name", "guard"})
+
+    def __init__(self, journal: Journal, name: str, guard: Guard | None = None) -> None:
+        object.__setattr__(self, "journal", journal)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "guard", guard)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        log = self.journal.log
+        if log is not None:
+            log.append((self, key, self.peek(key)))
+        object.__setattr__(self, key, value)
+
+    def restore(self, key: Key, old: Any) -> None:
+        """Put `old` back without recording it."""
+        if old is ABSENT:
+            object.__delattr__(self, key)
+        else:
+            object.__setattr__(self, key, old)
+
+    def peek(self, key: Key) -> Any:
+        """Read without an audit."""
+        try:
+            return object.__getattribute__(self, key)
+        except AttributeError:
+            return ABSENT
+
+
+Cell = Words | Table | Record
+
+
+# --- the audit: reads are native, so watching them means swapping the readers of the three classes ---
+
+
+def _words_getitem(self: Words, i: SupportsIndex | slice) -> Any:
+    reads = self.journal.reads
+    if reads is not None:
+        reads.append((self, None if isinstance(i, slice) else i))
+    return list.__getitem__(self, i)
+
+
+def _words_iter(self: Words) -> Iterator[int]:
+    reads = self.journal.reads
+    if reads is not None:
+        reads.append((self, None))
+    return list.__iter__(self)
+
+
+def _table_getitem(self: Table, key: Key) -> Any:
+    reads = self.journal.reads
+    if reads is not None:
+        reads.append((self, key))
+    return self.peek(key)
+
+
+def _table_contains(self: Table, key: object) -> bool:
+    reads = self.journal.reads
+    if reads is not None:
+        reads.append((self, key))
+    return dict.__contains__(self, key)
+
+
+def _table_get(self: Table, key: Key, default: Any = None) -> Any:
+    reads = self.journal.reads
+    if reads is not None:
+        reads.append((self, key))
+    return dict.get(self, key, default)
+
+
+def _table_all(name: str) -> Callable[[Table], Any]:
+    method = getattr(dict, name)
+
+    def read(self: Table) -> Any:
+        reads = self.journal.reads
+        if reads is not None:
+            reads.append((self, None))
+        return method(self)
+
+    return read
+
+
+def _record_getattribute(self: Record, key: str) -> Any:
+    value = object.__getattribute__(self, key)
+    if key not in Record.FIXED and not callable(value) and not key.startswith("__"):
+        reads = object.__getattribute__(self, "journal").reads
+        if reads is not None:
+            reads.append((self, key))
+    return value
+
+
+_AUDITED: list[tuple[type, str, Callable[..., Any]]] = [
+    (Words, "__getitem__", _words_getitem),
+    (Words, "__iter__", _words_iter),
+    (Table, "__getitem__", _table_getitem),
+    (Table, "__contains__", _table_contains),
+    (Table, "get", _table_get),
+    *((Table, name, _table_all(name)) for name in ("__iter__", "keys", "values", "items", "__len__")),
+    (Record, "__getattribute__", _record_getattribute),
+]
+_audits = 0
+
+
+@contextmanager
+def audit() -> Iterator[None]:
+    """While inside, reads of cells are appended to `Journal.reads` where that is a list.  Nests."""
+    global _audits
+    if _audits == 0:
+        for cls, name, reader in _AUDITED:
+            setattr(cls, name, reader)
+    _audits += 1
+    try:
+        yield
+    finally:
+        _audits -= 1
+        if _audits == 0:
+            for cls, name, _ in _AUDITED:
+                delattr(cls, name)

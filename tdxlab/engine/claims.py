@@ -1,0 +1,113 @@
+"""Claims about a run, and invariants of the machine.
+
+An *always* or *sometimes* claim names the cells that it reads (`over`) and is looked at after each step that writes
+one of them; reading another cell raises, because under partial-order reduction such a claim would miss
+interleavings.  A final-state claim needs no `over`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tdxlab.engine.cells import Cell, Journal, Key, audit
+
+Over = tuple["Cell | str", ...]
+"""Cells, or kinds of cell: "sept" is every cell whose name is "sept" or begins with "sept:"."""
+
+
+class ClaimReadsOutside(AssertionError):
+    """A claim read a cell that it did not name."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """id: the ledger's, e.g. "HP07".  kind: always, sometimes or at_end.  text: the sentence that it checks."""
+
+    id: str
+    kind: str
+    predicate: Callable[[], bool]
+    over: Over
+    text: str
+
+    def names(self, cell: Cell) -> bool:
+        """Is `cell` one of `over`?"""
+        return any(o is cell if not isinstance(o, str) else cell.name.split(":", 1)[0] == o for o in self.over)
+
+    def look(self, journal: Journal) -> bool:
+        """Evaluate the predicate now, and see that it keeps to its cells."""
+        outside = journal.reads
+        journal.reads = []
+        try:
+            with audit():
+                value = bool(self.predicate())
+            read = journal.reads
+        finally:
+            journal.reads = outside
+        if self.kind != "at_end":
+            stray = sorted({cell.name for cell, _ in read if not self.names(cell)})
+            if stray:
+                raise ClaimReadsOutside(f"claim {self.id} reads {', '.join(stray)}, which its `over` does not name")
+        return value
+
+
+def always(id: str, predicate: Callable[[], bool], *, over: Iterable[Cell | str], text: str = "") -> Claim:
+    """Holds if no reachable state breaks it."""
+    return Claim(id, "always", predicate, tuple(over), text)
+
+
+def sometimes(id: str, predicate: Callable[[], bool], *, over: Iterable[Cell | str], text: str = "") -> Claim:
+    """Holds if some reachable state fulfils it."""
+    return Claim(id, "sometimes", predicate, tuple(over), text)
+
+
+def at_end(id: str, predicate: Callable[[], bool], text: str = "") -> Claim:
+    """Holds if it is true at the end of every run."""
+    return Claim(id, "at_end", predicate, (), text)
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """id, and a function that lists what is wrong now.
+
+    quiet: is nothing in flight on the objects that it reads (no lock held, no SPTE frozen)?  It is checked at quiet
+    steps of directed runs and at the end of every run.
+    """
+
+    id: str
+    violations: Callable[[], list[str]]
+    quiet: Callable[[], bool] = lambda: True
+
+
+class Watch:
+    """The claims of one execution as it goes on: which always-claims broke and which sometimes-claims came true."""
+
+    def __init__(self, claims: Iterable[Claim], journal: Journal) -> None:
+        self.claims = tuple(claims)
+        self.journal = journal
+        self.broken: dict[str, int] = {}
+        self.seen: dict[str, int] = {}
+        self.after(None, 0)
+
+    def after(self, writes: list[tuple[Cell, Key, Any]] | None, n: int) -> None:
+        """Look at the claims that the writes of step `n` touch; None means all of them (the start)."""
+        for claim in self.claims:
+            if claim.kind == "at_end" or claim.id in self.broken or claim.id in self.seen:
+                continue
+            if writes is None or any(claim.names(cell) for cell, _, _ in writes):
+                value = claim.look(self.journal)
+                if claim.kind == "always" and not value:
+                    self.broken[claim.id] = n
+                elif claim.kind == "sometimes" and value:
+                    self.seen[claim.id] = n
+
+    def finish(self, n: int) -> None:
+        """Look at the final-state claims; call it when the run has ended by itself."""
+        for claim in self.claims:
+            if claim.kind == "at_end" and not claim.look(self.journal):
+                self.broken[claim.id] = n
+
+    def holds(self, claim: Claim) -> bool:
+        """The verdict on this one execution."""
+        return claim.id in self.seen if claim.kind == "sometimes" else claim.id not in self.broken

@@ -1,0 +1,144 @@
+"""The kernel's blocking locks and atomics.  Taking one is a step; giving it back is not (the next taker orders it).
+
+Left out: fairness (a waiting writer does not hold up new readers, as qrwlock may), weak memory order, preemption
+and IRQ state.  The module's try-locks are another thing: `tdxlab.hw.sharex`.
+"""
+
+from __future__ import annotations
+
+from tdxlab.engine.cells import Journal, Words
+from tdxlab.engine.step import ADD, READ, SHARE, WRITE, step
+
+
+class SpinLock(Words):
+    """`spinlock_t`.  Word 0 is the holder's CPU number + 1, or 0."""
+
+    __slots__ = ()
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        super().__init__(journal, name, [0])
+
+    def _free(self) -> bool:
+        return self.peek(0) == 0
+
+    async def lock(self) -> None:
+        """Wait for the lock and take it."""
+        await step((self, 0, WRITE), at=f"lock {self.name}", ready=self._free)
+        self.put(0, self.journal.cpu + 1)
+        self.journal.took(self, 0, True)
+
+    def unlock(self) -> None:
+        """Give it back.  Context: held by the running CPU."""
+        self.assert_held()
+        self.put(0, 0)
+        self.journal.gave(self, 0, True)
+
+    def assert_held(self) -> None:
+        """`lockdep_assert_held`."""
+        assert self.peek(0) == self.journal.cpu + 1, f"CPU {self.journal.cpu} does not hold {self.name}"
+
+
+class Mutex(SpinLock):
+    """`struct mutex`: as a spinlock, but its holder may sleep (allocate, wait for an IPI)."""
+
+    __slots__ = ()
+
+
+class RwLock(Words):
+    """`rwlock_t`.  Word 0 is the writer's CPU number + 1, or 0; word 1 the number of readers."""
+
+    __slots__ = ()
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        super().__init__(journal, name, [0, 0])
+
+    def _no_writer(self) -> bool:
+        return self.peek(0) == 0
+
+    def _free(self) -> bool:
+        return self.peek(0) == 0 and self.peek(1) == 0
+
+    async def read_lock(self) -> None:
+        """Wait until no CPU writes, and take a share."""
+        await step((self, None, SHARE), at=f"read_lock {self.name}", ready=self._no_writer)
+        self.put(1, self.peek(1) + 1)
+        self.journal.took(self, None, False)
+
+    def read_unlock(self) -> None:
+        """Give a share back."""
+        self.put(1, self.peek(1) - 1)
+        self.journal.gave(self, None, False)
+
+    async def write_lock(self) -> None:
+        """Wait until no CPU reads or writes, and take the lock alone."""
+        await step((self, None, WRITE), at=f"write_lock {self.name}", ready=self._free)
+        self.put(0, self.journal.cpu + 1)
+        self.journal.took(self, None, True)
+
+    def write_unlock(self) -> None:
+        """Give it back.  Context: held for writing by the running CPU."""
+        self.assert_held_write()
+        self.put(0, 0)
+        self.journal.gave(self, None, True)
+
+    def assert_held_write(self) -> None:
+        """`lockdep_assert_held_write`."""
+        assert self.held_for_write(), f"CPU {self.journal.cpu} does not hold {self.name} for writing"
+
+    def held_for_write(self) -> bool:
+        """Does the running CPU hold it for writing?"""
+        return bool(self.peek(0) == self.journal.cpu + 1)
+
+    def assert_held_read(self) -> None:
+        """`lockdep_assert_held_read`."""
+        assert self.journal.holds(self, None, False), f"CPU {self.journal.cpu} does not hold {self.name}"
+
+
+class Atomic(Words):
+    """`atomic_t`: each operation is one step."""
+
+    __slots__ = ()
+
+    def __init__(self, journal: Journal, name: str, value: int = 0) -> None:
+        super().__init__(journal, name, [value])
+
+    async def read(self) -> int:
+        """`atomic_read`."""
+        await step((self, 0, READ), at=f"read {self.name}")
+        return self[0]
+
+    async def set(self, value: int) -> None:
+        """`atomic_set`."""
+        await step((self, 0, WRITE), at=f"set {self.name}")
+        self.put(0, value)
+
+    async def add(self, n: int) -> None:
+        """`atomic_add`, whose result nobody looks at: two of them commute."""
+        await step((self, 0, ADD), at=f"add {self.name}")
+        self.put(0, self[0] + n)
+
+    async def add_return(self, n: int) -> int:
+        """`atomic_add_return`."""
+        await step((self, 0, WRITE), at=f"add_return {self.name}")
+        self.put(0, self[0] + n)
+        return self[0]
+
+    async def inc_not_zero(self) -> bool:
+        """`atomic_inc_not_zero`."""
+        await step((self, 0, WRITE), at=f"inc_not_zero {self.name}")
+        if self[0] == 0:
+            return False
+        self.put(0, self[0] + 1)
+        return True
+
+    async def dec_and_test(self) -> bool:
+        """`atomic_dec_and_test`: true if the result is 0."""
+        return await self.add_return(-1) == 0
+
+    async def cmpxchg(self, old: int, new: int) -> bool:
+        """`atomic_try_cmpxchg`."""
+        await step((self, 0, WRITE), at=f"cmpxchg {self.name}")
+        if self[0] != old:
+            return False
+        self.put(0, new)
+        return True

@@ -1,0 +1,329 @@
+"""One execution of a program under one schedule.
+
+A `Program` is a machine that has been set up, and a function that gives the coroutines of its concurrent part anew
+for each execution.  `Execution` steps them; `run` drives one to its end; `alone` drives one coroutine in set-ups.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tdxlab.engine.cells import Cell, Journal, Key, audit
+from tdxlab.engine.claims import Claim, Invariant, Watch
+from tdxlab.engine.step import OTHERS, READ, Pause, Steps, Touch, covers
+from tdxlab.engine.trace import Event, Trace
+
+T = TypeVar("T")
+ENGINE = __file__.rsplit("/", 1)[0]
+
+
+class Undeclared(AssertionError):
+    """A step used a cell that neither its touches nor a held lock covers: a search would lose traces silently."""
+
+
+class ScheduleError(ValueError):
+    """A schedule names a CPU that can not run there."""
+
+
+class MachineDead(Exception):
+    """A module fatal error: the machine has stopped."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What runs concurrently on a machine that is set up.
+
+    actors: called anew for each execution; actor i runs on CPU i.  names: what each of them is, for people.
+    picture: the state that a stepping view draws, as plain data, read between steps.
+    meta: scenario, design, grain, module version: what a schedule's string carries.
+    """
+
+    journal: Journal
+    actors: Callable[[], Sequence[Steps]]
+    claims: tuple[Claim, ...] = ()
+    invariants: tuple[Invariant, ...] = ()
+    names: tuple[str, ...] = ()
+    picture: Callable[[], dict[str, Any]] = dict
+    meta: Mapping[str, str] = field(default_factory=dict)
+    max_steps: int = 20_000
+
+
+def alone(journal: Journal, coroutine: Coroutine[Pause, list[Touch], T], cpu: int = 0) -> T:
+    """Run one coroutine to its end with nobody beside it.  A wait that nobody can end is an error."""
+    before, journal.cpu = journal.cpu, cpu
+    reply: Any = None
+    try:
+        while True:
+            _, touches, ready = coroutine.send(reply)
+            if callable(ready) and not ready():
+                raise RuntimeError(f"{coroutine!r} waits for something that nobody else will do")
+            reply = list(touches)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        journal.cpu = before
+        journal.released.clear()
+
+
+def undeclared(accesses: Sequence[tuple[Cell, Key]], touches: Sequence[Touch], journal: Journal, writing: bool) -> Any:
+    """The accesses of a step that neither its touches nor a lock of this CPU cover.  Must be empty."""
+    stray = []
+    for cell, key in accesses:
+        if any(covers(t, cell, key) and (t[2] != READ or not writing) for t in touches):
+            continue
+        if journal.holds(cell, key, False):  # the lock's own words
+            continue
+        guard = cell.guard(key) if getattr(cell, "guard", None) is not None else None
+        if guard is None:
+            stray.append((cell.name, key))
+        elif isinstance(guard, int):
+            if guard != journal.cpu:
+                stray.append((cell.name, key))
+        elif not journal.holds(*guard, writing):
+            stray.append((cell.name, key))
+    return stray
+
+
+class Execution:
+    """One run in progress.  `check_reads` also audits reads (a test build); `tracing` builds `Event`s."""
+
+    def __init__(self, program: Program, *, tracing: bool = False, check_reads: bool = False) -> None:
+        self.program = program
+        self.journal = program.journal
+        self.mark = self.journal.mark()
+        self.tracing, self.check_reads = tracing, check_reads
+        self.schedule: list[int] = []
+        self.runnables: list[list[int]] = []
+        self.trace = Trace(schedule=self.schedule, meta=dict(program.meta))
+        self.coroutines = list(program.actors())
+        self.pauses: list[Pause | None] = []
+        self.yielded: dict[int, int] = {}  # CPU -> length of the schedule when it let others go first
+        self.fatal: str | None = None
+        self.touches: list[Touch] = []
+        for cpu in range(len(self.coroutines)):
+            self.journal.cpu = cpu
+            self.pauses.append(self._advance(cpu, None))
+        self.watch = Watch(program.claims, self.journal)
+
+    def _advance(self, cpu: int, reply: Any) -> Pause | None:
+        try:
+            return self.coroutines[cpu].send(reply)
+        except StopIteration:
+            return None
+        except MachineDead as dead:
+            self.fatal = str(dead)
+            return None
+
+    def runnable(self) -> list[int]:
+        """The CPUs that can make a step now, in order."""
+        if self.fatal is not None:
+            return []
+        ready, polite = [], []
+        for cpu, pause in enumerate(self.pauses):
+            if pause is None:
+                continue
+            condition = pause[2]
+            if condition == OTHERS and self.yielded.get(cpu) == len(self.schedule):
+                polite.append(cpu)
+            elif condition is None or condition == OTHERS or condition():  # type: ignore[operator]
+                ready.append(cpu)
+        return ready or polite
+
+    @property
+    def unfinished(self) -> list[int]:
+        """The CPUs whose actor has not returned."""
+        return [cpu for cpu, pause in enumerate(self.pauses) if pause is not None]
+
+    @property
+    def ended(self) -> str:
+        """How it stands: running, done, deadlock, or fatal with the reason."""
+        if self.fatal is not None:
+            return f"fatal: {self.fatal}"
+        if not self.unfinished:
+            return "done"
+        return "running" if self.runnable() else "deadlock"
+
+    def step(self, cpu: int) -> None:
+        """Let `cpu` go from where it is parked to its next step."""
+        runnable = self.runnable()
+        if cpu not in runnable:
+            raise ScheduleError(f"CPU {cpu} can not run at step {len(self.schedule)}; these can: {runnable}")
+        pause = self.pauses[cpu]
+        assert pause is not None
+        journal, log = self.journal, self.journal.log
+        assert log is not None
+        journal.cpu = cpu
+        journal.released.clear()
+        journal.notes.clear()
+        mark = len(log)
+        stack = _stack(self.coroutines[cpu]) if self.tracing else []
+        touches = self.touches = list(pause[1])
+        n = len(self.schedule)
+        self.schedule.append(cpu)
+        self.runnables.append(runnable)
+        if self.check_reads:
+            journal.reads = []
+            with audit():
+                self.pauses[cpu] = self._advance(cpu, touches)
+            reads, journal.reads = journal.reads, None
+            self._complain(undeclared(reads, touches, journal, False), "reads", n, cpu)
+        else:
+            self.pauses[cpu] = self._advance(cpu, touches)
+        after = self.pauses[cpu]
+        if after is not None and after[2] == OTHERS:
+            self.yielded[cpu] = len(self.schedule)
+        writes = log[mark:]
+        if writes:
+            self._complain(undeclared([(c, k) for c, k, _ in writes], touches, journal, True), "writes", n, cpu)
+        if self.tracing:
+            self.trace.events.append(self._event(n, cpu, pause, stack, touches, mark, runnable))
+        self.watch.after(writes, n)
+
+    def _complain(self, stray: list[tuple[str, Key]], verb: str, n: int, cpu: int) -> None:
+        if stray and self.fatal is None:
+            pause = self.pauses[cpu]
+            where = _stack(self.coroutines[cpu])[-1:] if pause is not None else [("its end", "", 0)]
+            raise Undeclared(f"step {n} of CPU {cpu} {verb} {stray[:4]} without a touch or a lock, before {where}")
+
+    def _event(
+        self,
+        n: int,
+        cpu: int,
+        pause: Pause,
+        stack: list[tuple[str, str, int]],
+        touches: list[Touch],
+        mark: int,
+        runnable: list[int],
+    ) -> Event:
+        journal = self.journal
+        return Event(
+            n=n,
+            cpu=cpu,
+            at=pause[0],
+            stack=stack,
+            touches=[(cell.name, key, mode) for cell, key, mode in touches],
+            delta=[(name, key, old, new) for (name, key), (old, new) in journal.net(mark).items()],
+            held=[(cell.name, key, exclusive) for cell, key, exclusive in journal.held.get(cpu, ())],
+            notes=list(journal.notes),
+            runnable=runnable,
+        )
+
+    def parked(self, cpu: int) -> tuple[str, str, int] | None:
+        """(function, file, line) of the step that `cpu` will make next, or None if its actor has returned."""
+        if self.pauses[cpu] is None:
+            return None
+        stack = _stack(self.coroutines[cpu])
+        return stack[-1] if stack else None
+
+    def finish(self) -> None:
+        """Look at the final-state claims and the invariants, if the run has ended by itself."""
+        self.trace.ended = self.ended if self.ended != "running" else "cut"
+        if self.trace.ended == "done":
+            self.watch.finish(len(self.schedule))
+        self.trace.claims = {c.id: self.watch.holds(c) for c in self.program.claims}
+
+    def violations(self) -> list[str]:
+        """What the invariants say now, where nothing is in flight on what they read."""
+        if self.fatal is not None:
+            return []
+        return [f"{i.id}: {text}" for i in self.program.invariants if i.quiet() for text in i.violations()]
+
+    def abandon(self) -> None:
+        """Close all coroutines, then rewind to the set-up.  In this order."""
+        for coroutine in self.coroutines:
+            with suppress(RuntimeError):  # a coroutine may have failed in an earlier step
+                coroutine.close()
+        self.journal.rewind(self.mark)
+        self.journal.cpu = 0
+
+
+def _stack(coroutine: Steps) -> list[tuple[str, str, int]]:
+    """(function, file, line) of each model frame that is suspended in `coroutine`, outermost first."""
+    frames = []
+    inner: Any = coroutine
+    while inner is not None:
+        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None)
+        if frame is None:
+            break
+        code = frame.f_code
+        if not code.co_filename.startswith(ENGINE):
+            frames.append((code.co_qualname, code.co_filename, frame.f_lineno))
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
+    return frames
+
+
+# --- schedulers: each answers "who next?" from the runnable CPUs and who ran last ---
+
+Scheduler = Callable[[list[int], "int | None"], int]
+
+
+def stay(runnable: list[int], previous: int | None) -> int:
+    """Go on with the CPU that ran last while it can run, else the lowest: no forced switch."""
+    return previous if previous is not None and previous in runnable else runnable[0]
+
+
+def round_robin(runnable: list[int], previous: int | None) -> int:
+    """Switch at every step."""
+    return next((cpu for cpu in runnable if previous is None or cpu > previous), runnable[0])
+
+
+def seeded(seed: int) -> Scheduler:
+    """A random walk that is the same for the same seed."""
+    dice = random.Random(seed)
+    return lambda runnable, previous: dice.choice(runnable)
+
+
+def given(schedule: Sequence[int], then: Scheduler = stay) -> Scheduler:
+    """Follow `schedule`, and `then` when it is used up."""
+    rest: Iterator[int] = iter(schedule)
+
+    def choose(runnable: list[int], previous: int | None) -> int:
+        cpu = next(rest, None)
+        if cpu is None:
+            return then(runnable, previous)
+        if cpu not in runnable:
+            raise ScheduleError(f"the schedule asks for CPU {cpu}, but only {runnable} can run there")
+        return cpu
+
+    return choose
+
+
+def run(program: Program, scheduler: Scheduler = stay, *, check_reads: bool = False) -> Trace:
+    """Run `program` once, to its end, and rewind.  Raises what an invariant finds as AssertionError.
+
+    The trace's claims are the verdicts on this one execution.
+    """
+    execution = Execution(program, tracing=True, check_reads=check_reads)
+    try:
+        previous: int | None = None
+        while (runnable := execution.runnable()) and len(execution.schedule) < program.max_steps:
+            previous = scheduler(runnable, previous)
+            execution.step(previous)
+            if wrong := execution.violations():
+                raise AssertionError(f"after step {len(execution.schedule) - 1}: {'; '.join(wrong)}")
+        execution.finish()
+        return execution.trace
+    finally:
+        execution.abandon()
+
+
+def show_schedule(schedule: Sequence[int]) -> str:
+    """Run lengths, for people and for pasting back: [0, 0, 1] is "0*2 1"."""
+    runs = [(cpu, len(list(group))) for cpu, group in itertools.groupby(schedule)]
+    return " ".join(f"{cpu}*{n}" if n > 1 else str(cpu) for cpu, n in runs)
+
+
+def read_schedule(text: str) -> list[int]:
+    """The inverse of `show_schedule`.  Raises ValueError with a sentence."""
+    schedule: list[int] = []
+    for part in text.split():
+        cpu, _, n = part.partition("*")
+        if not cpu.isdigit() or (n and not n.isdigit()):
+            raise ValueError(f"a schedule is CPU numbers like '0*5 1 0*3', not {part!r}")
+        schedule += [int(cpu)] * int(n or 1)
+    return schedule

@@ -1,0 +1,78 @@
+"""The one primitive: `await step(touches...)`.  Another CPU may run before it, and nowhere else.
+
+`async def` if and only if another CPU may run inside; a plain `def` is a promise of atomicity.
+Model code never tests the grain: the driver of a leaf decides it, with `one_step`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+from tdxlab.engine.cells import Cell, Key
+
+READ, WRITE, ADD, SHARE, FAIL = "read", "write", "add", "share", "fail"
+"""Modes of a touch.  Equal modes commute, but for WRITE, which commutes with nothing."""
+
+Touch = tuple[Cell, Key, str]
+"""(cell, key, mode).  A key of None covers the whole cell, a `range` the indices in it."""
+
+Ready = Callable[[], bool]
+Pause = tuple[str | None, tuple[Touch, ...], "Ready | str | None"]
+Steps = Coroutine[Pause, list[Touch], Any]
+T = TypeVar("T")
+
+OTHERS = "others"
+"""As `ready`: let some other CPU make a step first (cond_resched in a retry loop); no effect if none can."""
+
+
+@types.coroutine
+def step(
+    *touches: Touch, at: str | None = None, ready: Ready | str | None = None
+) -> Generator[Pause, list[Touch], list[Touch]]:
+    """Another CPU may run before this.
+
+    touches: all that is shared and accessed until the next step.  at: names a hook point or explains the step to
+    a reader.  ready: the CPU waits until this is true (a blocking lock, an IPI's answer).
+    Returns the event's own list of touches: a try-lock that failed says so in it.
+    """
+    return (yield at, touches, ready)
+
+
+@types.coroutine
+def one_step(leaf: Coroutine[Pause, list[Touch], T], at: str | None = None) -> Generator[Pause, list[Touch], T]:
+    """Run `leaf` without letting another CPU in.
+
+    The event's footprint is the union of what the inner steps declared; the driver knows it only afterwards.
+    """
+    footprint = yield at, (), None
+    reply: Any = None
+    try:
+        while True:
+            _, touches, ready = leaf.send(reply)
+            if ready is not None:
+                raise RuntimeError(f"{leaf!r} waits, so it cannot be one step")
+            footprint.extend(touches)
+            reply = footprint
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+def covers(touch: Touch, cell: Cell, key: Key) -> bool:
+    """Does `touch` speak of `key` in `cell`?"""
+    told_cell, told, _ = touch
+    if told_cell is not cell:
+        return False
+    return told is None or told == key or (isinstance(told, range) and isinstance(key, int) and key in told)
+
+
+def dependent(a: Touch, b: Touch) -> bool:
+    """Do two touches of different CPUs fail to commute?"""
+    if a[0] is not b[0] or (a[2] == b[2] != WRITE):
+        return False
+    if a[1] is None or b[1] is None or a[1] == b[1]:
+        return True
+    if isinstance(a[1], range) and isinstance(b[1], range):
+        return bool(set(a[1]) & set(b[1]))
+    return covers(a, b[0], b[1]) or covers(b, a[0], a[1])

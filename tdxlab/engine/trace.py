@@ -1,0 +1,79 @@
+"""A run as plain data: one `Event` a step.  Views read this and never run the machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(slots=True)
+class Event:
+    """One step: what a CPU did from one point where another CPU may run to the next.
+
+    at: the step's name, if it has one.  stack: (function, file, line) from the actor's outermost frame to the line
+    that the step runs.  touches: (cell, key, mode).  delta: (cell, key, old, new) of what changed.  held: the locks
+    that this CPU holds after the step, as (lock, key, exclusive).  notes: events of the machine, {"kind": ...}.
+    runnable: the CPUs among which the schedule chose.
+    """
+
+    n: int
+    cpu: int
+    at: str | None
+    stack: list[tuple[str, str, int]]
+    touches: list[tuple[str, Any, str]]
+    delta: list[tuple[str, Any, Any, Any]]
+    held: list[tuple[str, Any, bool]]
+    notes: list[dict[str, Any]]
+    runnable: list[int]
+
+    @property
+    def function(self) -> str:
+        """The innermost function of the model (not of the engine) in this step."""
+        return self.stack[-1][0] if self.stack else ""
+
+    @property
+    def label(self) -> str:
+        """One line for people: the step's name, else what it touches."""
+        if self.at:
+            return self.at
+        return ", ".join(f"{mode} {cell}" for cell, _, mode in self.touches) or "start"
+
+
+@dataclass(slots=True)
+class Trace:
+    """The events of one run, its schedule, and how it ended ("done", "deadlock", "cut", "fatal: reason")."""
+
+    events: list[Event] = field(default_factory=list)
+    schedule: list[int] = field(default_factory=list)
+    ended: str = "running"
+    claims: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def notes(self, kind: str) -> list[dict[str, Any]]:
+        """All notes of one kind, each with its step `n` and `cpu`."""
+        return [{"n": e.n, "cpu": e.cpu, **note} for e in self.events for note in e.notes if note["kind"] == kind]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The events as plain dictionaries."""
+        return [asdict(event) for event in self.events]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a step: n, cpu, function, label, touches, delta, held, notes (needs pandas)."""
+        import pandas as pd
+
+        rows = [
+            {
+                "n": e.n,
+                "cpu": e.cpu,
+                "function": e.function,
+                "label": e.label,
+                "changed": len(e.delta),
+                "held": [name for name, _, _ in e.held],
+                "notes": [note["kind"] for note in e.notes],
+            }
+            for e in self.events
+        ]
+        return pd.DataFrame(rows, columns=["n", "cpu", "function", "label", "changed", "held", "notes"])
