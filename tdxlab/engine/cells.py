@@ -54,7 +54,9 @@ class Journal:
         """What really changed since `mark`: {(cell, key): (old, new)}.  A lock taken and given back is not in it."""
         first: dict[tuple[str, Key], tuple[Cell, Any]] = {}
         for cell, key, old in (self.log or [])[mark:]:
-            first.setdefault((cell.name, key), (cell, old))
+            # a fill is one entry of the log, but speaks of every word
+            for k, v in enumerate(old) if key is None else [(key, old)]:
+                first.setdefault((cell.name, k), (cell, v))
         changed = {}
         for (name, key), (cell, old) in first.items():
             new = cell.peek(key)
@@ -76,10 +78,13 @@ class Journal:
         self.released.append((lock, key, exclusive))
 
     def holds(self, lock: Cell, key: Key, exclusive: bool) -> bool:
-        """Does the running CPU hold `lock` (for writing, if `exclusive`), or did it earlier in this step?"""
+        """Does the running CPU hold `lock` (for writing, if `exclusive`), or did it earlier in this step?
+
+        A lock taken as a whole (key None) is held at every key.
+        """
         for taken in (self.held.get(self.cpu, ()), self.released):
             for cell, k, ex in taken:
-                if cell is lock and k == key and (ex or not exclusive):
+                if cell is lock and (k is None or k == key) and (ex or not exclusive):
                     return True
         return False
 
@@ -120,7 +125,7 @@ class Words(list[int]):
         list.__setitem__(self, slice(None) if key is None else key, old)
 
     def peek(self, key: Key) -> Any:
-        """Read without an audit."""
+        """Read without an audit; None gives a tuple of all words."""
         return tuple(list.__iter__(self)) if key is None else list.__getitem__(self, key)
 
 
@@ -166,6 +171,9 @@ class Record:
     """
 
     __slots__ = ("guard", "journal", "name")
+    journal: Journal
+    name: str
+    guard: Guard | None
     FIXED: ClassVar[frozenset[str]] = frozenset({"journal", "name", "guard"})
 
     def __init__(self, journal: Journal, name: str, guard: Guard | None = None) -> None:

@@ -19,7 +19,7 @@ class SpinLock(Words):
         super().__init__(journal, name, [0])
 
     def _free(self) -> bool:
-        return self.peek(0) == 0
+        return bool(self.peek(0) == 0)
 
     async def lock(self) -> None:
         """Wait for the lock and take it."""
@@ -53,10 +53,10 @@ class RwLock(Words):
         super().__init__(journal, name, [0, 0])
 
     def _no_writer(self) -> bool:
-        return self.peek(0) == 0
+        return bool(self.peek(0) == 0)
 
     def _free(self) -> bool:
-        return self.peek(0) == 0 and self.peek(1) == 0
+        return bool(self.peek(0) == 0 and self.peek(1) == 0)
 
     async def read_lock(self) -> None:
         """Wait until no CPU writes, and take a share."""

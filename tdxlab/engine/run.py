@@ -70,7 +70,9 @@ def alone(journal: Journal, coroutine: Coroutine[Pause, list[Touch], T], cpu: in
         journal.released.clear()
 
 
-def undeclared(accesses: Sequence[tuple[Cell, Key]], touches: Sequence[Touch], journal: Journal, writing: bool) -> Any:
+def undeclared(
+    accesses: Sequence[tuple[Cell, Key]], touches: Sequence[Touch], journal: Journal, writing: bool
+) -> list[tuple[str, Key]]:
     """The accesses of a step that neither its touches nor a lock of this CPU cover.  Must be empty."""
     stray = []
     for cell, key in accesses:
@@ -78,14 +80,13 @@ def undeclared(accesses: Sequence[tuple[Cell, Key]], touches: Sequence[Touch], j
             continue
         if journal.holds(cell, key, False):  # the lock's own words
             continue
-        guard = cell.guard(key) if getattr(cell, "guard", None) is not None else None
-        if guard is None:
-            stray.append((cell.name, key))
-        elif isinstance(guard, int):
-            if guard != journal.cpu:
-                stray.append((cell.name, key))
-        elif not journal.holds(*guard, writing):
-            stray.append((cell.name, key))
+        guard = cell.guard(key) if cell.guard is not None else None
+        if isinstance(guard, int):
+            if guard == journal.cpu:
+                continue
+        elif guard is not None and journal.holds(guard[0], guard[1], writing):
+            continue
+        stray.append((cell.name, key))
     return stray
 
 

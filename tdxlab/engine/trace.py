@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -60,10 +58,11 @@ class Trace:
         """The events as plain dictionaries."""
         return [asdict(event) for event in self.events]
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row a step: n, cpu, function, label, touches, delta, held, notes (needs pandas)."""
-        import pandas as pd
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with one row a step: n, cpu, function, label, changed, held, notes.
 
+        The command line runs without pandas, so it is looked for only here.
+        """
         rows = [
             {
                 "n": e.n,
@@ -76,4 +75,5 @@ class Trace:
             }
             for e in self.events
         ]
-        return pd.DataFrame(rows, columns=["n", "cpu", "function", "label", "changed", "held", "notes"])
+        columns = ["n", "cpu", "function", "label", "changed", "held", "notes"]
+        return importlib.import_module("pandas").DataFrame(rows, columns=columns)
