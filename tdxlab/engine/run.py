@@ -216,10 +216,12 @@ class Execution:
 
     def parked(self, cpu: int) -> tuple[str, str, int] | None:
         """(function, file, line) of the step that `cpu` will make next, or None if its actor has returned."""
-        if self.pauses[cpu] is None:
-            return None
-        stack = _stack(self.coroutines[cpu])
+        stack = self.stack(cpu)
         return stack[-1] if stack else None
+
+    def stack(self, cpu: int) -> list[tuple[str, str, int]]:
+        """(function, file, line) of each model frame of `cpu`, outermost first; empty when its actor has returned."""
+        return _stack(self.coroutines[cpu]) if self.pauses[cpu] is not None else []
 
     def finish(self) -> None:
         """Look at the final-state claims and the invariants, if the run has ended by itself."""

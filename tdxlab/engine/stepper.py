@@ -50,6 +50,15 @@ class Stepper:
         """(function, file, line) where `cpu` will go on, or None if its actor has returned."""
         return self.execution.parked(cpu)
 
+    def stack(self, cpu: int) -> list[tuple[str, str, int]]:
+        """(function, file, line) of each model frame of `cpu`, outermost first; the last is `parked`."""
+        return self.execution.stack(cpu)
+
+    def label(self, cpu: int) -> str | None:
+        """The name of the step that `cpu` will make next, if it has one."""
+        pause = self.execution.pauses[cpu]
+        return pause[0] if pause is not None else None
+
     def picture(self) -> dict[str, Any]:
         """The machine's state now, as the program draws it."""
         return self.program.picture()
