@@ -2,7 +2,9 @@
 
 An *always* or *sometimes* claim names the cells that it reads (`over`) and is looked at after each step that writes
 one of them; reading another cell raises, because under partial-order reduction such a claim would miss
-interleavings.  A final-state claim needs no `over`.
+interleavings.  A final-state claim needs no `over`.  A claim about the history (which SEAMCALLs, in which order on
+one CPU) reads the notes of the run and must not depend on the order of independent steps of different CPUs.
+A run that does not end by itself (deadlock, module fatal error, step limit) breaks its final-state and history claims.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdxlab.engine.cells import Cell, Journal, Key, audit
+
+History = list[dict[str, Any]]
+"""The notes of a run so far, each with the step `n` and the `cpu` that made it."""
 
 Over = tuple["Cell | str", ...]
 """Cells, or kinds of cell: "sept" is every cell whose name is "sept" or begins with "sept:"."""
@@ -23,11 +28,11 @@ class ClaimReadsOutside(AssertionError):
 
 @dataclass(frozen=True)
 class Claim:
-    """id: the ledger's, e.g. "HP07".  kind: always, sometimes or at_end.  text: the sentence that it checks."""
+    """id: the ledger's, e.g. "HP07".  kind: always, sometimes, at_end or history.  text: the sentence that it checks."""
 
     id: str
     kind: str
-    predicate: Callable[[], bool]
+    predicate: Callable[..., bool]
     over: Over
     text: str
 
@@ -35,8 +40,10 @@ class Claim:
         """Is `cell` one of `over`?"""
         return any(o is cell if not isinstance(o, str) else cell.name.split(":", 1)[0] == o for o in self.over)
 
-    def look(self, journal: Journal) -> bool:
+    def look(self, journal: Journal, history: History) -> bool:
         """Evaluate the predicate now, and see that it keeps to its cells."""
+        if self.kind == "history":
+            return bool(self.predicate(history))
         outside = journal.reads
         journal.reads = []
         try:
@@ -45,7 +52,7 @@ class Claim:
             read = journal.reads
         finally:
             journal.reads = outside
-        if self.kind != "at_end":
+        if self.over or self.kind not in FINAL:
             stray = sorted({cell.name for cell, _ in read if not self.names(cell)})
             if stray:
                 raise ClaimReadsOutside(f"claim {self.id} reads {', '.join(stray)}, which its `over` does not name")
@@ -67,6 +74,14 @@ def at_end(id: str, predicate: Callable[[], bool], text: str = "") -> Claim:
     return Claim(id, "at_end", predicate, (), text)
 
 
+def of_history(id: str, predicate: Callable[[History], bool], text: str = "") -> Claim:
+    """Holds if it is true of the notes of every run."""
+    return Claim(id, "history", predicate, (), text)
+
+
+FINAL = ("at_end", "history")
+
+
 @dataclass(frozen=True)
 class Invariant:
     """id, and a function that lists what is wrong now.
@@ -86,6 +101,7 @@ class Watch:
     def __init__(self, claims: Iterable[Claim], journal: Journal) -> None:
         self.claims = tuple(claims)
         self.journal = journal
+        self.history: History = []
         self.broken: dict[str, int] = {}
         self.seen: dict[str, int] = {}
         self.after(None, 0)
@@ -93,19 +109,19 @@ class Watch:
     def after(self, writes: list[tuple[Cell, Key, Any]] | None, n: int) -> None:
         """Look at the claims that the writes of step `n` touch; None means all of them (the start)."""
         for claim in self.claims:
-            if claim.kind == "at_end" or claim.id in self.broken or claim.id in self.seen:
+            if claim.kind in FINAL or claim.id in self.broken or claim.id in self.seen:
                 continue
             if writes is None or any(claim.names(cell) for cell, _, _ in writes):
-                value = claim.look(self.journal)
+                value = claim.look(self.journal, self.history)
                 if claim.kind == "always" and not value:
                     self.broken[claim.id] = n
                 elif claim.kind == "sometimes" and value:
                     self.seen[claim.id] = n
 
-    def finish(self, n: int) -> None:
-        """Look at the final-state claims; call it when the run has ended by itself."""
+    def finish(self, n: int, done: bool) -> None:
+        """Look at the final-state and history claims.  done: did the run end by itself?"""
         for claim in self.claims:
-            if claim.kind == "at_end" and not claim.look(self.journal):
+            if claim.kind in FINAL and not (done and claim.look(self.journal, self.history)):
                 self.broken[claim.id] = n
 
     def holds(self, claim: Claim) -> bool:

@@ -183,6 +183,8 @@ class Execution:
             self._complain(undeclared([(c, k) for c, k, _ in writes], touches, journal, True), "writes", n, cpu)
         if self.tracing:
             self.trace.events.append(self._event(n, cpu, pause, stack, touches, mark, runnable))
+        if journal.notes:
+            self.watch.history += [{"n": n, "cpu": cpu, **note} for note in journal.notes]
         self.watch.after(writes, n)
 
     def _complain(self, stray: list[tuple[str, Key]], verb: str, n: int, cpu: int) -> None:
@@ -224,10 +226,9 @@ class Execution:
         return _stack(self.coroutines[cpu]) if self.pauses[cpu] is not None else []
 
     def finish(self) -> None:
-        """Look at the final-state claims and the invariants, if the run has ended by itself."""
+        """Give the verdicts."""
         self.trace.ended = self.ended if self.ended != "running" else "cut"
-        if self.trace.ended == "done":
-            self.watch.finish(len(self.schedule))
+        self.watch.finish(len(self.schedule), self.trace.ended == "done")
         self.trace.claims = {c.id: self.watch.holds(c) for c in self.program.claims}
 
     def violations(self) -> list[str]:

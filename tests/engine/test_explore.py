@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tdxlab.engine.cells import Journal, Words
-from tdxlab.engine.claims import ClaimReadsOutside, Invariant, always, at_end, sometimes
+from tdxlab.engine.claims import ClaimReadsOutside, Invariant, always, at_end, of_history, sometimes
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import READ, WRITE, step
@@ -131,3 +131,25 @@ def test_an_invariant_that_fails_at_an_end_names_the_schedule() -> None:
     )
     with pytest.raises(AssertionError, match=r"two: lost at the end of schedule \[0, 1, "):
         explore(strict)
+
+
+def noisy(stops: bool) -> Program:
+    journal = Journal()
+
+    async def go(name: str) -> None:
+        await step()
+        journal.note("call", name=name)
+        if stops:
+            await step(ready=lambda: False)
+
+    def both(history: list[dict[str, object]]) -> bool:
+        return sorted((h["cpu"], h["name"]) for h in history) == [(0, "a"), (1, "b")]  # type: ignore[comparison-overlap]
+
+    return Program(journal, lambda: [go("a"), go("b")], claims=(of_history("both called", both),))
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_history_claim_reads_the_notes_and_needs_an_end(stops: bool) -> None:
+    result = explore(noisy(stops))
+    assert result.claims["both called"].holds is not stops
+    assert set(result.outcomes) == {"deadlock" if stops else "done"}
