@@ -168,6 +168,7 @@ class Record:
     """A kernel object (`struct kvm_mmu_page`, a vCPU): subclasses name their fields in `__slots__`.
 
     Assigning an attribute records its old value, so code reads as in C: `sp.external_spt = page`.
+    FIXED: fields that are wired once and never change after; reading them is nobody's business.
     """
 
     __slots__ = ("guard", "journal", "name")
@@ -257,7 +258,7 @@ def _table_all(name: str) -> Callable[[Table], Any]:
 
 def _record_getattribute(self: Record, key: str) -> Any:
     value = object.__getattribute__(self, key)
-    if key not in Record.FIXED and not callable(value) and not key.startswith("__"):
+    if key not in type(self).FIXED and not callable(value) and not key.startswith("__"):
         reads = object.__getattribute__(self, "journal").reads
         if reads is not None:
             reads.append((self, key))
