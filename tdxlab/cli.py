@@ -1,0 +1,209 @@
+"""The command line.  Every command gives a result as data (`--json`) and as text, and an exit code.
+
+0: the verdicts are as expected for that design.  1: one differs (with `--strict`: a claim fails).  2: bad usage or
+input, with one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TextIO
+
+from tabulate import tabulate
+
+Answer = tuple[dict[str, Any], str, int]
+"""(the JSON object, the same for people, the exit code)"""
+
+
+class Parser(argparse.ArgumentParser):
+    """One sentence where argparse would print its usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def _list(args: argparse.Namespace) -> Answer:
+    from tdxlab.scenarios.registry import load_all
+
+    scenarios = [
+        {
+            "name": s.name,
+            "question": s.question,
+            "claims": dict(s.claims),
+            "designs": list(s.breaks),
+            "expected": {design: {c: bool(s.expected(design, c)) for c in s.claims} for design in s.breaks},
+        }
+        for s in sorted(load_all().values(), key=lambda s: s.name)
+    ]
+    table = [[s["name"], " ".join(s["claims"]), " ".join(s["designs"]), s["question"].split("\n")[0]] for s in scenarios]
+    return {"scenarios": scenarios}, tabulate(table, ["scenario", "claims", "designs", "question"]), 0
+
+
+def _show(args: argparse.Namespace) -> Answer:
+    from tdxlab.show import show
+
+    found = show(args.name)
+    text = "\n\n".join("\n".join(f"{key}: {value}" for key, value in entry.items()) for entry in found)
+    return {"name": args.name, "found": found}, text, 0
+
+
+def _diff(args: argparse.Namespace) -> Answer:
+    from tdxlab.show import diff
+
+    data, text = diff(args.question, args.a, args.b)
+    return data, text, 0
+
+
+def _run(args: argparse.Namespace) -> Answer:
+    from tdxlab.scenarios.counts import counts
+    from tdxlab.scenarios.play import Setting, run
+    from tdxlab.scenarios.registry import get
+
+    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus).filled
+    trace = run(
+        args.scenario,
+        design=setting.design,
+        grain=args.grain,
+        module=args.module,
+        cpus=args.cpus,
+        schedule=args.schedule,
+        seed=args.seed,
+    )
+    if args.trace:
+        from tdxlab.views.export import write
+
+        write(trace, args.trace)
+    known = get(args.scenario)
+    claims = {c: {"holds": holds, "expected": known.expected(setting.design, c)} for c, holds in trace.claims.items()}
+    data = {
+        "scenario": args.scenario,
+        "design": setting.design,
+        "grain": args.grain,
+        "module": args.module,
+        "cpus": len({e.cpu for e in trace.events}),
+        "schedule": setting.show_schedule(trace.schedule),
+        "steps": len(trace.schedule),
+        "ended": trace.ended,
+        **counts(trace),
+        "events": [{"n": e.n, "cpu": e.cpu, **note} for e in trace.events for note in e.notes],
+        "claims": claims,
+    }
+    return data, _run_text(data, known.claims), _verdict(claims, args.strict)
+
+
+def _run_text(data: dict[str, Any], sentences: Any) -> str:
+    numbers = [(key, data[key]) for key in ("steps", "ended", "faults", "splits", "kicks", "write_lock_takes")]
+    calls = [(leaf, status, n) for leaf, statuses in data["seamcalls"].items() for status, n in statuses.items()]
+    said = {True: "holds", False: "broken", None: "-"}
+    verdicts = [
+        (claim, said[v["holds"]], said[v["expected"]], sentences[claim]) for claim, v in data["claims"].items()
+    ]
+    parts = [
+        f"{data['scenario']} under {data['design']}, grain {data['grain']}, module {data['module']}, one run",
+        tabulate(numbers, tablefmt="plain"),
+        tabulate(calls, ["leaf", "status", "times"]),
+        tabulate(verdicts, ["claim", "this run", "expected", ""]),
+        data["schedule"],
+    ]
+    return "\n\n".join(parts)
+
+
+def _verdict(claims: dict[str, dict[str, bool | None]], strict: bool) -> int:
+    if strict:
+        return int(not all(c["holds"] for c in claims.values()))
+    return int(any(c["expected"] is not None and c["holds"] != c["expected"] for c in claims.values()))
+
+
+def _step(args: argparse.Namespace) -> Answer:
+    from tdxlab.scenarios.play import Stepper
+    from tdxlab.views.terminal import terminal
+
+    stepper = Stepper(args.scenario, design=args.design, grain=args.grain, module=args.module, cpus=args.cpus)
+    # with --json the screen goes to stderr, so that stdout holds the result alone
+    terminal(stepper, sys.stdin, sys.stderr if args.json else sys.stdout)
+    data = {"scenario": args.scenario, "schedule": list(stepper.trace.schedule), "ended": stepper.ended}
+    return data, "", 0
+
+
+def _replay(args: argparse.Namespace) -> Answer:
+    from tdxlab.replay import replay
+
+    data = replay(args.files, module=args.module, only=args.only, explain=args.explain)
+    lines = [f"{key} {data[key]}" for key in ("calls", "agreed", "state_lines", "state_agreed")]
+    lines += [f"skipped {n}: {reason}" for reason, n in data["skipped"].items()]
+    lines += [f"mismatch: {m}" for m in data["mismatches"]]
+    return data, "\n".join(lines), int(bool(data["mismatches"]))
+
+
+def _lab(args: argparse.Namespace) -> Answer:
+    from tdxlab.jupyter import serve
+
+    port = args.port if args.port is not None else os.environ.get("PORT") or None
+    if port is not None and not str(port).isdigit():
+        raise ValueError(f"PORT is a number, not {port!r}")
+    code = serve(int(port) if port else None, os.environ.get("LABARGS", "").split() + args.labargs)
+    return {"exit": code}, "", code
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="tdxlab", description="A laboratory for the memory of TDX guests.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], Answer], help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
+        return sub
+
+    def scenario(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("scenario")
+        sub.add_argument("--design", default="", help="a preset, 'preset,question=variant', or a file ./mine.py")
+        sub.add_argument("--grain", default="lock", choices=("seamcall", "lock"))
+        sub.add_argument("--module", default="1.5.01")
+        sub.add_argument("--cpus", type=int)
+
+    lab = command("lab", _lab, "open JupyterLab on the notebooks (loopback only)")
+    lab.add_argument("--port", type=int)
+    lab.add_argument("labargs", nargs="*", help="handed on to JupyterLab")
+    command("list", _list, "the scenarios, their claims and designs")
+    command("show", _show, "a leaf, a status, a kernel function, a claim, a scenario, a design").add_argument("name")
+    diff = command("diff", _diff, "two variants of a question side by side, with their verdicts")
+    for operand in ("question", "a", "b"):
+        diff.add_argument(operand)
+    run = command("run", _run, "run a scenario once")
+    scenario(run)
+    run.add_argument("--schedule", help="CPU numbers in run lengths: '0*5 1 0*3'")
+    run.add_argument("--seed", type=int, help="a random walk instead")
+    run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
+    run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
+    scenario(command("step", _step, "step a scenario by hand in the terminal"))
+    replay = command("replay", _replay, "recordings of the real module against the emulated one")
+    replay.add_argument("files", nargs="+", metavar="FILE")
+    replay.add_argument("--module", help="the module's version, if the file does not say")
+    replay.add_argument("--only", metavar="TRACE", help="one part of the recording")
+    replay.add_argument("--explain", type=int, default=0, metavar="N", help="print the state around N mismatches")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
+    """Run one command and return its exit code."""
+    out = out or sys.stdout
+    try:
+        args = _parser().parse_args(argv)
+        data, text, code = args.run(args)
+        print(json.dumps(data, default=str) if args.json else text, file=out)
+    except (ValueError, OSError) as wrong:
+        print(f"tdxlab: {wrong}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tdxlab: interrupted", file=sys.stderr)
+        return 2
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

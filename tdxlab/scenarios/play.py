@@ -1,0 +1,110 @@
+"""Run, explore or step a scenario by its name: the public surface of the lab.
+
+A schedule's text carries what it was made with, "accept-level@seed/lock/1.5.01 0*12 1*3", so that it can be pasted
+back; bare run lengths are taken too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tdxlab.engine import explore as engine_explore
+from tdxlab.engine import run as engine_run
+from tdxlab.engine.explore import Result
+from tdxlab.engine.run import Program, Scheduler, read_schedule, show_schedule
+from tdxlab.engine.stepper import Stepper as EngineStepper
+from tdxlab.engine.trace import Trace
+from tdxlab.lab import Lab
+from tdxlab.scenarios.registry import get
+
+GRAINS = ("seamcall", "lock")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a scenario is run with.  grain: "seamcall" (a leaf is one step) or "lock"."""
+
+    scenario: str
+    design: str = ""
+    grain: str = "lock"
+    module: str = "1.5.01"
+    cpus: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.scenario}@{self.design}/{self.grain}/{self.module}"
+
+    @property
+    def filled(self) -> Setting:
+        """With the scenario's default design where none is given.  Raises ValueError with a sentence."""
+        known = get(self.scenario)
+        if self.grain not in GRAINS:
+            raise ValueError(f"the grain is {' or '.join(GRAINS)}, not {self.grain!r}")
+        return replace(self, design=self.design or next(iter(known.breaks)))
+
+    def program(self) -> Program:
+        """Build the machine and what runs on it."""
+        known = get(self.scenario)
+        machine: dict[str, Any] = dict(known.machine)
+        if self.cpus is not None:
+            if not 1 <= self.cpus <= 8:
+                raise ValueError(f"a scenario runs on 1 to 8 CPUs, not {self.cpus}")
+            machine["cpus"] = self.cpus
+        lab = Lab(design=self.design, module=self.module, grain=self.grain, **machine)
+        meta = {"scenario": self.scenario, "design": self.design, "grain": self.grain, "module": self.module}
+        return replace(known.build(lab), meta=meta)
+
+    def parse_schedule(self, text: str) -> list[int]:
+        """CPU numbers from "0*5 1", or from the full text if it speaks of this setting.  Raises ValueError."""
+        head, _, rest = text.partition(" ")
+        if "@" in head:
+            if head != str(self):
+                raise ValueError(f"the schedule was made for {head}, not for {self}")
+            text = rest
+        return read_schedule(text)
+
+    def show_schedule(self, schedule: list[int]) -> str:
+        """The schedule with what it was made with."""
+        return f"{self} {show_schedule(schedule)}"
+
+    def scheduler(self, schedule: str | None, seed: int | None) -> Scheduler:
+        """Follow `schedule`, else a random walk from `seed`, else the scenario's stored one for this design."""
+        if schedule is not None:
+            return engine_run.given(self.parse_schedule(schedule))
+        if seed is not None:
+            return engine_run.seeded(seed)
+        return engine_run.given(read_schedule(get(self.scenario).schedules.get(self.design, "")))
+
+
+def run(
+    scenario: str,
+    *,
+    schedule: str | None = None,
+    seed: int | None = None,
+    check_reads: bool = False,
+    **setting: Any,
+) -> Trace:
+    """One run of a scenario (`design=`, `grain=`, `module=`, `cpus=`), along `schedule` or a random walk from `seed`."""
+    setting_ = Setting(scenario, **setting).filled
+    return engine_run.run(setting_.program(), setting_.scheduler(schedule, seed), check_reads=check_reads)
+
+
+def explore(
+    scenario: str,
+    *,
+    bound: int | None = None,
+    max_executions: int = 100_000,
+    timeout: float | None = None,
+    check_reads: bool = False,
+    **setting: Any,
+) -> Result:
+    """Every schedule of a scenario within `bound` preemptions (None: all of them)."""
+    program = Setting(scenario, **setting).filled.program()
+    return engine_explore.explore(
+        program, bound=bound, max_executions=max_executions, timeout=timeout, check_reads=check_reads
+    )
+
+
+def Stepper(scenario: str, **setting: Any) -> EngineStepper:
+    """A scenario stopped before its first step."""
+    return EngineStepper(Setting(scenario, **setting).filled.program())

@@ -1,0 +1,116 @@
+"""What a scenario is, and where they are found.
+
+A scenario is one question: it builds a machine, says what runs concurrently on it, and claims what must come out.
+For each design that it is run under it says which claims that design breaks: a design that should fail and does not is
+as wrong as the other way round.  A claim's *control* is a run with its mechanism turned off, which must turn it red.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from tdxlab.engine.run import Program
+from tdxlab.lab import Lab
+
+Build = Callable[[Lab], Program]
+
+
+@dataclass(frozen=True)
+class Control:
+    """The run that must break `claim`: under another `design`, or with the function `without` doing nothing.
+
+    without: "tdxlab.kvm.tdx.tdx_track"; it then returns 0 at once.  text: what is turned off, for people.
+    """
+
+    claim: str
+    text: str
+    design: str = "seed"
+    without: str | None = None
+    schedule: str = ""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """name and question for people; claims: {id: sentence}; build: makes the program on a fresh machine.
+
+    breaks: {design: ids of the claims that it breaks}; the first design is the default.  machine: what the Lab is
+    made with.  schedules: {design: the stored schedule that shows its verdict}, as CPU numbers in run lengths.
+    """
+
+    name: str
+    question: str
+    claims: Mapping[str, str]
+    breaks: Mapping[str, tuple[str, ...]]
+    build: Build
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    schedules: Mapping[str, str] = field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
+
+    def expected(self, design: str, claim: str) -> bool | None:
+        """Should `claim` hold under `design`?  None where nothing is expected of a design that it was not written for."""
+        return claim not in self.breaks[design] if design in self.breaks else None
+
+
+ALL: dict[str, Scenario] = {}
+
+
+def scenario(
+    name: str,
+    *,
+    claims: Mapping[str, str],
+    breaks: Mapping[str, tuple[str, ...]],
+    machine: Mapping[str, Any] | None = None,
+    schedules: Mapping[str, str] | None = None,
+    controls: tuple[Control, ...] = (),
+) -> Callable[[Build], Scenario]:
+    """Register the decorated `build`; the question is its docstring."""
+
+    def register(build: Build) -> Scenario:
+        assert name not in ALL, f"two scenarios are called {name}"
+        question = (build.__doc__ or "").strip()
+        ALL[name] = Scenario(name, question, claims, breaks, build, machine or {}, schedules or {}, controls)
+        return ALL[name]
+
+    return register
+
+
+def load_all() -> dict[str, Scenario]:
+    """Import every file of this room, and return the scenarios by name."""
+    package = importlib.import_module("tdxlab.scenarios")
+    for info in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"tdxlab.scenarios.{info.name}")
+    return ALL
+
+
+def get(name: str) -> Scenario:
+    """The scenario of that name.  Raises ValueError with a sentence."""
+    scenarios = load_all()
+    if name not in scenarios:
+        raise ValueError(f"no scenario is called {name!r}; these are: {', '.join(sorted(scenarios))}")
+    return scenarios[name]
+
+
+@contextmanager
+def without(target: str | None) -> Iterator[None]:
+    """Turn a mechanism off: while inside, the function `target` does nothing and returns 0."""
+    if target is None:
+        yield
+        return
+    module, _, name = target.rpartition(".")
+    original = getattr(importlib.import_module(module), name)
+
+    def nothing(*args: Any, **kwargs: Any) -> int:
+        return 0
+
+    async def nothing_async(*args: Any, **kwargs: Any) -> int:
+        return 0
+
+    with mock.patch(target, nothing_async if asyncio.iscoroutinefunction(original) else nothing):
+        yield

@@ -1,0 +1,67 @@
+"""Every scenario under every design: verdicts as expected, traces that repeat, accesses declared, controls red."""
+
+from __future__ import annotations
+
+import pytest
+
+from tdxlab.scenarios.play import Setting, explore, run
+from tdxlab.scenarios.registry import Control, Scenario, load_all, without
+
+SCENARIOS = list(load_all().values())
+CASES = [pytest.param(s, design, id=f"{s.name}-{design}") for s in SCENARIOS for design in s.breaks]
+CONTROLS = [pytest.param(s, c, id=f"{s.name}-{c.claim}-{c.text}") for s in SCENARIOS for c in s.controls]
+LEDGER = """HP01 HP02 HP03 HP04 HP05 HP06 HP07 HP08 HP14 HP19 HP20 HP24 HP43 WL05 WL07""".split()
+
+
+def test_every_claim_of_this_stage_has_a_scenario() -> None:
+    assert sorted({claim for s in SCENARIOS for claim in s.claims}) == LEDGER
+
+
+@pytest.mark.parametrize("grain", ["seamcall", "lock"])
+@pytest.mark.parametrize(("scenario", "design"), CASES)
+def test_verdicts_are_as_expected_and_the_trace_repeats(scenario: Scenario, design: str, grain: str) -> None:
+    first = run(scenario.name, design=design, grain=grain, check_reads=True)
+    if grain == "lock" or design not in scenario.schedules:  # a stored schedule speaks of the lock grain
+        assert first.claims == {claim: scenario.expected(design, claim) for claim in scenario.claims}
+    again = run(scenario.name, design=design, grain=grain)
+    assert first.to_dicts() == again.to_dicts() and first.schedule == again.schedule
+
+
+@pytest.mark.parametrize(("scenario", "design"), CASES)
+def test_the_naive_search_agrees(scenario: Scenario, design: str) -> None:
+    """At the grain of whole SEAMCALLs, with one preemption; the stored schedules add what needs a finer grain."""
+    result = explore(scenario.name, design=design, grain="seamcall", bound=1, max_executions=60, check_reads=True)
+    for claim, verdict in result.claims.items():
+        if scenario.expected(design, claim):
+            assert verdict.holds, (claim, verdict)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+def test_every_claim_has_a_control(scenario: Scenario) -> None:
+    controlled = {c.claim for c in scenario.controls} | {c for broken in scenario.breaks.values() for c in broken}
+    assert controlled == set(scenario.claims)
+
+
+@pytest.mark.parametrize(("scenario", "control"), CONTROLS)
+def test_a_control_turns_its_claim_red(scenario: Scenario, control: Control) -> None:
+    with without(control.without):
+        trace = run(scenario.name, design=control.design, schedule=control.schedule)
+    assert trace.claims[control.claim] is False
+
+
+def test_the_same_control_without_its_mechanism_off_is_green() -> None:
+    """`without` itself must be what turns a claim red."""
+    for scenario in SCENARIOS:
+        for control in scenario.controls:
+            if control.without and scenario.expected(control.design, control.claim):
+                trace = run(scenario.name, design=control.design, schedule=control.schedule)
+                assert trace.claims[control.claim], (scenario.name, control)
+
+
+def test_schedules_carry_what_they_were_made_with() -> None:
+    setting = Setting("accept-level").filled
+    text = setting.show_schedule([0, 0, 1])
+    assert text == "accept-level@seed/lock/1.5.01 0*2 1"
+    assert setting.parse_schedule(text) == setting.parse_schedule("0*2 1") == [0, 0, 1]
+    with pytest.raises(ValueError, match="was made for"):
+        Setting("accept-level", grain="seamcall").filled.parse_schedule(text)
