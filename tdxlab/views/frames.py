@@ -1,0 +1,120 @@
+"""What a stepper shows between two steps, as plain JSON data: the same for the widget and for the terminal."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from tdxlab.engine.stepper import Stepper
+from tdxlab.engine.trace import Event
+from tdxlab.views.picture import facts, regions, runs, summary
+from tdxlab.views.rows import changes, lock_text, note_text
+
+Frame = dict[str, Any]
+AROUND = 4
+"""Source lines shown before and after the next one."""
+
+
+def short(file: str) -> str:
+    """A source file as the repository names it: `tdxlab/kvm/mmu.py`."""
+    parts = PurePath(file).parts
+    start = max((i for i, part in enumerate(parts) if part == "tdxlab"), default=len(parts) - 1)
+    return "/".join(parts[start:])
+
+
+def source(file: str, line: int, around: int = AROUND) -> list[list[Any]]:
+    """[[number, text]] of the lines around `line`, their common indent taken away."""
+    texts = [[n, linecache.getline(file, n).rstrip("\n")] for n in range(max(1, line - around), line + around + 1)]
+    while texts and not texts[-1][1] and texts[-1][0] > line:
+        texts.pop()
+    indent = min((len(t) - len(t.lstrip()) for _, t in texts if t.strip()), default=0)
+    return [[n, t[indent:]] for n, t in texts]
+
+
+def event_frame(event: Event) -> Frame:
+    """One event for a list of events."""
+    return {
+        "n": event.n,
+        "cpu": event.cpu,
+        "function": event.function.rsplit(".", 1)[-1],
+        "label": event.label,
+        "notes": [note_text(note) for note in event.notes],
+        "changes": changes(event),
+    }
+
+
+def cpu_frame(stepper: Stepper, cpu: int, runnable: list[int]) -> Frame:
+    """One CPU's column: where it stands, what it does next, which locks it holds."""
+    parked = stepper.parked(cpu)
+    last = next((e for e in reversed(stepper.trace.events) if e.cpu == cpu), None)
+    held = [lock_text(*lock) for lock in last.held] if last is not None else []
+    if parked is None:
+        return {"state": "done", "next": "", "stack": [], "file": "", "line": 0, "source": [], "locks": held}
+    _, file, line = parked
+    return {
+        "state": "ready" if cpu in runnable else "waits",
+        "next": stepper.label(cpu) or "",
+        "stack": [function.rsplit(".", 1)[-1] for function, _, _ in stepper.stack(cpu)],
+        "file": short(file),
+        "line": line,
+        "source": source(file, line),
+        "locks": held,
+    }
+
+
+def claim_words(stepper: Stepper) -> dict[str, str]:
+    """The verdict so far on each claim, in words that say what can still change."""
+    holds, done = stepper.claims, stepper.ended == "done"
+    words = {
+        "always": ("holds", "broken") if done else ("holds so far", "broken"),
+        "sometimes": ("seen", "not seen") if done else ("seen", "not seen yet"),
+        "at_end": ("holds", "fails") if done else ("judged at the end", "fails"),
+    }
+    return {claim.id: words[claim.kind][0 if holds[claim.id] else 1] for claim in stepper.program.claims}
+
+
+def picture_frame(picture: Mapping[str, Any]) -> Frame:
+    """A picture as JSON: strips as run lengths, a 2M leaf marked as one."""
+    drawn = []
+    for region in regions(picture):
+        item: Frame = {"base": f"{region['base']:#x}", "lpage": region["lpage"]}
+        for side in ("sept", "mirror"):
+            entries = region[side]
+            item[side] = {"leaf": isinstance(entries, str), "runs": runs(entries), "text": summary(entries)}
+        drawn.append(item)
+    return {"regions": drawn, "facts": facts(picture)}
+
+
+def frame(stepper: Stepper) -> Frame:
+    """All that a view shows after `stepper.n` steps."""
+    runnable = list(stepper.runnable)
+    events = stepper.trace.events
+    return {
+        "n": stepper.n,
+        "ended": stepper.ended,
+        "runnable": runnable,
+        "event": event_frame(events[-1]) if events else None,
+        "cpus": [cpu_frame(stepper, cpu, runnable) for cpu in range(cpus(stepper))],
+        "claims": claim_words(stepper),
+        "picture": picture_frame(stepper.picture()),
+    }
+
+
+def cpus(stepper: Stepper) -> int:
+    """How many actors the program has."""
+    return len(stepper.execution.coroutines)
+
+
+def names(stepper: Stepper) -> list[str]:
+    """What each CPU's actor is, for people; `CPU 2` where the program gives no name."""
+    given = stepper.program.names
+    return [given[cpu] if cpu < len(given) else f"CPU {cpu}" for cpu in range(cpus(stepper))]
+
+
+def title(stepper: Stepper) -> str:
+    """`accept-level · design seed · grain lock`: what the schedule belongs to."""
+    meta = dict(stepper.program.meta)
+    first = meta.pop("scenario", "a program")
+    return " · ".join([first, *(f"{k} {v}" for k, v in meta.items())])

@@ -1,0 +1,188 @@
+"""What a trace says, as plain rows: the one place where views read events.  Text, figures and exports print these.
+
+A step is what one CPU did between two points where another may run.  Steps are counted, not timed: step 7 may be a
+whole SEAMCALL or one test of a bit, so a longer span of steps is not a longer time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tdxlab.engine.trace import Event, Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+CALLS = ("seamcall", "tdcall")
+LEVELS = {1: "4K", 2: "2M", 3: "1G"}
+ADDRESSES = ("gpa", "hpa", "rip", "base")
+
+
+def value_text(name: str, value: Any) -> str:
+    """One value of a note for people: addresses in hex, levels by name."""
+    if name in ADDRESSES and isinstance(value, int):
+        return f"{value:#x}"
+    if name == "level" and value in LEVELS:
+        return LEVELS[value]
+    return str(value)
+
+
+def note_text(note: Row) -> str:
+    """One note of the machine in one line: `SEAMCALL TDH.MEM.PAGE.AUG: TDX_SUCCESS`, `kick cpus=[1]`."""
+    rest = {k: v for k, v in note.items() if k not in ("kind", "leaf", "status") and v is not None}
+    words = " ".join(f"{k}={value_text(k, v)}" for k, v in rest.items())
+    kind = str(note.get("kind", "note"))
+    if kind in CALLS:
+        head = f"{kind.upper()} {note.get('leaf', '?')}: {note.get('status', '?')}"
+        return f"{head} ({words})" if words else head
+    return f"{kind} {words}".rstrip()
+
+
+def key_text(key: Any) -> str:
+    """An index of a cell: decimal when small, hex when it looks like an address."""
+    if isinstance(key, int) and key >= 1 << 16:
+        return f"{key:#x}"
+    return "all" if key is None else str(key)
+
+
+def changes(event: Event, most: int = 6) -> list[str]:
+    """What an event changed, `sept:0x0[3]: 0x0 -> 0x8000000000000007`, at most `most` of them."""
+
+    def show(value: Any) -> str:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return f"{value:#x}" if abs(value) > 9 else str(value)
+        text = str(value)
+        return text if len(text) <= 40 else text[:37] + "..."
+
+    lines = [f"{cell}[{key_text(key)}]: {show(old)} -> {show(new)}" for cell, key, old, new in event.delta[:most]]
+    more = len(event.delta) - most
+    return [*lines, f"and {more} more"] if more > 0 else lines
+
+
+def lock_text(name: str, key: Any, exclusive: bool) -> str:
+    """A held lock: `kvm->mmu_lock (exclusive)`, `sept:0x0[3] (shared)`."""
+    where = "" if key in (None, 0) else f"[{key_text(key)}]"
+    return f"{name}{where} ({'exclusive' if exclusive else 'shared'})"
+
+
+def events(trace: Trace) -> list[Row]:
+    """One row a step: step, cpu, function, label, changed (number of words), notes (text)."""
+    return [
+        {
+            "step": e.n,
+            "cpu": e.cpu,
+            "function": e.function.rsplit(".", 1)[-1],
+            "label": e.label,
+            "changed": len(e.delta),
+            "notes": "; ".join(map(note_text, e.notes)),
+        }
+        for e in trace.events
+    ]
+
+
+def calls(trace: Trace) -> list[Row]:
+    """One row a SEAMCALL or TDCALL, in order: step, cpu, call, leaf, status, arguments (text)."""
+    rows = []
+    for e in trace.events:
+        for note in e.notes:
+            if note.get("kind") in CALLS:
+                rest = {k: v for k, v in note.items() if k not in ("kind", "leaf", "status") and v is not None}
+                rows.append(
+                    {
+                        "step": e.n,
+                        "cpu": e.cpu,
+                        "call": str(note["kind"]).upper(),
+                        "leaf": str(note.get("leaf", "?")),
+                        "status": str(note.get("status", "?")),
+                        "arguments": " ".join(f"{k}={value_text(k, v)}" for k, v in rest.items()),
+                    }
+                )
+    return rows
+
+
+def counts(trace: Trace) -> list[Row]:
+    """How often each leaf gave each status: call, leaf, status, count; leaves in the order of their first call."""
+    seen = Counter((row["call"], row["leaf"], row["status"]) for row in calls(trace))
+    return [{"call": c, "leaf": leaf, "status": s, "count": n} for (c, leaf, s), n in seen.items()]
+
+
+def note_counts(trace: Trace) -> dict[str, int]:
+    """How many notes of each kind, calls left out: {"exit": 2, "kick": 1}."""
+    kinds = Counter(str(note.get("kind")) for e in trace.events for note in e.notes)
+    return {kind: n for kind, n in kinds.items() if kind not in CALLS}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that lasts: a lock held or a function on the stack, from step `first` to step `last`, both included.
+
+    open: it still lasted when the trace ended.
+    """
+
+    name: str
+    cpu: int
+    first: int
+    last: int
+    depth: int = 0
+    exclusive: bool = False
+    open: bool = False
+
+
+def lock_spans(trace: Trace) -> list[Span]:
+    """Locks held over at least one switch point.  Taken and given back within one step leaves no span."""
+    begun: dict[tuple[int, str, bool], int] = {}
+    spans = []
+    for e in trace.events:
+        now = {(e.cpu, lock_text(*held), held[2]) for held in e.held}
+        for lock in [k for k in begun if k[0] == e.cpu and k not in now]:
+            spans.append(Span(lock[1], lock[0], begun.pop(lock), e.n, exclusive=lock[2]))
+        for lock in sorted(now - begun.keys()):
+            begun[lock] = e.n
+    last = trace.events[-1].n if trace.events else 0
+    spans += [Span(name, cpu, n, last, exclusive=ex, open=True) for (cpu, name, ex), n in begun.items()]
+    return sorted(spans, key=lambda s: (s.first, s.cpu, s.name))
+
+
+def function_spans(trace: Trace) -> list[Span]:
+    """Functions on each CPU's stack, properly nested, from their first step to their last.
+
+    Left out: two calls from one source line with no step of the caller between are one span.
+    """
+    stacks: dict[int, list[tuple[tuple[str, str], int, int]]] = {}  # cpu -> [(function, line, first step)]
+    last: dict[int, int] = {}
+    spans: list[Span] = []
+
+    def close(cpu: int, depth: int) -> None:
+        while len(stacks[cpu]) > depth:
+            (function, _), _, first = stacks[cpu].pop()
+            spans.append(Span(function.rsplit(".", 1)[-1], cpu, first, last[cpu], depth=len(stacks[cpu])))
+
+    for e in trace.events:
+        frames = stacks.setdefault(e.cpu, [])
+        same = 0
+        for (name, line, _), (function, file, now) in zip(frames, e.stack, strict=False):
+            if name != (function, file):
+                break
+            same += 1
+            if line != now:  # the caller went on, so what it called before has returned
+                break
+        close(e.cpu, same)
+        for depth, (function, file, line) in enumerate(e.stack):
+            if depth < same:
+                frames[depth] = (frames[depth][0], line, frames[depth][2])
+            else:
+                frames.append(((function, file), line, e.n))
+        last[e.cpu] = e.n
+    for cpu in sorted(stacks):
+        close(cpu, 0)
+    return sorted(spans, key=lambda s: (s.cpu, s.first, s.depth))
+
+
+def to_frame(rows: list[Row]) -> pd.DataFrame:
+    """Rows of this file as a `pandas.DataFrame`, columns in their order."""
+    import pandas as pd
+
+    return pd.DataFrame(rows)

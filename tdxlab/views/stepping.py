@@ -1,0 +1,199 @@
+"""The stepping widget: columns of CPUs, the next source lines, locks, events and the S-EPT, in JupyterLab.
+
+Python keeps one frame (`frames.frame`) for each step of the path that has been visited.  The browser is told the
+path as a list of frame numbers, asks for the frames that it has not seen, and then moves the cursor among them by
+itself.  Only a step onto new ground runs the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from tdxlab.engine.run import read_schedule, show_schedule, stay
+from tdxlab.engine.stepper import Stepper
+from tdxlab.views import palette
+from tdxlab.views.frames import Frame, frame, names, title
+
+HERE = Path(__file__).parent
+AT_MOST = 2000
+"""Steps that one press of "run to end" makes."""
+
+
+class StepperWidget(anywidget.AnyWidget):  # type: ignore[misc]
+    """Draws an `engine.stepper.Stepper` and steps it.  Bad input gives a sentence in `message`, never a traceback.
+
+    cursor: the step that is shown, 0 to len(path) - 1.  path: the numbers of the frames from the set-up on.
+    message: the last refusal, or "".  static: what never changes (names, claims, colours).
+    """
+
+    _esm = HERE / "stepping.js"
+    _css = HERE / "stepping.css"
+
+    cursor = traitlets.Int(0).tag(sync=True)
+    path = traitlets.List(traitlets.Int()).tag(sync=True)
+    message = traitlets.Unicode("").tag(sync=True)
+    static = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, stepper: Stepper, **traits: Any) -> None:
+        self.stepper = stepper
+        self._frames: list[Frame] = [frame(stepper)]
+        self._next: dict[tuple[int, int], int] = {}  # (frame, CPU that steps there) -> frame: the tree of visited steps
+        super().__init__(path=[0], static=_static(stepper), **traits)
+        self.on_msg(self._on_message)
+
+    # --- what the buttons do; each may be called from Python ---
+
+    def step(self, cpu: int | None = None) -> None:
+        """Let `cpu` make the next step after the cursor (default: along the visited path, else who ran last)."""
+        with _Refusals(self):
+            if not self.frame["runnable"]:
+                raise ValueError(f"The run has ended ({self.frame['ended']}); go back to choose otherwise.")
+            if cpu is not None and cpu not in self.frame["runnable"]:
+                raise ValueError(f"CPU {cpu} can not run here; these can: {_listed(self.frame['runnable'])}.")
+            self._advance(cpu)
+
+    def back(self) -> None:
+        """Show the state before the last step."""
+        with _Refusals(self):
+            if self.cursor == 0:
+                raise ValueError("This is the start.")
+            self.cursor -= 1
+
+    def jump(self, n: int) -> None:
+        """Show the state after `n` steps, stepping on by default where nobody has been; stops where the run ends."""
+        with _Refusals(self):
+            if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+                raise ValueError(f"A step is a number from 0 on, not {n!r}.")
+            self.cursor = min(n, len(self.path) - 1)
+            while self.cursor < n and self.frame["runnable"]:
+                self._advance(None)
+            if self.cursor < n:
+                raise ValueError(f"The run has ended after {self.cursor} steps ({self.frame['ended']}).")
+
+    def run(self) -> None:
+        """Go on to the end of the run: along the visited path, then with the CPU that ran last while it can."""
+        with _Refusals(self):
+            self.cursor = len(self.path) - 1
+            with self.hold_sync():
+                for _ in range(AT_MOST):
+                    if not self.frame["runnable"]:
+                        return
+                    self._advance(None)
+            raise ValueError(f"Stopped after {AT_MOST} more steps; run again to go on.")
+
+    def follow(self, schedule: str) -> None:
+        """Start again and make the steps of `schedule`, written as `0*5 1 0*3`."""
+        with _Refusals(self):
+            wanted = read_schedule(schedule)
+            self.cursor = 0
+            with self.hold_sync():
+                for i, cpu in enumerate(wanted):
+                    if cpu not in self.frame["runnable"]:
+                        can = _listed(self.frame["runnable"])
+                        raise ValueError(f"Step {i} of the schedule is CPU {cpu}, but there only {can} can run.")
+                    self.step(cpu)
+
+    # --- what is shown ---
+
+    @property
+    def frame(self) -> Frame:
+        """The frame at the cursor."""
+        return self._frames[self.path[self.cursor]]
+
+    @property
+    def schedule(self) -> str:
+        """The CPUs of the steps up to the cursor, as `0*5 1`."""
+        return show_schedule(self._cpus(self.cursor))
+
+    def _cpus(self, n: int) -> list[int]:
+        return [self._frames[i]["event"]["cpu"] for i in self.path[1 : n + 1]]
+
+    def _advance(self, cpu: int | None) -> None:
+        kept = self.path[self.cursor + 1 :]
+        if cpu is None:
+            cpu = self._frames[kept[0]]["event"]["cpu"] if kept else stay(self.frame["runnable"], self._last())
+        here = self.path[self.cursor]
+        if (here, cpu) not in self._next:
+            self._run_machine(cpu)
+            self._next[here, cpu] = len(self._frames) - 1
+        there = self._next[here, cpu]
+        if kept[:1] != [there]:
+            self.path = [*self.path[: self.cursor + 1], there]
+        self.cursor += 1
+
+    def _last(self) -> int | None:
+        return self.frame["event"]["cpu"] if self.cursor else None
+
+    def _run_machine(self, cpu: int) -> None:
+        # The machine may stand elsewhere on the path, or on one that was left.
+        wanted = self._cpus(self.cursor)
+        if self.stepper.trace.schedule != wanted:
+            self.stepper.follow(wanted)
+        self.stepper.step(cpu)
+        self._frames.append(frame(self.stepper))
+        self.send({"frames": {str(len(self._frames) - 1): self._frames[-1]}})
+
+    @traitlets.validate("cursor")
+    def _cursor_on_path(self, proposal: dict[str, Any]) -> int:
+        return int(min(max(proposal["value"], 0), max(len(self.path) - 1, 0)))
+
+    def _on_message(self, _: Any, content: Any, __: Any) -> None:
+        """The browser asks: {"do": "step", "cpu": 1, "at": 7}, {"do": "frames", "ids": [3, 4]}."""
+        with _Refusals(self):
+            do = content.get("do") if isinstance(content, dict) else None
+            if do == "frames":
+                ids = [i for i in content.get("ids", []) if isinstance(i, int) and 0 <= i < len(self._frames)]
+                self.send({"frames": {str(i): self._frames[i] for i in ids}})
+                return
+            if isinstance(content, dict) and isinstance(content.get("at"), int):
+                self.cursor = content["at"]
+            if do == "step":
+                self.step(content.get("cpu"))
+            elif do == "run":
+                self.run()
+            elif do == "follow":
+                self.follow(str(content.get("schedule", "")))
+            else:
+                raise ValueError(f"The widget knows no request {do!r}.")
+
+
+class _Refusals:
+    """Turns what goes wrong inside into the widget's message; the outermost one clears it first."""
+
+    def __init__(self, widget: StepperWidget) -> None:
+        self.widget = widget
+
+    def __enter__(self) -> None:
+        depth = getattr(self.widget, "_depth", 0)
+        if depth == 0:
+            self.widget.message = ""
+        self.widget._depth = depth + 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> bool:
+        self.widget._depth -= 1
+        if isinstance(error, Exception):
+            said = str(error) or type(error).__name__
+            self.widget.message = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
+            return True
+        return False
+
+
+def _listed(cpus: list[int]) -> str:
+    return ", ".join(f"CPU {cpu}" for cpu in cpus) or "none"
+
+
+def _static(stepper: Stepper) -> dict[str, Any]:
+    return {
+        "title": title(stepper),
+        "names": names(stepper),
+        "claims": {claim.id: claim.text for claim in stepper.program.claims},
+        "states": {state: asdict(look) for state, look in palette.STATES.items()},
+        "other": asdict(palette.OTHER),
+        "cpus": list(palette.CPUS),
+        "changed": palette.CHANGED,
+    }

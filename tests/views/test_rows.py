@@ -1,0 +1,60 @@
+"""Rows of a trace: what a reader is told about each step, and spans that nest."""
+
+from tdxlab.engine.run import given, run
+from tdxlab.engine.trace import Event, Trace
+from tdxlab.views import rows
+from tests.views.toy import program
+
+
+def trace() -> Trace:
+    return run(program(), given([1, 0, 0, 0]))
+
+
+def test_a_row_for_each_step_with_its_notes() -> None:
+    found = rows.events(trace())
+    assert [row["step"] for row in found] == list(range(9))
+    assert found[0]["notes"] == "exit reason=EPT_VIOLATION gpa=0x40005000"
+    assert found[3]["notes"] == "SEAMCALL TDH.MEM.PAGE.DEMOTE: TDX_SUCCESS (gpa=0x40000000 level=2M); kick cpus=[1]"
+
+
+def test_calls_are_counted_by_leaf_and_status() -> None:
+    assert rows.counts(trace()) == [
+        {"call": "SEAMCALL", "leaf": "TDH.MEM.PAGE.DEMOTE", "status": "TDX_SUCCESS", "count": 1},
+        {"call": "TDCALL", "leaf": "TDG.MEM.PAGE.ACCEPT", "status": "TDX_SUCCESS", "count": 2},
+    ]
+    assert rows.note_counts(trace()) == {"exit": 2, "kick": 1}
+
+
+def test_a_lock_lasts_from_the_step_that_took_it_to_the_step_that_gave_it_back() -> None:
+    spans = [(s.name, s.cpu, s.first, s.last, s.open) for s in rows.lock_spans(trace())]
+    assert spans == [
+        ("kvm->mmu_lock (exclusive)", 0, 2, 4, False),
+        ("kvm->mmu_lock (exclusive)", 1, 6, 7, False),
+    ]
+
+
+def test_a_lock_that_is_held_when_the_trace_ends_is_open() -> None:
+    cut = trace()
+    del cut.events[4:]
+    assert [(s.last, s.open) for s in rows.lock_spans(cut)] == [(3, True)]
+
+
+def test_functions_nest_and_a_second_call_is_a_second_span() -> None:
+    spans = [(s.name, s.cpu, s.first, s.last, s.depth) for s in rows.function_spans(trace()) if s.cpu == 0]
+    assert spans == [
+        ("accept", 0, 1, 5, 0),
+        ("handle_ept_violation", 0, 2, 4, 1),
+        ("tdh_mem_page_demote", 0, 3, 3, 2),
+    ]
+    twice = [
+        Event(n, 0, None, [("outer", "f.py", line), ("inner", "f.py", 9)], [], [], [], [], [0])
+        for n, line in enumerate((3, 3, 4))
+    ]
+    found = [(s.name, s.first, s.last) for s in rows.function_spans(Trace(events=twice))]
+    assert found == [("outer", 0, 2), ("inner", 0, 1), ("inner", 2, 2)]
+
+
+def test_long_changes_are_cut_and_say_so() -> None:
+    demote = trace().events[3]
+    lines = rows.changes(demote, 2)
+    assert len(lines) == 3 and lines[-1].startswith("and ") and lines[-1].endswith(" more")

@@ -1,0 +1,119 @@
+"""The stepping widget without a browser: what its buttons do, and what it refuses."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("anywidget")
+
+from tdxlab.engine.stepper import Stepper
+from tdxlab.views.stepping import StepperWidget
+from tests.views.toy import program
+
+
+@pytest.fixture
+def widget() -> StepperWidget:
+    return StepperWidget(Stepper(program()))
+
+
+def test_step_and_back_move_the_cursor_and_traitlets_tell(widget: StepperWidget) -> None:
+    seen: list[int] = []
+    widget.observe(lambda change: seen.append(change["new"]), "cursor")
+    widget.step(1)
+    widget.step(0)
+    widget.back()
+    assert seen == [1, 2, 1] and widget.schedule == "1" and widget.message == ""
+
+
+def test_going_back_keeps_the_path_until_another_cpu_is_chosen(widget: StepperWidget) -> None:
+    for cpu in (0, 0, 0):
+        widget.step(cpu)
+    path = list(widget.path)
+    widget.back()
+    assert widget.path == path
+    widget.step()
+    assert widget.path == path and widget.cursor == 3
+    widget.jump(1)
+    widget.step(1)
+    assert widget.schedule == "0 1" and len(widget.path) == 3
+
+
+def test_a_branch_that_was_left_is_found_again_without_a_run(widget: StepperWidget) -> None:
+    widget.follow("0*3")
+    there = list(widget.path)
+    widget.follow("1*2")
+    made = len(widget._frames)
+    widget.follow("0*3")
+    assert widget.path == there and len(widget._frames) == made
+
+
+def test_the_machine_follows_the_cursor(widget: StepperWidget) -> None:
+    widget.follow("0*3")
+    widget.jump(1)
+    widget.step(1)
+    assert widget.stepper.trace.schedule == [0, 1]
+    assert widget.frame["picture"]["facts"]["faults"] == "2"
+
+
+def test_run_goes_to_the_end_and_further_steps_are_refused(widget: StepperWidget) -> None:
+    widget.run()
+    assert widget.frame["ended"] == "done" and widget.message == ""
+    widget.step()
+    assert widget.message == "The run has ended (done); go back to choose otherwise."
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        (lambda w: w.step(7), "CPU 7 can not run here; these can: CPU 0, CPU 1."),
+        (lambda w: w.back(), "This is the start."),
+        (lambda w: w.jump(-1), "A step is a number from 0 on, not -1."),
+        (lambda w: w.jump("x"), "A step is a number from 0 on, not 'x'."),
+        (lambda w: w.jump(99), "The run has ended after 6 steps (done)."),
+        (lambda w: w.follow("0*2 nine"), "a schedule is CPU numbers like '0*5 1 0*3', not 'nine'"),
+        (lambda w: w.follow("0*2 1*5"), "Step 3 of the schedule is CPU 1, but there only CPU 0 can run."),
+        (lambda w: w._on_message(w, {"do": "dance"}, []), "The widget knows no request 'dance'."),
+        (lambda w: w._on_message(w, "junk", []), "The widget knows no request None."),
+        (lambda w: w._on_message(w, {"do": "step", "cpu": "two"}, []), "CPU two can not run here; these can: CPU 0, CPU 1."),
+    ],
+)
+def test_bad_input_is_a_sentence_in_the_widget(widget: StepperWidget, do: Any, message: str) -> None:
+    do(widget)
+    assert widget.message == message
+    widget.step(0)
+    assert widget.message == ""
+
+
+def test_what_the_model_raises_is_shown_and_the_widget_goes_on(
+    widget: StepperWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(widget.stepper, "step", lambda cpu: 1 / 0)
+        widget.step(0)
+    assert widget.message == "ZeroDivisionError: division by zero" and widget.cursor == 0
+    widget.step(0)
+    assert widget.cursor == 1
+
+
+def test_the_browser_gets_the_frames_that_it_asks_for(
+    widget: StepperWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(widget, "send", sent.append)
+    widget._on_message(widget, {"do": "step", "cpu": 1, "at": 0}, [])
+    assert list(sent[-1]["frames"]) == ["1"]
+    widget._on_message(widget, {"do": "frames", "ids": [0, 1, 55, "x"]}, [])
+    assert list(sent[-1]["frames"]) == ["0", "1"]
+
+
+def test_a_cursor_from_the_browser_stays_on_the_path(widget: StepperWidget) -> None:
+    widget.follow("0*3")
+    widget.cursor = 99
+    assert widget.cursor == 3
+    widget.cursor = -5
+    assert widget.cursor == 0
+
+
+def test_nothing_is_fetched_from_elsewhere() -> None:
+    for text in (StepperWidget._esm, StepperWidget._css):
+        assert "http" not in str(text) and "import(" not in str(text) and "url(" not in str(text)
