@@ -1,0 +1,262 @@
+"""Logical processors: SEAMCALL on one side, a guest's instructions on the other, and interrupts between them.
+
+The grain of the module is decided here and only here: with "seamcall" a leaf is one step, with "lock" each lock
+attempt, update and release of a leaf is one.  A processor has one register file: after TDH.VP.ENTER has entered,
+the `Regs` of the call hold the guest's registers, and after the TD exit the host's again.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Protocol, TypeVar
+
+from tdxlab.engine.cells import Journal, Record
+from tdxlab.engine.step import READ, WRITE, Pause, Touch, one_step, step
+from tdxlab.hw.memory import Memory
+from tdxlab.hw.tlb import Tlb
+from tdxlab.spec.bits import EptViolation, SeptEntry, field
+from tdxlab.spec.leaves import TDG_VP_VMCALL, TDH_VP_ENTER, Leaf
+from tdxlab.spec.levels import index, shift
+from tdxlab.spec.status import Status
+
+T = TypeVar("T")
+EXIT_REASON_HLT = 12  # the sub-function of TDG.VP.VMCALL that a guest's idle loop asks for
+
+
+class Regs:
+    """The registers that calls use.  rip counts the instructions that the guest has retired."""
+
+    __slots__ = ("r10", "r11", "r12", "r13", "r14", "r15", "r8", "r9", "rax", "rbx", "rcx", "rdi", "rdx", "rip", "rsi")
+
+    def __init__(self, rax: int = 0, **values: int) -> None:
+        self.rcx = self.rdx = self.rbx = self.rsi = self.rdi = self.rip = 0
+        self.r8 = self.r9 = self.r10 = self.r11 = self.r12 = self.r13 = self.r14 = self.r15 = 0
+        self.rax = rax
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    @property
+    def status(self) -> Status:
+        """RAX as a completion status."""
+        return Status(self.rax)
+
+    def as_dict(self) -> dict[str, int]:
+        """{register: value}."""
+        return {name: getattr(self, name) for name in sorted(self.__slots__)}
+
+    def __repr__(self) -> str:
+        return " ".join(f"{name}={value:#x}" for name, value in self.as_dict().items() if value)
+
+
+class Module(Protocol):
+    """What sits behind SEAMCALL.  It changes `regs`; `cpu.lp.vcpu` says afterwards on which side the LP is."""
+
+    async def seamcall(self, cpu: Cpu, regs: Regs) -> None:
+        """A SEAMCALL instruction of the host."""
+
+    async def tdcall(self, cpu: Cpu, regs: Regs) -> None:
+        """A TDCALL instruction of the guest."""
+
+    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> bool:
+        """The guest's access faulted.  Returns whether it got a #VE instead of a TD exit."""
+
+    async def external_interrupt(self, cpu: Cpu, regs: Regs) -> None:
+        """An interrupt for the host arrived in the guest."""
+
+
+class Lp(Record):
+    """What a logical processor shares with others: whether it is in a guest, and its pending interrupt.
+
+    interrupt: anybody may set it.  The others belong to this processor: vcpu is the HPA of the TDVPR that runs here,
+    or 0; eptp and shared_bit are what the guest's walks use.
+    """
+
+    __slots__ = ("eptp", "interrupt", "shared_bit", "vcpu")
+
+    def __init__(self, journal: Journal, cpu: int) -> None:
+        super().__init__(journal, f"lp:{cpu}", lambda key: None if key == "interrupt" else cpu)
+        for name in self.__slots__:
+            object.__setattr__(self, name, 0)
+
+
+class Cpu:
+    """A logical processor.  module: handed in by who wires the machine.  grain: "seamcall" or "lock"."""
+
+    __slots__ = ("grain", "journal", "lp", "memory", "module", "n", "tlb")
+
+    def __init__(self, n: int, memory: Memory, module: Module, grain: str = "seamcall") -> None:
+        self.n, self.memory, self.module, self.grain = n, memory, module, grain
+        self.journal = memory.journal
+        self.lp = Lp(self.journal, n)
+        self.tlb = Tlb(self.journal, n)
+
+    def at_grain(self, call: Coroutine[Pause, list[Touch], T], name: str) -> Awaitable[T]:
+        """One step, or as many as the call has."""
+        if self.grain == "seamcall":
+            return one_step(call, at=name)
+        return call
+
+    # --- the host's side ---
+
+    async def seamcall(self, leaf: Leaf, version: int = 0, **operands: int) -> Regs:
+        """SEAMCALL.  operands: registers by name.  Returns the registers afterwards."""
+        regs = Regs(leaf.number | version << 16, **operands)
+        await self.at_grain(self.module.seamcall(self, regs), leaf.name)
+        self._note("seamcall", leaf, regs)
+        return regs
+
+    async def vp_enter(self, rcx: int, guest: Guest, **operands: int) -> Regs:
+        """TDH.VP.ENTER, and then the guest until its TD exit.  Returns what the host finds in its registers."""
+        regs = Regs(TDH_VP_ENTER.number, rcx=rcx, **operands)
+        await self.at_grain(self.module.seamcall(self, regs), TDH_VP_ENTER.name)
+        if self.lp.vcpu:
+            await guest.run(self, regs)
+        self._note("seamcall", TDH_VP_ENTER, regs)
+        return regs
+
+    async def send_ipi(self, target: Cpu) -> None:
+        """Make an interrupt pending on another processor; a guest there makes a TD exit."""
+        await step((target.lp, "interrupt", WRITE), at=f"IPI to CPU {target.n}")
+        target.lp.interrupt = 1
+
+    async def wait_ipi(self, target: Cpu) -> None:
+        """Wait until the other processor has taken its interrupt."""
+        await step(
+            (target.lp, "interrupt", READ),
+            at=f"wait for CPU {target.n}",
+            ready=lambda: target.lp.peek("interrupt") == 0,
+        )
+
+    async def take_interrupt(self) -> None:
+        """The host's interrupt handler: nothing is pending afterwards."""
+        await step((self.lp, "interrupt", WRITE), at="interrupt handler")
+        self.lp.interrupt = 0
+
+    # --- what the module asks of the processor ---
+
+    def interrupt_pending(self) -> bool:
+        """The module's poll.  Context: the step touches (lp, "interrupt", READ)."""
+        return bool(self.lp.interrupt)
+
+    def tsc(self) -> int:
+        """The time stamp counter.  Left out: time; it stands still."""
+        return 0
+
+    def _note(self, kind: str, leaf: Leaf, regs: Regs) -> None:
+        self.journal.note(kind, leaf=leaf.name, status=regs.status.name, detail=regs.status.detail)
+
+    # --- the guest's side ---
+
+    def walk(self, gpa: int, touches: list[Touch]) -> tuple[int, int, int]:
+        """The hardware's Secure-EPT walk: (level, entry, HPA of `gpa` or 0).  Adds what it reads to `touches`."""
+        root, level = self.lp.eptp & SeptEntry.HPA, field(self.lp.eptp, 0b111000)
+        while True:
+            page, i = self.memory.sept_page(root), index(gpa, level)
+            touches.append((page, i, READ))
+            entry = page[i]
+            root = entry & SeptEntry.HPA
+            if not entry & (SeptEntry.R | SeptEntry.W | SeptEntry.X):
+                return level, entry, 0
+            if entry & SeptEntry.PS:
+                return level, entry, root | gpa & (1 << shift(level)) - 1
+            level -= 1
+
+
+class Guest:
+    """A guest program on a virtual CPU.  It advances only inside `Cpu.vp_enter`, on any processor.
+
+    Made anew for each execution, with its coroutine: nothing here outlives a rewind.
+    """
+
+    __slots__ = ("_life", "cpu", "done", "regs")
+
+    def __init__(self, program: Callable[[Guest], Coroutine[Pause, list[Touch], Any]]) -> None:
+        self._life = self._live(program)
+        self.done = False
+        self.cpu: Cpu
+        self.regs: Regs
+
+    async def tdcall(self, leaf: Leaf, version: int = 0, **operands: int) -> Regs:
+        """TDCALL.  Executed again after each TD exit that came before it had done its work."""
+        await self._boundary(f"guest: {leaf.name}")
+        rip = self.regs.rip
+        while self.regs.rip == rip:
+            self.regs.rax = leaf.number | version << 16
+            for name, value in operands.items():
+                setattr(self.regs, name, value)
+            await self.cpu.at_grain(self.cpu.module.tdcall(self.cpu, self.regs), leaf.name)
+            await self._leave_if_exited()
+            if self.regs.rip == rip:
+                await self._boundary(f"guest: {leaf.name}")
+        self.cpu.journal.note("tdcall", leaf=leaf.name, status=self.regs.status.name, detail=self.regs.status.detail)
+        return self.regs
+
+    async def access(self, gpa: int, write: bool = False) -> bool:
+        """Load or store at a private GPA, repeated after each TD exit that it causes.
+
+        Returns True when it is done, False when it got a #VE instead (look with TDG.VP.VEINFO.GET, then try again).
+        """
+        while True:
+            mine = await self._boundary(f"guest: {'write' if write else 'read'} {gpa:#x}")
+            found = self.cpu.tlb.translate(gpa)
+            if found is None or (write and not found[1]):
+                level, entry, hpa = self.cpu.walk(gpa, mine)
+                if not hpa or (write and not entry & SeptEntry.W):
+                    if await self._fault(gpa, write, entry):
+                        return False
+                    continue
+                self.cpu.tlb.remember(gpa, level, hpa & -(1 << shift(level)), bool(entry & SeptEntry.W))
+            self.regs.rip += 1
+            return True
+
+    async def _fault(self, gpa: int, write: bool, entry: int) -> bool:
+        # an EPT violation: the module takes over; True if it gave the guest a #VE
+        cause = EptViolation.WRITE if write else EptViolation.READ
+        qualification = cause | (entry & 0b111) << 3
+        violation = self.cpu.module.ept_violation(self.cpu, self.regs, gpa, qualification)
+        got_ve = await self.cpu.at_grain(violation, f"EPT violation at {gpa:#x}")
+        await self._leave_if_exited()
+        return got_ve
+
+    async def _boundary(self, at: str) -> list[Touch]:
+        # between two instructions a pending interrupt makes a TD exit
+        while True:
+            lp = self.cpu.lp
+            mine = await step((lp, "interrupt", READ), at=at)
+            if not lp.interrupt:
+                return mine
+            await self.cpu.at_grain(self.cpu.module.external_interrupt(self.cpu, self.regs), "external interrupt")
+            await self._leave_if_exited()
+
+    async def _leave_if_exited(self) -> None:
+        if not self.cpu.lp.vcpu:
+            await _td_exit()
+
+    async def _live(self, program: Callable[[Guest], Coroutine[Pause, list[Touch], Any]]) -> None:
+        await program(self)
+        self.done = True
+        while True:  # a guest with nothing left to do is idle
+            await self.tdcall(TDG_VP_VMCALL, rcx=0, r10=0, r11=EXIT_REASON_HLT)
+
+    @types.coroutine
+    def run(self, cpu: Cpu, regs: Regs) -> Generator[Pause, list[Touch], None]:
+        """Go on until the next TD exit.  The guest's steps are steps of the caller."""
+        self.cpu, self.regs = cpu, regs
+        reply: Any = None
+        while True:
+            pause = self._life.send(reply)
+            if pause is TD_EXIT:
+                return
+            reply = yield pause
+
+
+TD_EXIT: Any = object()
+
+
+@types.coroutine
+def _td_exit() -> Generator[Any, None, None]:
+    # comes out in Guest.run; the guest goes on here after the next TDH.VP.ENTER
+    yield TD_EXIT
+
+

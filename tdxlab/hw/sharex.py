@@ -1,0 +1,136 @@
+"""The module's try-locks: shared or exclusive, one attempt, and a mark that keeps the guest off for the host.
+
+A lock is one word of `SharexWord`; a Secure-EPT entry carries its own in bits 11 and 52.  Nothing waits: who does
+not get a lock is refused.  A host call that is refused leaves the host-priority mark, which stays until a host call
+gets that same lock; a guest call backs off from a free lock that is marked.  [S01:tdx_locks.h]
+"""
+
+from __future__ import annotations
+
+from tdxlab.engine.cells import Cell, Journal, Key, Words
+from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Touch, step
+from tdxlab.spec.bits import SeptEntry, SharexWord
+from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY, Status
+
+EXCLUSIVE, HP = SharexWord.EXCLUSIVE, SharexWord.HP
+READER = 1 << 2
+ENTRY_LOCK, ENTRY_HP = SeptEntry.LOCK, SeptEntry.HP
+
+
+class Refuse(Exception):
+    """A leaf's refusal: the status that goes to RAX."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Sharex(Words):
+    """Lock words.  marks: a refused host call leaves its priority mark (not on the plain kind of lock)."""
+
+    __slots__ = ("marks",)
+
+    def __init__(self, journal: Journal, name: str, n: int = 1, *, marks: bool = True) -> None:
+        super().__init__(journal, name, [0] * n)
+        self.marks = HP if marks else 0
+
+
+class Held:
+    """The locks of one call, in the order taken.  Each attempt is a step, giving all of them back is one.
+
+    `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step.
+    The dispatcher alone calls `release`, so an abandoned call gives nothing back.
+    """
+
+    __slots__ = ("host", "journal", "locks")
+
+    def __init__(self, journal: Journal, host: bool = True) -> None:
+        self.journal, self.host = journal, host
+        self.locks: list[tuple[Cell, Key, bool]] = []
+
+    async def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> list[Touch]:
+        """Take a share, or refuse BUSY with `operand`."""
+        mine = await step(*reads, (lock, i, SHARE))
+        word = lock[i]
+        if word & EXCLUSIVE:
+            raise self._refused(lock, i, operand, mine)
+        if not self.host and word & HP:
+            mine[-1] = lock, i, READ
+            raise Refuse(TDX_OPERAND_BUSY_HOST_PRIORITY.at(operand))
+        self._take(lock, i, (word & ~HP) + READER, False)
+        return mine
+
+    async def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> list[Touch]:
+        """Take the lock alone, or refuse BUSY with `operand`."""
+        mine = await step(*reads, (lock, i, WRITE))
+        word = lock[i]
+        if word & ~HP:
+            raise self._refused(lock, i, operand, mine)
+        if not self.host and word & HP:
+            mine[-1] = lock, i, READ
+            raise Refuse(TDX_OPERAND_BUSY_HOST_PRIORITY.at(operand))
+        self._take(lock, i, EXCLUSIVE, True)
+        return mine
+
+    async def upgrade(self, lock: Sharex, i: int, operand: int) -> None:
+        """Make this call's share exclusive; works for the only reader."""
+        mine = await step((lock, i, WRITE))
+        if lock[i] & ~HP != READER:
+            raise self._refused(lock, i, operand, mine)
+        self.locks.remove((lock, i, False))
+        self.journal.gave(lock, i, False)
+        self._take(lock, i, EXCLUSIVE, True)
+
+    async def entry(self, page: Words, i: int, operand: int) -> int:
+        """Take a Secure-EPT entry's own lock, or refuse BUSY.  Returns the entry as it was then."""
+        mine = await step((page, i, WRITE))
+        word = page[i]
+        if word & ENTRY_LOCK:
+            if self.host:
+                mine[-1] = page, i, FAIL
+                page.put(i, word | ENTRY_HP)
+            else:
+                mine[-1] = page, i, READ
+            raise Refuse(TDX_OPERAND_BUSY.at(operand))
+        if not self.host and word & ENTRY_HP:
+            mine[-1] = page, i, READ
+            raise Refuse(TDX_OPERAND_BUSY_HOST_PRIORITY.at(operand))
+        if self.host:
+            word &= ~ENTRY_HP
+        page.put(i, word | ENTRY_LOCK)
+        self.locks.append((page, i, True))
+        self.journal.took(page, ("entry", i), True)
+        return word
+
+    async def release(self) -> None:
+        """Give everything back, last taken first.  One step: as many outcomes as one step each (measured)."""
+        if not self.locks:
+            return
+        await step(*((lock, i, WRITE if exclusive else SHARE) for lock, i, exclusive in self.locks), at="release")
+        while self.locks:
+            give(*self.locks.pop(), self.journal)
+
+    def _take(self, lock: Sharex, i: int, word: int, exclusive: bool) -> None:
+        lock.put(i, word)
+        self.locks.append((lock, i, exclusive))
+        self.journal.took(lock, i, exclusive)
+
+    def _refused(self, lock: Sharex, i: int, operand: int, mine: list[Touch]) -> Refuse:
+        # a host call that fails marks the lock; a guest call only looks
+        if self.host and lock.marks:
+            mine[-1] = lock, i, FAIL
+            lock.put(i, lock[i] | HP)
+        else:
+            mine[-1] = lock, i, READ
+        return Refuse(TDX_OPERAND_BUSY.at(operand))
+
+
+def give(lock: Cell, i: Key, exclusive: bool, journal: Journal) -> None:
+    """Give one lock back, within the caller's step.  The mark stays."""
+    assert isinstance(lock, Words)
+    if isinstance(lock, Sharex):
+        lock.put(i, lock[i] - (EXCLUSIVE if exclusive else READER))
+        journal.gave(lock, i, exclusive)
+    else:
+        lock.put(i, lock[i] & ~ENTRY_LOCK)
+        journal.gave(lock, ("entry", i), True)

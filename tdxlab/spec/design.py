@@ -1,0 +1,159 @@
+"""Designs: which answer a machine gives to each open question of the series.
+
+A *question* is one file in the room that it concerns; it registers its *variants* here.  A `Design` picks one variant
+of each question.  Code never asks which variant runs: it says `await kvm.design.accept_level.on_violation(...)`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+
+class DesignError(ValueError):
+    """A design that cannot be made: the message is one sentence for the person who asked for it."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One answer: what it is called, its functions, where it comes from, and what it cannot go together with.
+
+    control: wrong on purpose, for the run that must turn a claim red.
+    never_with: {(question, variant): why not}.
+    """
+
+    name: str
+    parts: SimpleNamespace
+    source: str
+    control: bool = False
+    never_with: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+class Question:
+    """An open question: its name, its text (the docstring of its file), and the variants in order of registration."""
+
+    all: dict[str, Question] = {}
+
+    def __init__(self, name: str, text: str | None) -> None:
+        self.name, self.text = name, text or ""
+        self.variants: dict[str, Variant] = {}
+        Question.all[name] = self
+
+    def variant(
+        self,
+        name: str,
+        *,
+        source: str,
+        control: bool = False,
+        never_with: Mapping[tuple[str, str], str] | None = None,
+        **parts: Any,
+    ) -> None:
+        """Register a variant by its functions: `question.variant("ignore", on_violation=..., source="...")`."""
+        known = next(iter(self.variants.values()), None)
+        if known and vars(known.parts).keys() != parts.keys():
+            needs, has = ", ".join(sorted(vars(known.parts))), ", ".join(sorted(parts))
+            raise DesignError(f"a variant of {self.name} consists of {needs}; {name!r} has {has}")
+        self.variants[name] = Variant(name, SimpleNamespace(**parts), source, control, never_with or {})
+
+
+# The answers of RFC v2, which the seed documents describe.  A preset says only where it differs from them.
+SEED = {
+    "accept_level": "guest_inhibit",
+    "inhibit_lock": "test_first",
+    "prefault": "as_large_as_allowed",
+    "max_level": "when_runnable",
+    "split": "block_track_demote",
+}
+PRESETS: dict[str, dict[str, str]] = {
+    "seed": {},
+    "rfc_v1": {"accept_level": "per_vcpu", "prefault": "force_4k"},
+    "error_code": {"accept_level": "error_code"},
+    "force_4k": {"accept_level": "force_4k", "prefault": "force_4k"},
+    "ignore": {"accept_level": "ignore"},
+    "inhibit_write": {"inhibit_lock": "write"},
+    "inhibit_read": {"inhibit_lock": "read"},
+    "mainline_616": {"accept_level": "ignore", "max_level": "only_4k"},
+}
+
+
+@dataclass(frozen=True, init=False)
+class Design:
+    """A choice of one variant for each question; `design.split` is the chosen variant's functions."""
+
+    name: str
+    choices: Mapping[str, str]
+
+    def __init__(self, name: str = "seed", **choices: str) -> None:
+        """`choices` says where it differs from `seed`.  Raises DesignError with one sentence."""
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "choices", {**SEED, **choices})
+        for question, chosen in self.choices.items():
+            for (other, other_chosen), why in _variant(question, chosen).never_with.items():
+                if self.choices[other] == other_chosen:
+                    raise DesignError(f"{question}={chosen} does not go with {other}={other_chosen}: {why}")
+
+    def __getattr__(self, question: str) -> Any:
+        if question.startswith("_") or question not in self.choices:
+            raise AttributeError(f"no question {question!r}")
+        return _variant(question, self.choices[question]).parts
+
+    @classmethod
+    def preset(cls, name: str) -> Design:
+        """One of the named designs."""
+        if name not in PRESETS:
+            raise DesignError(f"no design is called {name!r}; these are: {', '.join(PRESETS)}")
+        return cls(name, **PRESETS[name])
+
+    @classmethod
+    def parse(cls, text: str) -> Design:
+        """A design from the command line: a preset, then changes, or a file: "seed,accept_level=ignore".
+
+        A part that ends in .py is a file; it registers variants when loaded, and the last one it registers is chosen.
+        """
+        choices: dict[str, str] = {}
+        for i, part in enumerate(part.strip() for part in text.split(",")):
+            if part.endswith(".py"):
+                choices.update(load(part))
+            elif "=" in part:
+                question, _, chosen = part.partition("=")
+                choices[question.strip()] = chosen.strip()
+            elif i == 0:
+                choices.update(cls.preset(part).choices)
+            else:
+                raise DesignError(f"{part!r} is not question=variant")
+        return cls(text, **choices)
+
+
+def _variant(question: str, chosen: str) -> Variant:
+    if question not in Question.all:
+        raise DesignError(f"no question is called {question!r}; these are: {', '.join(Question.all)}")
+    variants = Question.all[question].variants
+    if chosen not in variants:
+        raise DesignError(f"{question} has no variant {chosen!r}; these are: {', '.join(variants)}")
+    return variants[chosen]
+
+
+def load(path: str) -> dict[str, str]:
+    """Run a reviewer's file and return {question: variant} for what it registered."""
+    before = {name: dict(question.variants) for name, question in Question.all.items()}
+    spec = importlib.util.spec_from_file_location(f"design_{Path(path).stem}", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise DesignError(f"there is no design file {path}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise DesignError(f"{path} could not be loaded: {error}") from error
+    chosen = {
+        name: variant
+        for name, question in Question.all.items()
+        for variant, it in question.variants.items()
+        if before.get(name, {}).get(variant) is not it
+    }
+    if not chosen:
+        raise DesignError(f"{path} registers no variant")
+    return chosen
