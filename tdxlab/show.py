@@ -1,0 +1,137 @@
+"""Whatever a reader knows by name: a leaf, a status, a kernel function old or new, a claim, a scenario, a design.
+
+Functions are found in the package's own source by their name, so nothing has to be registered; `data/names.csv` adds
+the names that a function had, or got, in other versions of a series, and the kernel file that it lives in.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tdxlab import data
+from tdxlab.scenarios.registry import load_all
+from tdxlab.spec import leaves, status
+from tdxlab.spec.design import PRESETS, SEED, Question
+
+Entry = dict[str, Any]
+ROOMS = ("host", "kvm", "guest", "module", "hw", "engine")
+PACKAGE = Path(data.__file__).parent
+
+
+def show(name: str) -> list[Entry]:
+    """Everything that is called `name`.  Raises ValueError with a sentence that names what is near."""
+    load_all()
+    found = [entry for look in (_leaf, _status, _claim, _scenario, _design, _name) for entry in look(name)]
+    if not found:
+        near = difflib.get_close_matches(name, _known(), 5, 0.5)
+        raise ValueError(f"nothing is called {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+    return found
+
+
+def _leaf(name: str) -> Iterator[Entry]:
+    wanted = name.upper().replace("_", ".")
+    for leaf in leaves.BY_NAME.values():
+        if leaf.name == wanted:
+            yield {
+                "leaf": f"{leaf.name} ({'SEAMCALL' if leaf.side == 'host' else 'TDCALL'} {leaf.number})",
+                "purpose": leaf.purpose,
+                "operands": {register.upper(): meaning for register, meaning in leaf.operands},
+                "source": leaf.source,
+                "handler": _places(leaf.name.lower().replace(".", "_"), "module"),
+            }
+
+
+def _status(name: str) -> Iterator[Entry]:
+    try:
+        values = [int(name, 16)] if name.lower().startswith("0x") else []
+    except ValueError:
+        return
+    values += [value for value, known in status.NAMES.items() if known == name.upper()]
+    for value in map(status.Status, values):
+        if value.sentence:
+            yield {"status": repr(value), "value": f"{int(value):#018x}", "meaning": value.sentence}
+
+
+def _claim(name: str) -> Iterator[Entry]:
+    for scenario in load_all().values():
+        if name.upper() in scenario.claims:
+            claim = name.upper()
+            breaks = [design for design, broken in scenario.breaks.items() if claim in broken]
+            controls = [c.text for c in scenario.controls if c.claim == claim]
+            yield {
+                "claim": claim,
+                "says": scenario.claims[claim],
+                "scenario": scenario.name,
+                "broken by": breaks,
+                "control": controls,
+            }
+
+
+def _scenario(name: str) -> Iterator[Entry]:
+    if (scenario := load_all().get(name)) is not None:
+        yield {
+            "scenario": name,
+            "question": scenario.question,
+            "claims": dict(scenario.claims),
+            "designs": list(scenario.breaks),
+        }
+
+
+def _design(name: str) -> Iterator[Entry]:
+    if name in PRESETS:
+        yield {"design": name, **SEED, **PRESETS[name]}
+    for question in Question.all.values():
+        if name == question.name:
+            yield {
+                "question": name,
+                "text": question.text.strip(),
+                "variants": {v.name: v.source for v in question.variants.values()},
+            }
+        if name in question.variants:
+            yield {"variant": name, "of": question.name, "source": question.variants[name].source}
+
+
+def _name(name: str) -> Iterator[Entry]:
+    rows = [row for row in data.rows("names") if name in (row["name"], *row["also"].split())]
+    names = {name, *(row["name"] for row in rows)}
+    for one in sorted(names):
+        for place, doc in _functions().get(one, []):
+            known = next((row for row in rows if row["name"] == one), None)
+            extra = {"also called": known["also"], "in Linux": known["file"], "series": known["series"]} if known else {}
+            yield {"function": one, "at": place, **extra, "doc": doc}
+
+
+def _places(function: str, room: str) -> str:
+    places = [place for place, _ in _functions().get(function, []) if place.startswith(f"tdxlab/{room}/")]
+    return ", ".join(places) or "not emulated"
+
+
+def _functions() -> dict[str, list[tuple[str, str]]]:
+    """{name: [(file:line, docstring)]} of every function and class in the machine's rooms."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for room in ROOMS:
+        for path in sorted((PACKAGE / room).glob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    place = f"tdxlab/{path.relative_to(PACKAGE).as_posix()}:{node.lineno}"
+                    found.setdefault(node.name, []).append((place, ast.get_docstring(node) or ""))
+    return found
+
+
+def _known() -> list[str]:
+    scenarios = load_all()
+    return [
+        *leaves.BY_NAME,
+        *status.NAMES.values(),
+        *scenarios,
+        *(claim for s in scenarios.values() for claim in s.claims),
+        *PRESETS,
+        *Question.all,
+        *_functions(),
+        *(n for row in data.rows("names") for n in (row["name"], *row["also"].split())),
+    ]
