@@ -49,17 +49,30 @@ def key_text(key: Any) -> str:
 
 
 def changes(event: Event, most: int = 6) -> list[str]:
-    """What an event changed, `sept:0x0[3]: 0x0 -> 0x8000000000000007`, at most `most` of them."""
+    """What an event changed, one line a cell, at most `most` lines: `lpage_info[0x40000000]: 0 -> 1`.
 
-    def show(value: Any) -> str:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return f"{value:#x}" if abs(value) > 9 else str(value)
-        text = str(value)
-        return text if len(text) <= 40 else text[:37] + "..."
+    A cell of which more than two words changed is one line: `sept:0x0: 512 words, the first [0]: 0 -> 0x7`.
+    """
+    cells: dict[str, list[tuple[Any, Any, Any]]] = {}
+    for cell, key, old, new in event.delta:
+        cells.setdefault(cell, []).append((key, old, new))
+    lines = []
+    for cell, words in cells.items():
+        texts = [f"[{key_text(key)}]: {word_text(old)} -> {word_text(new)}" for key, old, new in words]
+        if len(words) > 2:
+            lines.append(f"{cell}: {len(words)} words, the first {texts[0]}")
+        else:
+            lines += [cell + text for text in texts]
+    more = len(lines) - most
+    return [*lines[:most], f"and {more} more"] if more > 0 else lines
 
-    lines = [f"{cell}[{key_text(key)}]: {show(old)} -> {show(new)}" for cell, key, old, new in event.delta[:most]]
-    more = len(event.delta) - most
-    return [*lines, f"and {more} more"] if more > 0 else lines
+
+def word_text(value: Any) -> str:
+    """What stands in a cell: numbers above 9 in hex, long texts cut."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:#x}" if abs(value) > 9 else f"{value:d}"
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def lock_text(name: str, key: Any, exclusive: bool) -> str:

@@ -54,7 +54,8 @@ def test_functions_nest_and_a_second_call_is_a_second_span() -> None:
     assert found == [("outer", 0, 2), ("inner", 0, 1), ("inner", 2, 2)]
 
 
-def test_long_changes_are_cut_and_say_so() -> None:
+def test_changes_are_one_line_a_cell_and_cut_ones_say_so() -> None:
     demote = trace().events[3]
-    lines = rows.changes(demote, 2)
-    assert len(lines) == 3 and lines[-1].startswith("and ") and lines[-1].endswith(" more")
+    assert rows.changes(demote) == ["table: 512 words, the first [0]: 0 -> 1", "leaf[0]: 1 -> 0"]
+    assert rows.changes(demote, 1)[-1] == "and 1 more"
+    assert rows.word_text("x" * 50) == "x" * 37 + "..." and rows.word_text(4096) == "0x1000"

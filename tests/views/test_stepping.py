@@ -74,14 +74,17 @@ def test_run_goes_to_the_end_and_further_steps_are_refused(widget: StepperWidget
         (lambda w: w.follow("0*2 1*5"), "Step 3 of the schedule is CPU 1, but there only CPU 0 can run."),
         (lambda w: w._on_message(w, {"do": "dance"}, []), "The widget knows no request 'dance'."),
         (lambda w: w._on_message(w, "junk", []), "The widget knows no request None."),
-        (lambda w: w._on_message(w, {"do": "step", "cpu": "two"}, []), "CPU two can not run here; these can: CPU 0, CPU 1."),
+        (
+            lambda w: w._on_message(w, {"do": "step", "cpu": "two"}, []),
+            "CPU two can not run here; these can: CPU 0, CPU 1.",
+        ),
     ],
 )
 def test_bad_input_is_a_sentence_in_the_widget(widget: StepperWidget, do: Any, message: str) -> None:
     do(widget)
     assert widget.message == message
-    widget.step(0)
-    assert widget.message == ""
+    widget.jump(0)
+    assert widget.message == "" and widget.cursor == 0
 
 
 def test_what_the_model_raises_is_shown_and_the_widget_goes_on(
@@ -95,9 +98,7 @@ def test_what_the_model_raises_is_shown_and_the_widget_goes_on(
     assert widget.cursor == 1
 
 
-def test_the_browser_gets_the_frames_that_it_asks_for(
-    widget: StepperWidget, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_browser_gets_the_frames_that_it_asks_for(widget: StepperWidget, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(widget, "send", sent.append)
     widget._on_message(widget, {"do": "step", "cpu": 1, "at": 0}, [])

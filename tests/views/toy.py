@@ -41,7 +41,9 @@ class Toy:
 
     async def accept(self, entry: int) -> None:
         while True:
-            await step((self.leaf, 0, WRITE), (self.table, entry, WRITE), (self.faults, 0, WRITE), at="TDG.MEM.PAGE.ACCEPT")
+            await step(
+                (self.leaf, 0, WRITE), (self.table, entry, WRITE), (self.faults, 0, WRITE), at="TDG.MEM.PAGE.ACCEPT"
+            )
             if self.leaf[0] == 0:
                 self.table.put(entry, 2)
                 self.journal.note("tdcall", leaf="TDG.MEM.PAGE.ACCEPT", status="TDX_SUCCESS", gpa=BASE + entry * 4096)
