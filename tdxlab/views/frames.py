@@ -26,11 +26,10 @@ def short(file: str) -> str:
 
 def source(file: str, line: int, around: int = AROUND) -> list[list[Any]]:
     """[[number, text]] of the lines around `line`, their common indent taken away."""
-    texts = [[n, linecache.getline(file, n).rstrip("\n")] for n in range(max(1, line - around), line + around + 1)]
-    while texts and not texts[-1][1] and texts[-1][0] > line:
-        texts.pop()
-    indent = min((len(t) - len(t.lstrip()) for _, t in texts if t.strip()), default=0)
-    return [[n, t[indent:]] for n, t in texts]
+    numbers = range(max(1, line - around), line + around + 1)
+    texts = [linecache.getline(file, n).rstrip("\n") for n in numbers]
+    indent = min((len(text) - len(text.lstrip()) for text in texts if text.strip()), default=0)
+    return [[n, text[indent:]] for n, text in zip(numbers, texts, strict=True)]
 
 
 def event_frame(event: Event) -> Frame:

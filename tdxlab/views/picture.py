@@ -42,9 +42,8 @@ def _table(value: Any) -> dict[int, Any]:
 def bits_text(value: Any) -> str:
     """`lpage_info` of one region: flags by name, as the lab gives them."""
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{k} {bits_text(v) or '-'}" if not isinstance(v, bool) else str(k) for k, v in value.items() if v
-        )
+        set_ = {str(key): bits for key, bits in value.items() if bits}
+        return ", ".join(key if bits is True else f"{key} {bits_text(bits)}" for key, bits in set_.items())
     if isinstance(value, (list, tuple, set, frozenset)):
         return ", ".join(sorted(map(str, value)))
     return "" if value in (0, None, False) else str(value)

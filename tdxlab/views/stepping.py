@@ -24,7 +24,7 @@ AT_MOST = 2000
 """Steps that one press of "run to end" makes."""
 
 
-class StepperWidget(anywidget.AnyWidget):  # type: ignore[misc]
+class StepperWidget(anywidget.AnyWidget):
     """Draws an `engine.stepper.Stepper` and steps it.  Bad input gives a sentence in `message`, never a traceback.
 
     cursor: the step that is shown, 0 to len(path) - 1.  path: the numbers of the frames from the set-up on.

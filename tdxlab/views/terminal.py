@@ -44,9 +44,8 @@ def _head(stepper: Stepper, now: Frame) -> str:
 
 
 def _cpu(cpu: int, name: str, part: Frame) -> str:
-    lines = [
-        f"CPU {cpu} ({name}): {STATES[part['state']]}" if name != f"CPU {cpu}" else f"{name}: {STATES[part['state']]}"
-    ]
+    who = name if name == f"CPU {cpu}" else f"CPU {cpu} ({name})"
+    lines = [f"{who}: {STATES[part['state']]}"]
     if part["stack"]:
         lines.append("  " + " > ".join(part["stack"]))
     if part["locks"]:

@@ -22,9 +22,8 @@ def table(found: Sequence[Row], nothing: str = "nothing") -> str:
     """Rows as a table with their keys as headings; `nothing` where there is no row."""
     if not found:
         return nothing
-    return tabulate(
-        [list(row.values()) for row in found], list(found[0]), disable_numparse=True, colalign=_align(found)
-    )
+    body = [list(row.values()) for row in found]
+    return tabulate(body, list(found[0]), disable_numparse=True, colalign=_align(found))
 
 
 def _align(found: Sequence[Row]) -> list[str]:

@@ -65,5 +65,5 @@ def test_files_by_their_ending(tmp_path: Path) -> None:
     with (tmp_path / "trace.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == [str(n) for n in range(9)]
     assert "TDH.MEM.PAGE.DEMOTE" in (tmp_path / "trace.txt").read_text()
-    with pytest.raises(ValueError, match="ends in .json, .csv or .txt, not to 'trace.xml'"):
+    with pytest.raises(ValueError, match=r"ends in \.json, \.csv or \.txt, not to 'trace\.xml'"):
         export.write(trace, tmp_path / "trace.xml")
