@@ -39,7 +39,9 @@ def _list(args: argparse.Namespace) -> Answer:
         }
         for s in sorted(load_all().values(), key=lambda s: s.name)
     ]
-    table = [[s["name"], " ".join(s["claims"]), " ".join(s["designs"]), s["question"].split("\n")[0]] for s in scenarios]
+    table = [
+        [s["name"], " ".join(s["claims"]), " ".join(s["designs"]), s["question"].split("\n")[0]] for s in scenarios
+    ]
     return {"scenarios": scenarios}, tabulate(table, ["scenario", "claims", "designs", "question"]), 0
 
 
@@ -99,9 +101,7 @@ def _run_text(data: dict[str, Any], sentences: Any) -> str:
     numbers = [(key, data[key]) for key in ("steps", "ended", "faults", "splits", "kicks", "write_lock_takes")]
     calls = [(leaf, status, n) for leaf, statuses in data["seamcalls"].items() for status, n in statuses.items()]
     said = {True: "holds", False: "broken", None: "-"}
-    verdicts = [
-        (claim, said[v["holds"]], said[v["expected"]], sentences[claim]) for claim, v in data["claims"].items()
-    ]
+    verdicts = [(claim, said[v["holds"]], said[v["expected"]], sentences[claim]) for claim, v in data["claims"].items()]
     parts = [
         f"{data['scenario']} under {data['design']}, grain {data['grain']}, module {data['module']}, one run",
         tabulate(numbers, tablefmt="plain"),

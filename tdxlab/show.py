@@ -102,7 +102,9 @@ def _name(name: str) -> Iterator[Entry]:
     for one in sorted(names):
         for place, doc in _functions().get(one, []):
             known = next((row for row in rows if row["name"] == one), None)
-            extra = {"also called": known["also"], "in Linux": known["file"], "series": known["series"]} if known else {}
+            extra = (
+                {"also called": known["also"], "in Linux": known["file"], "series": known["series"]} if known else {}
+            )
             yield {"function": one, "at": place, **extra, "doc": doc}
 
 
