@@ -54,10 +54,10 @@ def _show(args: argparse.Namespace) -> Answer:
 
 
 def _diff(args: argparse.Namespace) -> Answer:
-    from tdxlab.show import diff
+    from tdxlab import diff
 
-    data, text = diff(args.question, args.a, args.b)
-    return data, text, 0
+    data = diff.diff(args.question, args.a, args.b)
+    return data, diff.show(data), 0
 
 
 def _run(args: argparse.Namespace) -> Answer:

@@ -54,7 +54,7 @@ class Scenario:
     controls: tuple[Control, ...] = ()
 
     def expected(self, design: str, claim: str) -> bool | None:
-        """Should `claim` hold under `design`?  None where nothing is expected of a design that it was not written for."""
+        """Should `claim` hold under `design`?  None for a design that the scenario was not written for."""
         return claim not in self.breaks[design] if design in self.breaks else None
 
 

@@ -1,0 +1,59 @@
+"""Two variants of a question side by side, and under them the verdicts of every scenario that speaks of them."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from typing import Any
+
+from tdxlab.scenarios.play import run
+from tdxlab.scenarios.registry import load_all
+from tdxlab.spec.design import Design, Question
+from tdxlab.views import text
+
+
+def diff(question: str, a: str, b: str) -> dict[str, Any]:
+    """{question, text, variants: {name: {source, code}}, verdicts: {"scenario claim": {variant: holds}}}.
+
+    Each scenario that was written for a design with one of the variants is run once under `seed` with either of them.
+    Raises ValueError with a sentence.
+    """
+    scenarios = load_all()
+    if question not in Question.all:
+        raise ValueError(f"no question is called {question!r}; these are: {', '.join(Question.all)}")
+    asked = Question.all[question]
+    for name in (a, b):
+        if name not in asked.variants:
+            raise ValueError(f"{question} has no variant {name!r}; these are: {', '.join(asked.variants)}")
+    verdicts: dict[str, dict[str, bool]] = {}
+    for scenario in scenarios.values():
+        chosen = {Design.parse(design).choices[question] for design in scenario.breaks}
+        if len(chosen) < 2 or not chosen & {a, b}:
+            continue
+        for name in (a, b):
+            for claim, holds in run(scenario.name, design=f"seed,{question}={name}").claims.items():
+                verdicts.setdefault(f"{scenario.name} {claim}", {})[name] = holds
+    return {
+        "question": question,
+        "text": asked.text.strip(),
+        "variants": {
+            name: {"source": asked.variants[name].source, "code": _code(asked, name)} for name in dict.fromkeys((a, b))
+        },
+        "verdicts": verdicts,
+    }
+
+
+def show(found: dict[str, Any]) -> str:
+    """The result of `diff` for people."""
+    a, b = [*found["variants"], *found["variants"]][:2]
+    code = {name: variant["code"].split("\n") for name, variant in found["variants"].items()}
+    titles = (f"{a}   [{found['variants'][a]['source']}]", f"{b}   [{found['variants'][b]['source']}]")
+    verdicts = (
+        text.compare(found["verdicts"], "scenario and claim") if found["verdicts"] else "no scenario tells them apart"
+    )
+    return "\n\n".join([found["text"], text.side_by_side(code[a], code[b], titles), verdicts])
+
+
+def _code(question: Question, name: str) -> str:
+    functions = vars(question.variants[name].parts).values()
+    return "\n\n".join(dict.fromkeys(textwrap.dedent(inspect.getsource(f)).rstrip() for f in functions if callable(f)))
