@@ -84,7 +84,7 @@ def run(
     check_reads: bool = False,
     **setting: Any,
 ) -> Trace:
-    """One run of a scenario (`design=`, `grain=`, `module=`, `cpus=`), along `schedule` or a random walk from `seed`."""
+    """One run of a scenario (with design, grain, module, cpus), along `schedule` or a random walk from `seed`."""
     setting_ = Setting(scenario, **setting).filled
     return engine_run.run(setting_.program(), setting_.scheduler(schedule, seed), check_reads=check_reads)
 
