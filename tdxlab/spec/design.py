@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 
 class DesignError(ValueError):
@@ -36,7 +36,7 @@ class Variant:
 class Question:
     """An open question: its name, its text (the docstring of its file), and the variants in order of registration."""
 
-    all: dict[str, Question] = {}
+    all: ClassVar[dict[str, Question]] = {}
 
     def __init__(self, name: str, text: str | None) -> None:
         self.name, self.text = name, text or ""
@@ -61,22 +61,17 @@ class Question:
 
 
 # The answers of RFC v2, which the seed documents describe.  A preset says only where it differs from them.
-SEED = {
-    "accept_level": "guest_inhibit",
-    "inhibit_lock": "test_first",
-    "prefault": "as_large_as_allowed",
-    "max_level": "when_runnable",
-    "split": "block_track_demote",
-}
+SEED = {"accept_level": "guest_inhibit", "inhibit_lock": "test_first", "prefault": "as_large_as_allowed"}
 PRESETS: dict[str, dict[str, str]] = {
     "seed": {},
     "rfc_v1": {"accept_level": "per_vcpu", "prefault": "force_4k"},
     "error_code": {"accept_level": "error_code"},
-    "force_4k": {"accept_level": "force_4k", "prefault": "force_4k"},
+    "force_4k": {"accept_level": "force_4k"},
     "ignore": {"accept_level": "ignore"},
     "inhibit_write": {"inhibit_lock": "write"},
     "inhibit_read": {"inhibit_lock": "read"},
-    "mainline_616": {"accept_level": "ignore", "max_level": "only_4k"},
+    "inhibit_read_upgrade": {"inhibit_lock": "read_upgrade"},
+    "mainline_616": {"accept_level": "only_4k"},
 }
 
 

@@ -1,0 +1,78 @@
+"""How guests accept memory: TDG.MEM.PAGE.ACCEPT and what they make of its answer.
+
+Levels are PG_LEVEL_*.  Left out: 1G, which Linux tries and the module refuses as an operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tdxlab.engine.step import Pause, Touch
+from tdxlab.hw.cpu import Guest
+from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET, TDG_VP_VMCALL
+from tdxlab.spec.levels import (
+    PAGE_SIZE,
+    PG_LEVEL_2M,
+    PG_LEVEL_4K,
+    SIZE_2M,
+    pg_level_to_tdx_sept_level,
+    size,
+)
+from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_PAGE_ALREADY_ACCEPTED, TDX_PAGE_SIZE_MISMATCH, Status
+
+GuestProgram = Callable[[Guest], Coroutine[Pause, list[Touch], Any]]
+TDVMCALL_MAP_GPA = 0x10001
+SHARED_BIT = 1 << 47
+
+
+def level_bytes(level: int) -> int:
+    """4096 or 2M."""
+    return size(pg_level_to_tdx_sept_level(level))
+
+
+async def accept_page(guest: Guest, gpa: int, level: int) -> Status:
+    """TDG.MEM.PAGE.ACCEPT, again while the host holds the entry."""
+    while True:
+        regs = await guest.tdcall(TDG_MEM_PAGE_ACCEPT, rcx=gpa | pg_level_to_tdx_sept_level(level))
+        if regs.status.code != TDX_OPERAND_BUSY:
+            return regs.status
+
+
+async def accept_memory(guest: Guest, start: int, end: int) -> None:
+    """Linux `tdx_accept_memory`: each piece at 2M where it fits, at 4K where that fails.
+
+    Linux treats an ACCEPT that fails at 4K as fatal; a page accepted before counts as done here.
+    """
+    gpa = start
+    while gpa < end:
+        fits = gpa % SIZE_2M == 0 and gpa + SIZE_2M <= end
+        if fits and not (await accept_page(guest, gpa, PG_LEVEL_2M)).error:
+            gpa += SIZE_2M
+            continue
+        status = await accept_page(guest, gpa, PG_LEVEL_4K)
+        assert not status.error, f"the guest panics: ACCEPT of {gpa:#x} gives {status}"
+        gpa += PAGE_SIZE
+
+
+async def touch(guest: Guest, gpa: int, *, ve_level: int = PG_LEVEL_2M) -> Status | None:
+    """Write to `gpa`; on #VE accept it as a handler would, at `ve_level` first and at 4K if that is too large.
+
+    Returns what the first ACCEPT answered, or None if there was no #VE.
+    """
+    first: Status | None = None
+    while not await guest.access(gpa, write=True):
+        regs = await guest.tdcall(TDG_VP_VEINFO_GET)
+        fault = regs.r9
+        status = await accept_page(guest, fault & -level_bytes(ve_level), ve_level)
+        first = status if first is None else first
+        if status.code == TDX_PAGE_SIZE_MISMATCH and ve_level > PG_LEVEL_4K:
+            status = await accept_page(guest, fault & -PAGE_SIZE, PG_LEVEL_4K)
+        assert not status.error or status.code == TDX_PAGE_ALREADY_ACCEPTED, f"the guest panics: ACCEPT gives {status}"
+    return first
+
+
+async def map_gpa(guest: Guest, gpa: int, nbytes: int, *, shared: bool) -> None:
+    """TDG.VP.VMCALL<MapGPA>: ask the host to convert."""
+    target = gpa | SHARED_BIT if shared else gpa
+    await guest.tdcall(TDG_VP_VMCALL, rcx=0x3C00, r10=0, r11=TDVMCALL_MAP_GPA, r12=target, r13=nbytes)

@@ -1,0 +1,70 @@
+"""What the host kernel gives to its TDX code: processors, free pages, HKIDs, IPIs.
+
+Left out: NUMA, reclaim, GFP flags.  Pages come from lists per CPU, so two CPUs that allocate do not meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tdxlab.engine.cells import Journal, Table
+from tdxlab.engine.locks import Mutex
+from tdxlab.hw.cpu import Cpu
+from tdxlab.hw.memory import Memory, PageAllocator
+from tdxlab.spec.levels import PG_LEVEL_4K, pg_level_to_tdx_sept_level
+
+
+class Host:
+    """tdmr: (base, bytes) of the memory that TDX may use.  pamt: where its PAMT areas begin.  hkids: for TDs."""
+
+    __slots__ = ("allocator", "cpus", "global_hkid", "hkids", "journal", "memory", "pamt", "tdmr", "tdx_lock")
+
+    def __init__(
+        self,
+        cpus: Sequence[Cpu],
+        memory: Memory,
+        *,
+        tdmr: tuple[int, int],
+        pamt: int,
+        hkids: tuple[int, int] = (32, 64),
+    ) -> None:
+        self.journal: Journal = memory.journal
+        self.cpus, self.memory, self.tdmr, self.pamt = tuple(cpus), memory, tdmr, pamt
+        self.allocator = PageAllocator(self.journal, tdmr[0], tdmr[0] + tdmr[1], len(cpus))
+        self.tdx_lock = Mutex(self.journal, "tdx_lock")
+        self.global_hkid = hkids[0]
+        self.hkids = Table(self.journal, "hkids", None, lambda key: (self.tdx_lock, 0))  # {hkid: in use?}
+        for hkid in range(hkids[0] + 1, hkids[1]):
+            self.hkids.restore(hkid, False)
+
+    @property
+    def cpu(self) -> Cpu:
+        """The processor that runs now (`smp_processor_id`)."""
+        return self.cpus[self.journal.cpu]
+
+    def alloc_page(self, level: int = PG_LEVEL_4K) -> int | None:
+        """The HPA of a free page of PG_LEVEL_4K or PG_LEVEL_2M, or None."""
+        return self.allocator.alloc(pg_level_to_tdx_sept_level(level))
+
+    def free_page(self, hpa: int, level: int = PG_LEVEL_4K) -> None:
+        """Give a page back."""
+        self.allocator.free(hpa, pg_level_to_tdx_sept_level(level))
+
+    def tdx_guest_keyid_alloc(self) -> int | None:
+        """An HKID for a TD, or None.  Context: tdx_lock."""
+        hkid = next((hkid for hkid, used in self.hkids.items() if not used), None)
+        if hkid is not None:
+            self.hkids.put(hkid, True)
+        return hkid
+
+    def tdx_guest_keyid_free(self, hkid: int) -> None:
+        """Context: tdx_lock."""
+        self.hkids.put(hkid, False)
+
+    async def smp_call_function_many(self, targets: Sequence[int]) -> None:
+        """Interrupt other CPUs, and wait until each has taken the interrupt: a guest there has left by then."""
+        others = [self.cpus[n] for n in targets if n != self.journal.cpu]
+        for target in others:
+            await self.cpu.send_ipi(target)
+        for target in others:
+            await self.cpu.wait_ipi(target)

@@ -1,0 +1,165 @@
+"""A VM: its locks, vCPUs, memslots and requests.  (virt/kvm/kvm_main.c, struct kvm with struct kvm_tdx inside)
+
+Left out: vcpu->mutex (a vCPU belongs to one CPU), SRCU (memslots do not change while vCPUs run), MMU notifiers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tdxlab.engine.cells import Journal, Record, Table
+from tdxlab.engine.locks import Mutex, RwLock
+from tdxlab.engine.step import WRITE, step
+from tdxlab.kvm.memory_cache import KvmMmuMemoryCache
+from tdxlab.spec.status import Status
+
+if TYPE_CHECKING:
+    from tdxlab.engine.cells import Guard
+    from tdxlab.host.host import Host
+    from tdxlab.kvm.guest_memfd import Gmem
+    from tdxlab.kvm.lpage_info import LpageInfo
+    from tdxlab.kvm.tdp_iter import KvmMmuPage
+    from tdxlab.spec.design import Design
+
+EPERM, EIO, EAGAIN, ENOMEM, EBUSY, EINVAL, EFAULT, EOPNOTSUPP, EINTR = 1, 5, 11, 12, 16, 22, 14, 95, 4
+
+# enum kvm_tdx_state
+TD_STATE_UNINITIALIZED, TD_STATE_INITIALIZED, TD_STATE_RUNNABLE = range(3)
+
+# vcpu->mode
+OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE = range(3)
+
+# Requests.  OUTSIDE_GUEST_MODE sets no bit: it only waits until every vCPU that is inside has left.
+KVM_REQ_OUTSIDE_GUEST_MODE = 0
+KVM_REQ_VM_DEAD = 1 << 0
+KVM_REQ_TLB_FLUSH = 1 << 1
+
+
+class KvmMemorySlot:
+    """`struct kvm_memory_slot`: guest frames backed by a range of a guest_memfd."""
+
+    __slots__ = ("base_gfn", "gmem", "gmem_pgoff", "lpage_info", "npages")
+
+    def __init__(self, base_gfn: int, npages: int, gmem: Gmem, gmem_pgoff: int, lpage_info: LpageInfo) -> None:
+        self.base_gfn, self.npages, self.gmem, self.gmem_pgoff = base_gfn, npages, gmem, gmem_pgoff
+        self.lpage_info = lpage_info
+
+
+class Kvm(Record):
+    """`struct kvm` and `struct kvm_tdx`."""
+
+    FIXED = Record.FIXED | {
+        "design", "host", "mmu_lock", "slots_lock", "lock", "memslots", "vcpus", "mirror_root", "mem_attr_array",
+        "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
+    }  # fmt: skip
+    __slots__ = (  # noqa: RUF023
+        # wired once, or changed only while no vCPU can run
+        "design", "host", "mmu_lock", "slots_lock", "lock", "memslots", "vcpus", "mirror_root",
+        "mem_attr_array",  # {gfn: private?}, written under slots_lock but read without: every access is a touch
+        "stat",  # {"pages_4k", "pages_2m"}: counted with each SPTE
+        "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
+        # written under mmu_lock for write but also read without it: every access is a touch
+        "mmu_invalidate_seq", "mmu_invalidate_in_progress", "mmu_invalidate_range_start", "mmu_invalidate_range_end",
+        "wait_for_sept_zap",
+        # written by whoever finds the VM broken
+        "vm_bugged",
+    )  # fmt: skip
+
+    def __init__(self, journal: Journal, name: str, host: Host, design: Design) -> None:
+        super().__init__(journal, name)
+        self.design, self.host = design, host
+        self.mmu_lock = RwLock(journal, f"mmu_lock:{name}")
+        self.slots_lock = Mutex(journal, f"slots_lock:{name}")
+        self.lock = Mutex(journal, f"kvm_lock:{name}")
+        self.memslots: tuple[KvmMemorySlot, ...] = ()
+        self.vcpus: tuple[KvmVcpu, ...] = ()
+        self.mirror_root: KvmMmuPage
+        self.mem_attr_array = Table(journal, f"mem_attr_array:{name}", True)
+        self.stat = Table(journal, f"stat:{name}", 0, self.if_mmu_lock_held_for_write)
+        self.state, self.hkid, self.tdr_hpa = TD_STATE_UNINITIALIZED, -1, 0
+        self.tdcs_hpas: tuple[int, ...] = ()
+        self.page_add_src = 0
+        self.pre_fault_allowed = False
+        self.mmu_invalidate_seq = self.mmu_invalidate_in_progress = 0
+        self.mmu_invalidate_range_start = self.mmu_invalidate_range_end = 0
+        self.wait_for_sept_zap = False
+        self.vm_bugged = False
+
+    def if_mmu_lock_held_for_write(self, key: Any) -> tuple[RwLock, None] | None:
+        """A guard: mmu_lock covers when held for write.  Under the read lock others write too, so touches are due."""
+        return (self.mmu_lock, None) if self.journal.holds(self.mmu_lock, None, True) else None
+
+    def kvm_get_running_vcpu(self) -> KvmVcpu:
+        """The vCPU that the running CPU is busy with."""
+        return next(vcpu for vcpu in self.vcpus if vcpu.cpu == self.journal.cpu)
+
+    def gfn_to_memslot(self, gfn: int) -> KvmMemorySlot | None:
+        """`gfn_to_memslot`."""
+        return next((s for s in self.memslots if s.base_gfn <= gfn < s.base_gfn + s.npages), None)
+
+
+class KvmVcpu(Record):
+    """`struct kvm_vcpu` and `struct vcpu_tdx`.  It runs on one CPU, which alone uses all but `mode` and `requests`."""
+
+    FIXED = Record.FIXED | {"kvm", "vcpu_id", "cpu", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache",
+                            "mmu_external_spt_cache"}  # fmt: skip
+    __slots__ = (  # noqa: RUF023
+        "kvm", "vcpu_id", "cpu", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache", "mmu_external_spt_cache",
+        "mode", "requests",  # every access is a touch
+        "vp_enter_ret", "exit_qualification", "ext_exit_qualification", "exit_gpa", "vmcall",  # this CPU: last TD exit
+        "violation_gfn_start", "violation_gfn_end", "violation_request_level",  # this CPU: RFC v1 only
+        "run",  # this CPU: struct kvm_run, what userspace is told
+    )  # fmt: skip
+
+    def __init__(self, kvm: Kvm, cpu: int) -> None:
+        vcpu_id = len(kvm.vcpus)
+        own: Guard = lambda key: None if key in ("mode", "requests") else cpu  # noqa: E731
+        super().__init__(kvm.journal, f"kvm_vcpu:{kvm.name}.{vcpu_id}", own)
+        self.kvm, self.vcpu_id, self.cpu = kvm, vcpu_id, cpu
+        self.mode, self.requests = OUTSIDE_GUEST_MODE, 0
+        self.vp_enter_ret = Status(0)
+        self.exit_qualification = self.ext_exit_qualification = self.exit_gpa = 0
+        self.vmcall = (0, 0, 0)
+        self.violation_gfn_start = self.violation_gfn_end = self.violation_request_level = 0
+        self.run: tuple[Any, ...] = ()
+        self.mmu_shadow_page_cache = KvmMmuMemoryCache(kvm.journal, f"mmu_shadow_page_cache:{kvm.name}.{vcpu_id}", cpu)
+        self.mmu_external_spt_cache = KvmMmuMemoryCache(
+            kvm.journal, f"mmu_external_spt_cache:{kvm.name}.{vcpu_id}", cpu
+        )
+        self.tdvpr_hpa = 0
+        self.tdcx_hpas: tuple[int, ...] = ()
+        kvm.vcpus = (*kvm.vcpus, self)
+
+
+async def kvm_mmu_write_lock(kvm: Kvm, why: str) -> None:
+    """`write_lock(&kvm->mmu_lock)`, and say so: how often it is taken is what the series argue about."""
+    await kvm.mmu_lock.write_lock()
+    kvm.journal.note("mmu_lock_write", why=why)
+
+
+async def kvm_make_all_cpus_request(kvm: Kvm, request: int) -> None:
+    """Make a request to every vCPU; those inside the guest get an IPI, and the caller waits until they have left.
+
+    Left out: requests that do not wait for the IPI.
+    """
+    targets = []
+    for vcpu in kvm.vcpus:
+        touches = [(vcpu, "mode", WRITE)] + ([(vcpu, "requests", WRITE)] if request else [])
+        await step(*touches, at=f"kvm_request_needs_ipi {vcpu.vcpu_id}")
+        if request:
+            vcpu.requests |= request
+        if vcpu.mode == IN_GUEST_MODE:
+            vcpu.mode = EXITING_GUEST_MODE
+        if vcpu.mode != OUTSIDE_GUEST_MODE:
+            targets.append(vcpu.cpu)
+    kvm.journal.note("kick", request=request, ipis=len(targets))
+    await kvm.host.smp_call_function_many(targets)
+
+
+async def kvm_vm_bugged(kvm: Kvm, what: str) -> None:
+    """`KVM_BUG_ON`: the VM is dead from here on, and every vCPU is told."""
+    await step((kvm, "vm_bugged", WRITE), at="kvm_vm_bugged")
+    kvm.journal.note("kvm_bug_on", what=what)
+    if not kvm.vm_bugged:
+        kvm.vm_bugged = True
+        await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)

@@ -1,0 +1,139 @@
+"""A page fault, from the GPA to the mapping level: before mmu_lock, and under it for read.  (arch/x86/kvm/mmu/mmu.c)
+
+Order: top up caches, sample mmu_invalidate_seq, ask guest_memfd for the frame, read_lock, look if all that is stale,
+choose the level, map.  The level is the least of: folio, the vendor's word, lpage_info, a table that is there already.
+
+Left out: fast_page_fault and write tracking (neither ever applies to private memory), shared memory's page table.
+Source: 6.16 (reference kvm-host-checked B.1, B.2, F.1); up to 6.17 the vendor is asked when the frame is looked up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tdxlab.engine.step import READ, Touch, step
+from tdxlab.kvm import tdx_sept
+from tdxlab.kvm.guest_memfd import kvm_gmem_get_pfn
+from tdxlab.kvm.kvm_main import EFAULT, ENOMEM, Kvm, KvmMemorySlot, KvmVcpu
+from tdxlab.kvm.levels import kvm_max_level_for_order
+from tdxlab.kvm.lpage_info import kvm_lpage_info_max_mapping_level
+from tdxlab.kvm.memory_cache import PT64_ROOT_MAX_LEVEL
+from tdxlab.kvm.tdp_mmu import RET_PF_CONTINUE, RET_PF_RETRY, kvm_tdp_mmu_map
+from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K
+
+PFERR_WRITE_MASK = 1 << 1
+PFERR_PRIVATE_ACCESS = 1 << 49
+
+
+@dataclass(slots=True)
+class KvmPageFault:
+    """`struct kvm_page_fault`: lives on the faulting CPU's stack."""
+
+    vcpu: KvmVcpu
+    gfn: int
+    error_code: int
+    prefetch: bool = False
+    slot: KvmMemorySlot | None = None
+    pfn: int = 0
+    max_level: int = PG_LEVEL_2M  # 1G is never used for private memory
+    goal_level: int = PG_LEVEL_4K
+    mmu_seq: int = 0
+
+
+async def kvm_mmu_do_page_fault(vcpu: KvmVcpu, gpa: int, error_code: int) -> int:
+    """Fix a fault of the guest.  Returns RET_PF_* or -errno.  Context: no lock held."""
+    return await kvm_tdp_mmu_page_fault(KvmPageFault(vcpu, gpa >> PAGE_SHIFT, error_code))
+
+
+async def kvm_tdp_mmu_page_fault(fault: KvmPageFault) -> int:
+    """Fix a private fault, at the level that it says afterwards.  Returns RET_PF_* or -errno."""
+    kvm = fault.vcpu.kvm
+    if not mmu_topup_memory_caches(fault.vcpu):
+        return -ENOMEM
+    if ret := await kvm_mmu_faultin_pfn(fault):
+        return ret
+    await kvm.mmu_lock.read_lock()
+    await step(*invalidate_touches(kvm), *lpage_touches(fault), at="stale?  which level?")
+    if is_page_fault_stale(kvm, fault):
+        ret = RET_PF_RETRY
+    else:
+        kvm_mmu_hugepage_adjust(fault)
+        ret = await kvm_tdp_mmu_map(fault.vcpu, fault)
+    kvm.mmu_lock.read_unlock()
+    return ret
+
+
+def mmu_topup_memory_caches(vcpu: KvmVcpu) -> bool:
+    """Have enough pages for a walk from the root down, before the lock."""
+    return vcpu.mmu_external_spt_cache.topup(vcpu.kvm.host, PT64_ROOT_MAX_LEVEL) and (
+        vcpu.mmu_shadow_page_cache.topup(vcpu.kvm.host, PT64_ROOT_MAX_LEVEL)
+    )
+
+
+async def kvm_mmu_faultin_pfn(fault: KvmPageFault) -> int:
+    """Sample the invalidation count, check the attribute, get the frame.  Returns RET_PF_CONTINUE, RETRY or -errno."""
+    kvm = fault.vcpu.kvm
+    await step(*invalidate_touches(kvm), (kvm.mem_attr_array, fault.gfn, READ), at="sample mmu_invalidate_seq")
+    fault.mmu_seq = kvm.mmu_invalidate_seq
+    fault.slot = kvm.gfn_to_memslot(fault.gfn)
+    if fault.slot is None or not kvm.mem_attr_array[fault.gfn]:
+        return kvm_mmu_prepare_memory_fault_exit(fault)
+    if mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn):
+        return RET_PF_RETRY
+    fault.pfn, order = await kvm_gmem_get_pfn(fault.slot, fault.gfn)
+    if not fault.pfn:
+        return kvm_mmu_prepare_memory_fault_exit(fault)
+    fault.max_level = kvm_max_private_mapping_level(fault, order)
+    return RET_PF_CONTINUE
+
+
+def kvm_mmu_prepare_memory_fault_exit(fault: KvmPageFault) -> int:
+    """Ask userspace to convert the page, or to say what is wrong."""
+    private = bool(fault.error_code & PFERR_PRIVATE_ACCESS)
+    fault.vcpu.run = ("KVM_EXIT_MEMORY_FAULT", fault.gfn << PAGE_SHIFT, private)
+    return -EFAULT
+
+
+def kvm_max_private_mapping_level(fault: KvmPageFault, order: int) -> int:
+    """The folio's level, unless the vendor asks for less; 0 from the vendor is no restriction."""
+    level = min(fault.max_level, kvm_max_level_for_order(order))
+    if level == PG_LEVEL_4K:
+        return level
+    return min(level, tdx_sept.tdx_gmem_private_max_mapping_level(fault) or level)
+
+
+# --- invalidation: something is being unmapped meanwhile ---
+
+
+def invalidate_touches(kvm: Kvm) -> list[Touch]:
+    """What `mmu_invalidate_retry_gfn` reads; the writers touch it too, since it is sampled without the lock."""
+    names = ("seq", "in_progress", "range_start", "range_end")
+    return [(kvm, f"mmu_invalidate_{name}", READ) for name in names]
+
+
+def mmu_invalidate_retry_gfn(kvm: Kvm, mmu_seq: int, gfn: int) -> bool:
+    """Is `gfn` being invalidated, or was anything since `mmu_seq` was sampled?"""
+    if kvm.mmu_invalidate_in_progress and kvm.mmu_invalidate_range_start <= gfn < kvm.mmu_invalidate_range_end:
+        return True
+    return bool(kvm.mmu_invalidate_seq != mmu_seq)
+
+
+def is_page_fault_stale(kvm: Kvm, fault: KvmPageFault) -> bool:
+    """Left out: obsolete roots.  Context: mmu_lock held for read."""
+    return mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn)
+
+
+# --- the level ---
+
+
+def lpage_touches(fault: KvmPageFault) -> list[Touch]:
+    """The entry of lpage_info that `kvm_mmu_hugepage_adjust` reads, if it reads one."""
+    assert fault.slot is not None
+    lpage_info = fault.slot.lpage_info
+    return [(lpage_info, lpage_info.key(fault.gfn, fault.max_level), READ)] if fault.max_level > PG_LEVEL_4K else []
+
+
+def kvm_mmu_hugepage_adjust(fault: KvmPageFault) -> None:
+    """goal_level: the largest level that lpage_info allows.  Context: mmu_lock held for read."""
+    assert fault.slot is not None
+    fault.goal_level = kvm_lpage_info_max_mapping_level(fault.slot.lpage_info, fault.gfn, fault.max_level)

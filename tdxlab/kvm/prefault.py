@@ -1,0 +1,66 @@
+"""How large may a page be that the host maps before the guest asked for it?
+
+A pre-fault knows no accept level.  If it maps 2M and the guest then accepts 4K, the page has to be split.
+
+A variant is one function: max_level(fault), the largest level for this fault, 0 if it has no say.
+Source: RFC v1 patch 13; the cover letter of RFC v2, "Open 2" (reference kvm-host-checked F.1).
+"""
+
+from __future__ import annotations
+
+from tdxlab.engine.step import OTHERS, READ, step
+from tdxlab.kvm.kvm_main import EIO, EOPNOTSUPP, KVM_REQ_VM_DEAD, KvmVcpu
+from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
+from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, KvmPageFault, kvm_tdp_mmu_page_fault
+from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
+from tdxlab.spec.design import Question
+from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_4K
+
+question = Question("prefault", __doc__)
+
+
+def no_say(fault: KvmPageFault) -> int:
+    """As any other fault."""
+    return 0
+
+
+def prefetch_4k(fault: KvmPageFault) -> int:
+    """4K, whatever the guest will accept."""
+    return PG_LEVEL_4K if fault.prefetch else 0
+
+
+question.variant("as_large_as_allowed", max_level=no_say, source="RFC v2: the rule of RFC v1 is lifted")
+question.variant("force_4k", max_level=prefetch_4k, source="A8: RFC v1 patch 13")
+
+
+async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
+    """KVM_PRE_FAULT_MEMORY: map the page at `gpa`.  Returns the bytes done, at most `nbytes`, or -errno.
+
+    What is there already counts as done.  Context: the vCPU's own CPU, no lock held; not before FINALIZE.
+    """
+    kvm = vcpu.kvm
+    if not kvm.pre_fault_allowed:
+        return -EOPNOTSUPP
+    while True:
+        await step((vcpu, "requests", READ), at="pre-fault", ready=OTHERS)
+        if vcpu.requests & KVM_REQ_VM_DEAD:
+            return -EIO
+        fault = KvmPageFault(vcpu, gpa >> PAGE_SHIFT, PFERR_PRIVATE_ACCESS, prefetch=True)
+        ret = await kvm_tdp_mmu_page_fault(fault)
+        if ret != RET_PF_RETRY:
+            break
+    if ret < 0:
+        return ret
+    page_bytes = KVM_PAGES_PER_HPAGE(fault.goal_level) << PAGE_SHIFT
+    return min(page_bytes - gpa % page_bytes, nbytes)
+
+
+async def kvm_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
+    """The whole range, page by page.  Returns the bytes done, or -errno if none."""
+    done = 0
+    while done < nbytes:
+        ret = await kvm_arch_vcpu_pre_fault_memory(vcpu, gpa + done, nbytes - done)
+        if ret < 0:
+            return done or ret
+        done += ret
+    return done

@@ -1,0 +1,62 @@
+"""SPTEs of the mirror page table: what KVM believes the S-EPT to hold.  (arch/x86/kvm/mmu/spte.h)
+
+A present SPTE carries the frame it maps and RWX; a table is an SPTE that also knows the `kvm_mmu_page` it points to
+(the kernel finds that through the table page's `struct page`).  FROZEN_SPTE belongs to the CPU that wrote it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tdxlab.spec.levels import PG_LEVEL_4K
+
+if TYPE_CHECKING:
+    from tdxlab.kvm.tdp_iter import KvmMmuPage
+
+SPTE_RWX = 0b111
+PT_PAGE_SIZE_MASK = 1 << 7
+SPTE_MMU_PRESENT_MASK = 1 << 11
+SPTE_BASE_ADDR_MASK = ((1 << 52) - 1) & ~0xFFF
+SHADOW_NONPRESENT_VALUE = 1 << 63  # "suppress #VE": an access exits to KVM
+FROZEN_SPTE = SHADOW_NONPRESENT_VALUE | 0x5A0  # GEN
+
+
+class TableSpte(int):
+    """A non-leaf SPTE, with the page table it points to."""
+
+    child: KvmMmuPage
+
+    def __new__(cls, child: KvmMmuPage) -> TableSpte:
+        spte = super().__new__(cls, child.spt_hpa | SPTE_MMU_PRESENT_MASK | SPTE_RWX)
+        spte.child = child
+        return spte
+
+
+def make_spte(pfn: int, level: int) -> int:
+    """A leaf: private memory is always mapped RWX."""
+    return pfn << 12 | SPTE_MMU_PRESENT_MASK | SPTE_RWX | (PT_PAGE_SIZE_MASK if level > PG_LEVEL_4K else 0)
+
+
+def make_small_spte(huge_spte: int, index: int) -> int:
+    """The leaf at `index` of the table that replaces a 2M leaf."""
+    return make_spte(spte_to_pfn(huge_spte) + index, PG_LEVEL_4K)
+
+
+def is_shadow_present_pte(spte: int) -> bool:
+    """A leaf or a table, but neither empty nor frozen."""
+    return bool(spte & SPTE_MMU_PRESENT_MASK)
+
+
+def is_large_pte(spte: int) -> bool:
+    """A huge leaf."""
+    return bool(spte & PT_PAGE_SIZE_MASK)
+
+
+def is_last_spte(spte: int, level: int) -> bool:
+    """A leaf, given that it is present."""
+    return level == PG_LEVEL_4K or is_large_pte(spte)
+
+
+def spte_to_pfn(spte: int) -> int:
+    """The frame that a leaf maps, or that holds a table."""
+    return (spte & SPTE_BASE_ADDR_MASK) >> 12

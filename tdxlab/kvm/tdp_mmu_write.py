@@ -1,0 +1,108 @@
+"""The mirror page table under mmu_lock for write: split huge leaves, zap leaves.  (arch/x86/kvm/mmu/tdp_mmu.c)
+
+Here nobody else looks at the mirror, so it is written first and the S-EPT follows; what fails then cannot be undone
+and is a KVM bug.  FROZEN_SPTE is never met.
+
+Source: 6.16; RFC v2 patches 08 to 12 for splitting (reference kvm-host-checked B.6-B.9).
+"""
+
+from __future__ import annotations
+
+from tdxlab.kvm import tdx_sept
+from tdxlab.kvm.kvm_main import ENOMEM, Kvm, kvm_mmu_write_lock, kvm_vm_bugged
+from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE, gfn_round_for_level
+from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, spte_to_pfn
+from tdxlab.kvm.tdp_iter import TdpIter, child_of_huge, for_each_tdp_pte, kvm_update_page_stats, leaf_change
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
+
+
+async def tdp_mmu_set_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> None:
+    """Write a mirror SPTE, then make the S-EPT follow: remove a leaf, or split it.  What fails is a KVM bug."""
+    kvm.mmu_lock.assert_held_write()
+    assert FROZEN_SPTE not in (it.old_spte, new_spte)
+    it.sp.spt.put(it.index, new_spte)
+    if change := leaf_change(it, new_spte):
+        kvm_update_page_stats(kvm, it.level, change)
+    if not is_shadow_present_pte(new_spte):
+        await tdx_sept.tdx_sept_remove_private_spte(kvm, it.gfn, it.level, spte_to_pfn(it.old_spte))
+    elif isinstance(new_spte, TableSpte) and it.is_leaf:
+        # RFC v2 ignores the result: where it fails, the hook has bugged the VM.
+        await tdx_sept.tdx_sept_split_private_spt(
+            kvm, it.gfn, it.level, new_spte.child.external_spt, mmu_lock_shared=False
+        )
+    else:
+        await kvm_vm_bugged(kvm, "a present mirror SPTE would change")
+
+
+# --- splitting ---
+
+
+async def kvm_split_cross_boundary_leafs(kvm: Kvm, start: int, end: int) -> int:
+    """Split the huge leaves that reach beyond [start, end) at one of its ends; a leaf all within stays huge.
+
+    Context: mmu_lock held for write; dropped and taken again to allocate.  Returns 0 or -errno (as posted in RFC v2 a
+    bool swallows the error; modelled is what was meant).
+    """
+    return await tdp_mmu_split_huge_pages_root(kvm, start, end, PG_LEVEL_4K, only_cross_boundary=True)
+
+
+async def tdp_mmu_split_huge_pages_root(
+    kvm: Kvm, start: int, end: int, target_level: int, *, only_cross_boundary: bool
+) -> int:
+    """Split every huge leaf above `target_level` in [start, end) of the mirror root.  Returns 0 or -ENOMEM.
+
+    Left out: cond_resched, and the other roots.
+    """
+    kvm.mmu_lock.assert_held_write()
+    pages: tuple[int, int] | None = None
+    while it := _next_huge_leaf(kvm, start, end, target_level, only_cross_boundary):
+        if pages is None:
+            kvm.mmu_lock.write_unlock()
+            pages = tdp_mmu_alloc_sp_for_split(kvm)
+            await kvm_mmu_write_lock(kvm, "tdp_mmu_alloc_sp_for_split")
+            if pages is None:
+                return -ENOMEM
+            continue  # the lock was dropped: the leaf may be gone, so walk again
+        await tdp_mmu_split_huge_page(kvm, it, *pages)
+        pages = None
+    for page in pages or ():
+        kvm.host.free_page(page)
+    return 0
+
+
+def _next_huge_leaf(kvm: Kvm, start: int, end: int, target_level: int, only_cross_boundary: bool) -> TdpIter | None:
+    for it in for_each_tdp_pte(kvm.mirror_root, start, end, target_level + 1):
+        inside = start <= it.gfn and it.gfn + KVM_PAGES_PER_HPAGE(it.level) <= end
+        if it.is_leaf and not (only_cross_boundary and inside):
+            return it
+    return None
+
+
+def tdp_mmu_alloc_sp_for_split(kvm: Kvm) -> tuple[int, int] | None:
+    """Pages for a table of the mirror and for its S-EPT page.  Context: mmu_lock dropped, for this may sleep."""
+    spt_hpa, external_spt = kvm.host.alloc_page(), kvm.host.alloc_page()
+    return (spt_hpa, external_spt) if spt_hpa is not None and external_spt is not None else None
+
+
+async def tdp_mmu_split_huge_page(kvm: Kvm, it: TdpIter, spt_hpa: int, external_spt: int) -> None:
+    """Replace a huge leaf by a table of 512 leaves, which is complete before anybody can reach it."""
+    await tdp_mmu_set_spte(kvm, it, TableSpte(child_of_huge(kvm, it, spt_hpa, external_spt)))
+    kvm_update_page_stats(kvm, it.level - 1, 512)
+
+
+# --- zapping ---
+
+
+async def tdp_mmu_zap_leafs(kvm: Kvm, start: int, end: int) -> bool:
+    """Zap every leaf that overlaps [start, end), also one that reaches beyond: hence ranges are split before.
+
+    Context: mmu_lock held for write.  Returns whether the caller should flush TLBs.  Left out: yielding.
+    """
+    kvm.mmu_lock.assert_held_write()
+    leaves = [
+        it for it in for_each_tdp_pte(kvm.mirror_root, gfn_round_for_level(start, PG_LEVEL_2M), end) if it.is_leaf
+    ]
+    zap = [it for it in leaves if start < it.gfn + KVM_PAGES_PER_HPAGE(it.level)]
+    for it in zap:
+        await tdp_mmu_set_spte(kvm, it, SHADOW_NONPRESENT_VALUE)
+    return bool(zap)

@@ -1,0 +1,145 @@
+"""Making a TD: KVM_TDX_INIT_VM, INIT_VCPU, INIT_MEM_REGION, FINALIZE_VM.  (arch/x86/kvm/vmx/tdx.c)
+
+Each returns 0 or -errno.  Left out: CPUID configuration, freeing what was taken when a step fails (a set-up that
+fails is an error of whoever wrote it), more than one package.
+Source: 6.16 (reference kvm-host 2g, kvm-host-checked F.9); pages are added as from 6.19 on, see `tdx_sept`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from tdxlab.host import seamcall
+from tdxlab.kvm.kvm_main import (
+    EBUSY,
+    EINVAL,
+    EIO,
+    ENOMEM,
+    TD_STATE_INITIALIZED,
+    TD_STATE_RUNNABLE,
+    TD_STATE_UNINITIALIZED,
+    Kvm,
+    KvmVcpu,
+)
+from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, PFERR_WRITE_MASK, kvm_mmu_do_page_fault
+from tdxlab.kvm.tdp_iter import KvmMmuPage
+from tdxlab.kvm.tdp_mmu import RET_PF_FIXED, RET_PF_RETRY
+from tdxlab.kvm.tdx_sept import tdx_operand_busy
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_512G
+from tdxlab.spec.status import Status
+
+TDCS_PAGES, TDVPS_PAGES = 6, 6  # the TDVPR is the first of a vCPU's
+XFAM, EPTP_4_LEVEL, TSC_1_GHZ = 0xE7, 0x1E, 40
+SEPT_VE_DISABLE = 1 << 28
+EXTEND_BYTES = 256
+
+
+async def tdx_td_init(kvm: Kvm, *, max_vcpus: int, attributes: int = 0) -> int:
+    """KVM_TDX_INIT_VM: the TD's root and control pages, its key, its parameters; and the mirror's root."""
+    if kvm.state != TD_STATE_UNINITIALIZED:
+        return -EINVAL
+    host = kvm.host
+    pages = [host.alloc_page() for _ in range(1 + TDCS_PAGES)]
+    root = host.alloc_page()
+    if None in pages or root is None:
+        return -ENOMEM
+    kvm.tdr_hpa, *tdcs = (page for page in pages if page is not None)
+    kvm.tdcs_hpas = tuple(tdcs)
+    kvm.mirror_root = KvmMmuPage(kvm, 0, PG_LEVEL_512G, root, None)
+
+    await host.tdx_lock.lock()
+    hkid = host.tdx_guest_keyid_alloc()
+    err = await seamcall.tdh_mng_create(host, kvm.tdr_hpa, hkid or 0)
+    host.tdx_lock.unlock()
+    if hkid is None or err.error:
+        return -EIO
+    kvm.hkid = hkid
+    if (await seamcall.tdh_mng_key_config(host, kvm.tdr_hpa)).error:
+        return -EIO
+    for page in kvm.tdcs_hpas:
+        if (await seamcall.tdh_mng_addcx(host, kvm.tdr_hpa, page)).error:
+            return -EIO
+    if (await _init(kvm, max_vcpus, attributes)).error:
+        return -EINVAL
+    kvm.state = TD_STATE_INITIALIZED
+    return 0
+
+
+async def _init(kvm: Kvm, max_vcpus: int, attributes: int) -> seamcall.Status:
+    page = kvm.host.alloc_page()
+    assert page is not None
+    params = struct.pack("<QQHBB4xQQH", attributes, XFAM, max_vcpus, 0, 0, EPTP_4_LEVEL, 0, TSC_1_GHZ)
+    kvm.host.memory.write(page, params)
+    err, _, _ = await seamcall.tdh_mng_init(kvm.host, kvm.tdr_hpa, page)
+    kvm.host.memory.write(page, bytes(len(params)))
+    kvm.host.free_page(page)
+    return err
+
+
+async def tdx_td_vcpu_init(vcpu: KvmVcpu) -> int:
+    """KVM_TDX_INIT_VCPU: the vCPU's root and control pages."""
+    kvm, host = vcpu.kvm, vcpu.kvm.host
+    if kvm.state != TD_STATE_INITIALIZED:
+        return -EINVAL
+    pages = [host.alloc_page() for _ in range(TDVPS_PAGES)]
+    if None in pages:
+        return -ENOMEM
+    vcpu.tdvpr_hpa, *tdcx = (page for page in pages if page is not None)
+    vcpu.tdcx_hpas = tuple(tdcx)
+    if (await seamcall.tdh_vp_create(host, kvm.tdr_hpa, vcpu.tdvpr_hpa)).error:
+        return -EIO
+    for page in vcpu.tdcx_hpas:
+        if (await seamcall.tdh_vp_addcx(host, vcpu.tdvpr_hpa, page)).error:
+            return -EIO
+    return -EIO if (await seamcall.tdh_vp_init(host, vcpu.tdvpr_hpa, 0)).error else 0
+
+
+async def tdx_vcpu_init_mem_region(vcpu: KvmVcpu, gpa: int, source: int, npages: int, *, measure: bool = False) -> int:
+    """KVM_TDX_INIT_MEM_REGION: copy pages from host memory at `source` into the TD, 4K at a time.
+
+    Only 4K: PAGE.ADD knows no other size, and without huge pages nothing has to be split before the TD runs.
+    """
+    kvm = vcpu.kvm
+    if kvm.state != TD_STATE_INITIALIZED:
+        return -EINVAL
+    await kvm.slots_lock.lock()
+    ret = 0
+    for at in range(0, npages * PAGE_SIZE, PAGE_SIZE):
+        kvm.page_add_src = source + at
+        ret = await tdx_gmem_post_populate(vcpu, gpa + at, measure)
+        if ret:
+            break
+    kvm.slots_lock.unlock()
+    return ret
+
+
+async def tdx_gmem_post_populate(vcpu: KvmVcpu, gpa: int, measure: bool) -> int:
+    """One page: the fault path maps it, tables and all; then measure it."""
+    ret = RET_PF_RETRY
+    while ret == RET_PF_RETRY:
+        ret = await kvm_mmu_do_page_fault(vcpu, gpa, PFERR_WRITE_MASK | PFERR_PRIVATE_ACCESS)
+        if vcpu.kvm.vm_bugged:
+            return -EIO
+    if ret != RET_PF_FIXED:
+        return ret if ret < 0 else -EIO
+    for at in range(0, PAGE_SIZE if measure else 0, EXTEND_BYTES):
+        err, _, _ = await seamcall.tdh_mr_extend(vcpu.kvm.host, vcpu.kvm.tdr_hpa, gpa + at)
+        if err.error:
+            return -EIO
+    return 0
+
+
+async def tdx_td_finalize(kvm: Kvm) -> int:
+    """KVM_TDX_FINALIZE_VM: close the measurement; from here on the TD may run, and 2M pages are allowed."""
+    if kvm.state != TD_STATE_INITIALIZED:
+        return -EINVAL
+    await kvm.slots_lock.lock()
+    err = await seamcall.tdh_mr_finalize(kvm.host, kvm.tdr_hpa)
+    kvm.slots_lock.unlock()
+    if tdx_operand_busy(err):
+        return -EBUSY
+    if err.error:
+        return -EIO
+    kvm.state = TD_STATE_RUNNABLE
+    kvm.pre_fault_allowed = True
+    return 0

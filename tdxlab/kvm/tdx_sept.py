@@ -1,0 +1,199 @@
+"""The hooks that make the S-EPT follow the mirror, SEAMCALL by SEAMCALL.  (arch/x86/kvm/vmx/tdx.c)
+
+Under mmu_lock for read TDX_OPERAND_BUSY is passed up, and the fault is tried again.  Under mmu_lock for write there is
+no way back: vCPUs are kept out, the call is made once more, and a second failure is a KVM bug.
+
+PAGE.ADD is made inside the hook, as from 6.19 on; in 6.16 the mirror was filled first and a counter kept the
+difference (nr_premapped).  Left out: page references (dropped by RFC v2 patch 06).
+Source: 6.16 vmx/tdx.c; RFC v2 patches 02, 10 (reference kvm-host 2d, 2e; kvm-host-checked B.5, B.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from tdxlab.engine.step import WRITE, step
+from tdxlab.host import seamcall
+from tdxlab.host.seamcall import Answer
+from tdxlab.kvm.kvm_main import (
+    EBUSY,
+    EINVAL,
+    EIO,
+    KVM_REQ_OUTSIDE_GUEST_MODE,
+    TD_STATE_RUNNABLE,
+    Kvm,
+    kvm_make_all_cpus_request,
+    kvm_vm_bugged,
+)
+from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
+from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
+from tdxlab.spec.status import TDX_OPERAND_BUSY, Status
+
+if TYPE_CHECKING:
+    from tdxlab.kvm.mmu import KvmPageFault
+
+
+def tdx_gmem_private_max_mapping_level(fault: KvmPageFault) -> int:
+    """The largest level that TDX allows for this fault: 4K until the TD can run, for PAGE.ADD adds 4K only."""
+    kvm = fault.vcpu.kvm
+    if kvm.state != TD_STATE_RUNNABLE:
+        return PG_LEVEL_4K
+    caps = kvm.design.accept_level.max_level(fault), kvm.design.prefault.max_level(fault)
+    return min((level for level in caps if level), default=PG_LEVEL_2M)
+
+
+# --- mapping, under mmu_lock for read ---
+
+
+async def tdx_sept_link_private_spt(kvm: Kvm, gfn: int, level: int, private_spt: int | None) -> int:
+    """Give the module a page for the table below the entry of `level`: TDH.MEM.SEPT.ADD.  Returns 0 or -errno."""
+    assert private_spt is not None
+    err, _, _ = await seamcall.tdh_mem_sept_add(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt)
+    return await _mapped(kvm, err, "tdh_mem_sept_add")
+
+
+async def tdx_sept_set_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
+    """Map a page: TDH.MEM.PAGE.AUG, or at build time TDH.MEM.PAGE.ADD.  Returns 0 or -errno."""
+    gpa, hpa = gfn << PAGE_SHIFT, pfn << PAGE_SHIFT
+    if kvm.state == TD_STATE_RUNNABLE:
+        err, _, _ = await seamcall.tdh_mem_page_aug(kvm.host, kvm.tdr_hpa, gpa, level, hpa)
+        return await _mapped(kvm, err, "tdh_mem_page_aug")
+    err, _, _ = await seamcall.tdh_mem_page_add(kvm.host, kvm.tdr_hpa, gpa, level, hpa, kvm.page_add_src)
+    return await _mapped(kvm, err, "tdh_mem_page_add")
+
+
+async def _mapped(kvm: Kvm, err: Status, what: str) -> int:
+    if tdx_operand_busy(err):
+        return -EBUSY
+    if err.error:
+        await kvm_vm_bugged(kvm, f"{what}: {err}")
+        return -EIO
+    return 0
+
+
+# --- splitting ---
+
+
+async def tdx_sept_split_private_spt(
+    kvm: Kvm, gfn: int, level: int, private_spt: int | None, *, mmu_lock_shared: bool
+) -> int:
+    """Split a 2M leaf of the S-EPT into 512: BLOCK, TRACK and kick, DEMOTE.  Returns 0 or -errno.
+
+    No UNBLOCK follows: DEMOTE leaves a present table whose entries are not blocked.
+    Context: mmu_lock held for write.  Under the read lock it is refused: were DEMOTE busy, the UNBLOCK that takes BLOCK
+    back could be busy as well.
+    """
+    if kvm.state != TD_STATE_RUNNABLE or level != PG_LEVEL_2M:
+        await kvm_vm_bugged(kvm, f"split at level {level} in TD state {kvm.state}")
+        return -EINVAL
+    if mmu_lock_shared:
+        kvm.journal.note("warn", what="split of a private leaf under mmu_lock for read")
+        return int(kvm.design.accept_level.split_shared(kvm, gfn))
+
+    assert private_spt is not None
+    kvm.journal.note("split", gpa=gfn << PAGE_SHIFT, level=level)
+    if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
+        return ret
+    await tdx_track(kvm)
+    err = await _without_vcpus(
+        kvm, lambda: seamcall.tdh_mem_page_demote(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt)
+    )
+    if err.error:
+        await kvm_vm_bugged(kvm, f"tdh_mem_page_demote: {err}")
+        return -EIO
+    return 0
+
+
+async def tdx_sept_zap_private_spte(kvm: Kvm, gfn: int, level: int) -> int:
+    """TDH.MEM.RANGE.BLOCK: no new translations through this leaf.  Returns 0 or -errno.
+
+    Context: mmu_lock held for write.
+    """
+    kvm.mmu_lock.assert_held_write()
+    err = await _without_vcpus(
+        kvm, lambda: seamcall.tdh_mem_range_block(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level)
+    )
+    if err.error:
+        await kvm_vm_bugged(kvm, f"tdh_mem_range_block: {err}")
+        return -EIO
+    return 0
+
+
+async def tdx_track(kvm: Kvm) -> None:
+    """TDH.MEM.TRACK, then kick: each vCPU comes back in the new TLB epoch, with a flushed TLB.
+
+    Nothing to do before the TD can run.  Context: mmu_lock held for write.
+    """
+    if kvm.state != TD_STATE_RUNNABLE:
+        return
+    kvm.mmu_lock.assert_held_write()
+    err = await seamcall.tdh_mem_track(kvm.host, kvm.tdr_hpa)
+    if tdx_operand_busy(err):
+        await tdx_no_vcpus_enter_start(kvm)
+        err = await seamcall.tdh_mem_track(kvm.host, kvm.tdr_hpa)
+        await tdx_no_vcpus_enter_stop(kvm)
+    if err.error:
+        await kvm_vm_bugged(kvm, f"tdh_mem_track: {err}")
+    await kvm_make_all_cpus_request(kvm, KVM_REQ_OUTSIDE_GUEST_MODE)
+
+
+# --- removing ---
+
+
+async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
+    """Unmap a leaf: BLOCK, TRACK and kick, REMOVE, WBINVD of each 4K.  Returns 0 or -errno.
+
+    On failure the page stays the TD's while the host believes it free.  Context: mmu_lock held for write.
+    Left out: resetting the page's content (needed on CPUs with the partial-write erratum).
+    """
+    if kvm.hkid < 0:
+        await kvm_vm_bugged(kvm, "private page removed after the HKID was released")
+        return -EINVAL
+    if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
+        return ret
+    await tdx_track(kvm)
+    err = await _without_vcpus(
+        kvm, lambda: seamcall.tdh_mem_page_remove(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level)
+    )
+    for i in range(0 if err.error else KVM_PAGES_PER_HPAGE(level)):
+        hpa = (pfn << PAGE_SHIFT) + i * PAGE_SIZE
+        err = await seamcall.tdh_phymem_page_wbinvd_hkid(kvm.host, kvm.hkid, hpa)
+        if err.error:
+            break
+    if err.error:
+        await kvm_vm_bugged(kvm, f"remove a private page: {err}")
+        return -EIO
+    return 0
+
+
+# --- keeping vCPUs out ---
+
+
+def tdx_operand_busy(err: Status) -> bool:
+    """TDX_OPERAND_BUSY, whatever operand it names."""
+    return err.code == TDX_OPERAND_BUSY
+
+
+async def tdx_no_vcpus_enter_start(kvm: Kvm) -> None:
+    """From here on no vCPU makes TDH.VP.ENTER, and none is inside.  Context: mmu_lock held for write."""
+    kvm.mmu_lock.assert_held_write()
+    await step((kvm, "wait_for_sept_zap", WRITE), at="wait_for_sept_zap = true")
+    kvm.wait_for_sept_zap = True
+    await kvm_make_all_cpus_request(kvm, KVM_REQ_OUTSIDE_GUEST_MODE)
+
+
+async def tdx_no_vcpus_enter_stop(kvm: Kvm) -> None:
+    """vCPUs may enter again."""
+    await step((kvm, "wait_for_sept_zap", WRITE), at="wait_for_sept_zap = false")
+    kvm.wait_for_sept_zap = False
+
+
+async def _without_vcpus(kvm: Kvm, call: Callable[[], Awaitable[Answer]]) -> Status:
+    # BUSY: the guest or a TDH.VP.ENTER holds the entry.  Nobody can while vCPUs are kept out, so once more is enough.
+    err, _, _ = await call()
+    if tdx_operand_busy(err):
+        await tdx_no_vcpus_enter_start(kvm)
+        err, _, _ = await call()
+        await tdx_no_vcpus_enter_stop(kvm)
+    return err
