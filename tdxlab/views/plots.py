@@ -29,7 +29,7 @@ FONT: Any = {"font.size": 13, "axes.titlesize": 14, "axes.labelsize": 14, "legen
 COLUMNS, ROWS = 32, 16
 LABELS = 40
 """Above so many calls their names no longer fit and the table has to be read."""
-MARKS = {"fault": ("v", "fault"), "exit": ("v", "exit"), "kick": ("X", "kick"), "split": ("D", "split")}
+MARKS = {"exit": (".", "TD exit"), "fault": ("v", "fault"), "kick": ("X", "kick"), "split": ("D", "split")}
 """Kinds of notes that get a marker: (matplotlib marker, legend)."""
 
 
@@ -110,7 +110,7 @@ class Timeline:
 
     def _name(self, n: int, lane: float, call: rows.Row) -> None:
         short = call["leaf"].split(".", 1)[-1]
-        failed = "" if call["status"] in ("TDX_SUCCESS", "SUCCESS", "0") else f"\n{call['status']}"
+        failed = "" if call["status"].startswith("TDX_SUCCESS") else f"\n{call['status']}"
         self.axes.annotate(
             short + failed,
             (n + 0.5, lane + 0.3),
@@ -164,23 +164,26 @@ def timeline(trace: Trace, names: Sequence[str] = ()) -> Figure:
 class Strips:
     """S-EPT and mirror of one 2M region as 16 rows of 32 entries, once for each moment.
 
-    `show` takes other pictures of the same moments and changes the images only.
+    wide: the mirror stands beside the S-EPT, else below it.  `show` takes other pictures of the same moments and
+    changes the images only.
     """
 
-    def __init__(self, moments: Mapping[str, Mapping[str, Any]], base: int | None = None, mirror: bool = True) -> None:
+    def __init__(
+        self, moments: Mapping[str, Mapping[str, Any]], base: int | None = None, mirror: bool = True, wide: bool = False
+    ) -> None:
         self.base = base
         self.sides = ("sept", "mirror") if mirror else ("sept",)
-        n = len(moments)
-        self.figure, axes = figure(5.2 * n, 1.2 + 3.3 * len(self.sides), nrows=len(self.sides), ncols=n, squeeze=False)
-        self.axes = axes
+        across, down = (len(moments) * len(self.sides), 1) if wide else (len(moments), len(self.sides))
+        self.figure, self.axes = figure(5.2 * across, 1.2 + 3.3 * down, nrows=down, ncols=across, squeeze=False)
         self.images: dict[tuple[str, str], Any] = {}
         self.grids: dict[tuple[str, str], LineCollection] = {}
         self.letters: dict[tuple[str, str], list[Any]] = {}
         self.legend: set[str] = set()
         for j, moment in enumerate(moments):
             for i, side in enumerate(self.sides):
-                self.images[moment, side] = self._empty(axes[i][j])
-                self.grids[moment, side] = axes[i][j].add_collection(_grid(), autolim=False)
+                axes = self.axes[0][j * len(self.sides) + i] if wide else self.axes[i][j]
+                self.images[moment, side] = self._empty(axes)
+                self.grids[moment, side] = axes.add_collection(_grid(), autolim=False)
         self.show(moments)
 
     def _empty(self, axes: Axes) -> Any:

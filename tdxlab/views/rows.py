@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.trace import Event, Trace
+from tdxlab.spec import status
+from tdxlab.spec.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,18 +27,30 @@ def value_text(name: str, value: Any) -> str:
     """One value of a note for people: addresses in hex, levels by name."""
     if name in ADDRESSES and isinstance(value, int):
         return f"{value:#x}"
-    if name == "level" and value in LEVELS:
-        return LEVELS[value]
+    if name in ("level", "accept_level"):
+        return LEVELS.get(value, "none" if value == 0 else str(value))
     return str(value)
+
+
+def status_text(note: Row) -> str:
+    """The status of a call with its operand or other detail: `TDX_OPERAND_BUSY|SEPT_TREE`."""
+    name, detail = str(note.get("status", "?")), int(note.get("detail") or 0)
+    code = next((code for code, known in status.NAMES.items() if known == name), None)
+    return name if code is None else str(Status(code + detail))
+
+
+def arguments_text(note: Row) -> str:
+    """What a note says besides its kind and the call's leaf and status: `gpa=0x40000000 level=2M`."""
+    rest = {k: v for k, v in note.items() if k not in ("kind", "leaf", "status", "detail") and v is not None}
+    return " ".join(f"{k}={value_text(k, v)}" for k, v in rest.items())
 
 
 def note_text(note: Row) -> str:
     """One note of the machine in one line: `SEAMCALL TDH.MEM.PAGE.AUG: TDX_SUCCESS`, `kick cpus=[1]`."""
-    rest = {k: v for k, v in note.items() if k not in ("kind", "leaf", "status") and v is not None}
-    words = " ".join(f"{k}={value_text(k, v)}" for k, v in rest.items())
+    words = arguments_text(note)
     kind = str(note.get("kind", "note"))
     if kind in CALLS:
-        head = f"{kind.upper()} {note.get('leaf', '?')}: {note.get('status', '?')}"
+        head = f"{kind.upper()} {note.get('leaf', '?')}: {status_text(note)}"
         return f"{head} ({words})" if words else head
     return f"{kind} {words}".rstrip()
 
@@ -97,20 +111,18 @@ def events(trace: Trace) -> list[Row]:
 
 
 def calls(trace: Trace) -> list[Row]:
-    """One row a SEAMCALL or TDCALL, in order: step, cpu, call, leaf, status, arguments (text)."""
+    """One row a SEAMCALL or TDCALL, in order: step, cpu, call, leaf, status."""
     rows = []
     for e in trace.events:
         for note in e.notes:
             if note.get("kind") in CALLS:
-                rest = {k: v for k, v in note.items() if k not in ("kind", "leaf", "status") and v is not None}
                 rows.append(
                     {
                         "step": e.n,
                         "cpu": e.cpu,
                         "call": str(note["kind"]).upper(),
                         "leaf": str(note.get("leaf", "?")),
-                        "status": str(note.get("status", "?")),
-                        "arguments": " ".join(f"{k}={value_text(k, v)}" for k, v in rest.items()),
+                        "status": status_text(note),
                     }
                 )
     return rows
@@ -118,7 +130,7 @@ def calls(trace: Trace) -> list[Row]:
 
 def counts(trace: Trace) -> list[Row]:
     """How often each leaf gave each status: call, leaf, status, count; leaves in the order of their first call."""
-    seen = Counter((row["call"], row["leaf"], row["status"]) for row in calls(trace))
+    seen = Counter((row["call"], row["leaf"], row["status"].split("|")[0]) for row in calls(trace))
     return [{"call": c, "leaf": leaf, "status": s, "count": n} for (c, leaf, s), n in seen.items()]
 
 

@@ -54,7 +54,7 @@ def test_locks_have_tracks_of_their_own_and_notes_are_instants() -> None:
     data = export.chrome(run(program(), given([1, 0, 0, 0])))
     locks = [(e["pid"], e["ts"], e["dur"], e["tid"]) for e in data["traceEvents"] if e.get("cat") == "lock"]
     assert locks == [(0, 2, 3, 1), (1, 6, 2, 2)]
-    assert [e["cat"] for e in data["traceEvents"] if e["ph"] == "i"][:2] == ["exit", "exit"]
+    assert [e["cat"] for e in data["traceEvents"] if e["ph"] == "i"][:2] == ["fault", "fault"]
 
 
 def test_files_by_their_ending(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_timeline_has_lanes_calls_locks_and_marks() -> None:
     assert sum(bars) == len(trace().events)
     found = texts(figure)
     assert found.count("MEM.PAGE.ACCEPT") == 2 and found.count("MEM.PAGE.DEMOTE") == 1
-    assert "exit (2)" in found and "kick (1)" in found and found.count("kvm->mmu_lock") == 2
+    assert "fault (2)" in found and "kick (1)" in found and found.count("kvm->mmu_lock") == 2
 
 
 def test_the_cursor_moves_and_everything_else_stays() -> None:

@@ -13,7 +13,7 @@ def trace() -> Trace:
 def test_a_row_for_each_step_with_its_notes() -> None:
     found = rows.events(trace())
     assert [row["step"] for row in found] == list(range(9))
-    assert found[0]["notes"] == "exit reason=EPT_VIOLATION gpa=0x40005000"
+    assert found[0]["notes"] == "fault gpa=0x40005000 accept_level=4K"
     assert found[3]["notes"] == "SEAMCALL TDH.MEM.PAGE.DEMOTE: TDX_SUCCESS (gpa=0x40000000 level=2M); kick cpus=[1]"
 
 
@@ -22,7 +22,7 @@ def test_calls_are_counted_by_leaf_and_status() -> None:
         {"call": "SEAMCALL", "leaf": "TDH.MEM.PAGE.DEMOTE", "status": "TDX_SUCCESS", "count": 1},
         {"call": "TDCALL", "leaf": "TDG.MEM.PAGE.ACCEPT", "status": "TDX_SUCCESS", "count": 2},
     ]
-    assert rows.note_counts(trace()) == {"exit": 2, "kick": 1}
+    assert rows.note_counts(trace()) == {"fault": 2, "kick": 1}
 
 
 def test_a_lock_lasts_from_the_step_that_took_it_to_the_step_that_gave_it_back() -> None:
@@ -59,3 +59,10 @@ def test_changes_are_one_line_a_cell_and_cut_ones_say_so() -> None:
     assert rows.changes(demote) == ["table: 512 words, the first [0]: 0 -> 1", "leaf[0]: 1 -> 0"]
     assert rows.changes(demote, 1)[-1] == "and 1 more"
     assert rows.word_text("x" * 50) == "x" * 37 + "..." and rows.word_text(4096) == "0x1000"
+
+
+def test_a_status_names_the_operand_that_it_speaks_of() -> None:
+    assert rows.status_text({"status": "TDX_OPERAND_BUSY", "detail": 1}).startswith("TDX_OPERAND_BUSY|")
+    assert rows.status_text({"status": "TDX_SUCCESS", "detail": 0}) == "TDX_SUCCESS"
+    assert rows.status_text({"status": "not a status"}) == "not a status"
+    assert rows.value_text("accept_level", 0) == "none" and rows.value_text("level", 2) == "2M"

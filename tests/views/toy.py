@@ -49,7 +49,7 @@ class Toy:
                 self.journal.note("tdcall", leaf="TDG.MEM.PAGE.ACCEPT", status="TDX_SUCCESS", gpa=BASE + entry * 4096)
                 return
             self.faults.put(0, self.faults[0] + 1)
-            self.journal.note("exit", reason="EPT_VIOLATION", gpa=BASE + entry * 4096)
+            self.journal.note("fault", gpa=BASE + entry * 4096, accept_level=1)
             await self.handle_ept_violation()
 
     def actors(self) -> list[Steps]:
