@@ -27,6 +27,11 @@ class KvmMmuPage(Record):
 
     FIXED = Record.FIXED | {"spt", "spt_hpa", "level", "gfn"}
     __slots__ = ("external_spt", "gfn", "level", "spt", "spt_hpa")
+    gfn: int
+    level: int
+    spt: Words
+    spt_hpa: int
+    external_spt: int | None
 
     def __init__(
         self,
@@ -39,8 +44,10 @@ class KvmMmuPage(Record):
     ) -> None:
         name = f"{kvm.name}.{level}.{gfn:#x}"
         super().__init__(kvm.journal, f"kvm_mmu_page:{name}", kvm.if_mmu_lock_held_for_write)
-        self.gfn, self.level, self.spt_hpa, self.external_spt = gfn, level, spt_hpa, external_spt
-        self.spt = Words(kvm.journal, f"mirror:{name}", sptes, kvm.if_mmu_lock_held_for_write)
+        spt = Words(kvm.journal, f"mirror:{name}", sptes, kvm.if_mmu_lock_held_for_write)
+        born = {"gfn": gfn, "level": level, "spt_hpa": spt_hpa, "spt": spt, "external_spt": external_spt}
+        for field, value in born.items():
+            self.restore(field, value)  # nobody can see it yet: nothing to undo
 
 
 @dataclass(frozen=True, slots=True)

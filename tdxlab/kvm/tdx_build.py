@@ -65,7 +65,7 @@ async def tdx_td_init(kvm: Kvm, *, max_vcpus: int, attributes: int = 0) -> int:
     return 0
 
 
-async def _init(kvm: Kvm, max_vcpus: int, attributes: int) -> seamcall.Status:
+async def _init(kvm: Kvm, max_vcpus: int, attributes: int) -> Status:
     page = kvm.host.alloc_page()
     assert page is not None
     params = struct.pack("<QQHBB4xQQH", attributes, XFAM, max_vcpus, 0, 0, EPTP_4_LEVEL, 0, TSC_1_GHZ)

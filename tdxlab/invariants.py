@@ -1,0 +1,195 @@
+"""What is true of a machine whenever nothing is in flight: S-EPT, mirror, guest_memfd and PAMT tell one story.
+
+One sweep over the tables serves all invariants; it is made again only after a step that wrote into them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tdxlab.engine.claims import Invariant
+from tdxlab.engine.step import Steps
+from tdxlab.kvm.kvm_main import Kvm
+from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, spte_to_pfn
+from tdxlab.kvm.tdp_iter import KvmMmuPage
+from tdxlab.module.sept import Entry
+from tdxlab.module.state import Td as ModuleTd
+from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PG_LEVEL_2M, shift
+from tdxlab.spec.pamt import PT_EPT, PT_REG
+from tdxlab.spec.sept import FREE
+
+if TYPE_CHECKING:
+    from tdxlab.lab import Lab
+
+KINDS = ("sept", "mirror", "gmem", "stat", "kvm_mmu_page", "pamt", "mmu_lock")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An entry of the S-EPT and the mirror's SPTE for the same GPA; `entry` is None where the S-EPT has no table."""
+
+    gpa: int
+    entry: Entry | None
+    spte: int
+    sp: KvmMmuPage
+
+
+class Sweep:
+    """The invariants of a lab.  It remembers what it has looked at, which is no state of the machine."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.actors: Sequence[Steps] = ()
+        self.seen = 0
+        self.dirty = True
+        self.pairs: dict[str, list[Pair]] = {}
+
+    def watch(self, actors: Sequence[Steps]) -> Sequence[Steps]:
+        """Know the actors of this execution, to see when it has ended."""
+        self.actors, self.dirty = actors, True
+        return actors
+
+    def invariants(self) -> tuple[Invariant, ...]:
+        """All of them."""
+        checks: dict[str, Callable[[Kvm, ModuleTd, list[Pair]], Iterator[str]]] = {
+            "S-EPT and mirror": self.sept_against_mirror,
+            "mirror and guest_memfd": self.mirror_against_gmem,
+            "PAMT behind S-EPT": self.pamt_against_sept,
+            "pages_2m": self.pages_2m,
+            "one owner for each page": self.owners,
+        }
+        tables = [
+            Invariant(name, lambda check=check: self._all(check), self.quiet)  # type: ignore[misc]
+            for name, check in checks.items()
+        ]
+        return (*tables, Invariant("no lock leaked", self.locks, self.ended))
+
+    def ended(self) -> bool:
+        """Have all actors returned?"""
+        return all(inspect.getcoroutinestate(actor) == inspect.CORO_CLOSED for actor in self.actors)
+
+    def quiet(self) -> bool:
+        """Has something changed since the last sweep, and is nothing in flight?  Sweeps if so."""
+        log = self.lab.journal.log or []
+        start = min(self.seen, len(log))
+        if self.seen == len(log) and not self.dirty:
+            return bool(self.pairs)
+        self.dirty = self.dirty or any(cell.name.split(":", 1)[0] in KINDS for cell, _, _ in log[start:])
+        self.seen, self.pairs = len(log), {}
+        kvms = [td.kvm for td in self.lab.tds]
+        if not self.dirty or any(kvm.mmu_lock.peek(0) for kvm in kvms):
+            return False
+        pairs = {kvm.name: list(self.walk(kvm)) for kvm in kvms}
+        if any(pair.spte == FROZEN_SPTE for each in pairs.values() for pair in each):
+            return False
+        self.pairs = pairs
+        self.dirty = False
+        return True
+
+    def _all(self, check: Callable[[Kvm, ModuleTd, list[Pair]], Iterator[str]]) -> list[str]:
+        found = []
+        for td in self.lab.tds:
+            module_td = self.lab.module.tds[td.kvm.tdr_hpa]
+            found += [f"{td.kvm.name}: {text}" for text in check(td.kvm, module_td, self.pairs[td.kvm.name])]
+        return found
+
+    def walk(self, kvm: Kvm) -> Iterator[Pair]:
+        """Every entry of the mirror that holds something, or whose S-EPT entry does, top down."""
+        td = self.lab.module.tds[kvm.tdr_hpa]
+        todo: list[tuple[KvmMmuPage, int | None]] = [(kvm.mirror_root, td.root)]
+        for sp, table in todo:
+            page = self.lab.memory.sept_page(table) if table is not None else None
+            for i, spte in enumerate(sp.spt):
+                entry = Entry(page, i, sp.level - 1, page[i]) if page is not None else None
+                if spte == SHADOW_NONPRESENT_VALUE and (entry is None or entry.state is FREE):
+                    continue
+                gpa = (sp.gfn << PAGE_SHIFT) + (i << shift(sp.level - 1))
+                yield Pair(gpa, entry, spte, sp)
+                if isinstance(spte, TableSpte):
+                    leads_on = entry is not None and entry.state is not FREE and not entry.state.leaf
+                    todo.append((spte.child, entry.hpa if leads_on and entry is not None else None))
+
+    # --- the invariants ---
+
+    def sept_against_mirror(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:
+        """Entry by entry the same: nothing, a table with the page that KVM gave, or a leaf with the same frame."""
+        for pair in pairs:
+            state = pair.entry.state.name if pair.entry else "no table"
+            if pair.entry is None or pair.entry.state.blocked:
+                agree = False
+            elif isinstance(pair.spte, TableSpte):
+                agree = not pair.entry.state.leaf and pair.entry.hpa == pair.spte.child.external_spt
+            elif is_shadow_present_pte(pair.spte):
+                agree = pair.entry.state.leaf and pair.entry.hpa >> PAGE_SHIFT == spte_to_pfn(pair.spte)
+            else:
+                agree = pair.entry.state is FREE
+            if not agree:
+                yield f"{pair.gpa:#x} level {pair.sp.level}: S-EPT {state}, mirror {pair.spte:#x}"
+
+    def mirror_against_gmem(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:
+        """Each leaf maps the folio that guest_memfd has there, and is no larger than it."""
+        for pair in pairs:
+            if not is_shadow_present_pte(pair.spte) or isinstance(pair.spte, TableSpte):
+                continue
+            gfn = pair.gpa >> PAGE_SHIFT
+            slot = kvm.gfn_to_memslot(gfn)
+            index = gfn - slot.base_gfn + slot.gmem_pgoff if slot else 0
+            first = index & -(1 << slot.gmem.order) if slot else 0
+            folio = slot.gmem.folios[first] if slot else 0
+            if not folio or (folio >> PAGE_SHIFT) + index - first != spte_to_pfn(pair.spte):
+                yield f"{pair.gpa:#x} maps frame {spte_to_pfn(pair.spte):#x}, the folio is {folio:#x}"
+            elif slot and pair.sp.level == PG_LEVEL_2M and slot.gmem.order < 9:
+                yield f"{pair.gpa:#x} is mapped by a leaf larger than its folio"
+
+    def pamt_against_sept(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:
+        """Each page in the S-EPT is this TD's in the PAMT: a guest's page, or a table."""
+        for pair in pairs:
+            if pair.entry is None or pair.entry.state is FREE:
+                continue
+            leaf = pair.entry.state.leaf
+            page = self.lab.module.pamt.page(pair.entry.hpa, pair.entry.level if leaf else LEVEL_4K)
+            page.word = page.chunk.entries[page.i]
+            if page.type != (PT_REG if leaf else PT_EPT) or page.owner != kvm.tdr_hpa:
+                yield f"{pair.gpa:#x}: the PAMT says {page.type.name} of {page.owner:#x} for {pair.entry.hpa:#x}"
+
+    def pages_2m(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:
+        """The statistic is the number of 2M leaves in the S-EPT."""
+        leaves = sum(1 for p in pairs if p.entry and p.entry.level == LEVEL_2M and p.entry.state.leaf)
+        if leaves != kvm.stat["pages_2m"]:
+            yield f"pages_2m is {kvm.stat['pages_2m']}, the S-EPT has {leaves}"
+
+    def owners(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:
+        """No page is used for two things, or used and free."""
+        owner: dict[int, str] = {}
+        for hpa, use in self.uses(kvm, pairs):
+            if hpa in owner:
+                yield f"page {hpa:#x} is {owner[hpa]} and {use}"
+            owner[hpa] = use
+
+    def uses(self, kvm: Kvm, pairs: list[Pair]) -> Iterator[tuple[int, str]]:
+        """(page or 2M folio, what it is used for)."""
+        for hpa in (kvm.tdr_hpa, *kvm.tdcs_hpas):
+            yield hpa, "a TD's control page"
+        yield kvm.mirror_root.spt_hpa, "a table of the mirror"
+        for pair in pairs:
+            if isinstance(pair.spte, TableSpte):
+                yield pair.spte.child.spt_hpa, "a table of the mirror"
+                if pair.spte.child.external_spt is not None:
+                    yield pair.spte.child.external_spt, "a table of the S-EPT"
+        for vcpu in kvm.vcpus:
+            for hpa in (vcpu.tdvpr_hpa, *vcpu.tdcx_hpas):
+                yield hpa, "a vCPU's control page"
+            for cache in (vcpu.mmu_shadow_page_cache, vcpu.mmu_external_spt_cache):
+                yield from ((hpa, "in a vCPU's cache") for hpa in cache.objects)
+        for slot in kvm.memslots:
+            yield from ((hpa, "a folio of guest_memfd") for hpa in slot.gmem.folios.values())
+        for (_, kind), pages in self.lab.host.allocator.free_pages.items():
+            if isinstance(pages, tuple):
+                yield from ((hpa, f"free, {kind}") for hpa in pages)
+
+    def locks(self) -> list[str]:
+        """Every lock that was taken has been given back."""
+        return [f"CPU {cpu} holds {cell.name}" for cpu, held in self.lab.journal.held.items() for cell, _, _ in held]

@@ -1,0 +1,50 @@
+"""What a VMM does with its ioctls: memslots before the TD runs, a thread for each vCPU, conversions it is asked for.
+
+A stand-in for QEMU or a selftest.  Left out: shared memory's own pages, devices.
+"""
+
+from __future__ import annotations
+
+from tdxlab.hw.cpu import Guest
+from tdxlab.kvm.guest_memfd import Gmem
+from tdxlab.kvm.kvm_main import EFAULT, EINVAL, Kvm, KvmMemorySlot, KvmVcpu
+from tdxlab.kvm.lpage_info import LpageInfo
+from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
+from tdxlab.kvm.tdx import kvm_arch_vcpu_ioctl_run
+from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE
+
+SHARED_BIT = 1 << 47
+
+
+def kvm_set_memory_region(kvm: Kvm, gpa: int, nbytes: int, *, order: int) -> KvmMemorySlot:
+    """A memslot of private memory, backed by a guest_memfd of its own.  Context: no vCPU has run."""
+    base_gfn, npages = gpa >> PAGE_SHIFT, nbytes >> PAGE_SHIFT
+    name = f"{kvm.name}.{len(kvm.memslots)}"
+    gmem = Gmem(kvm.journal, name, kvm.host, order)
+    lpage_info = LpageInfo(kvm.journal, f"lpage_info:{name}", base_gfn, npages)
+    slot = KvmMemorySlot(base_gfn, npages, gmem, base_gfn % (1 << order), lpage_info)
+    kvm.memslots = (*kvm.memslots, slot)
+    return slot
+
+
+async def run_vcpu(vcpu: KvmVcpu, guest: Guest) -> int:
+    """A vCPU's thread: KVM_RUN until the guest has nothing left to do.  Returns 0 or -errno."""
+    while True:
+        ret = await kvm_arch_vcpu_ioctl_run(vcpu, guest)
+        match vcpu.run:
+            case ("KVM_EXIT_MEMORY_FAULT", gpa, private) if ret == -EFAULT:
+                ret = await convert(vcpu.kvm, gpa, PAGE_SIZE, private=private)
+            case ("KVM_HC_MAP_GPA_RANGE", gpa, nbytes) if not ret:
+                ret = await convert(vcpu.kvm, gpa & ~SHARED_BIT, nbytes, private=not gpa & SHARED_BIT)
+            case _:
+                return ret
+        if ret:
+            return ret
+
+
+async def convert(kvm: Kvm, gpa: int, nbytes: int, *, private: bool) -> int:
+    """KVM_SET_MEMORY_ATTRIBUTES.  Returns 0 or -errno."""
+    start = gpa >> PAGE_SHIFT
+    if kvm.gfn_to_memslot(start) is None:
+        return -EINVAL
+    return await kvm_vm_set_mem_attributes(kvm, start, start + (nbytes >> PAGE_SHIFT), private=private)

@@ -1,0 +1,105 @@
+"""The state that a stepping view draws, as plain data, read between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tdxlab.engine.cells import Words
+from tdxlab.kvm.kvm_main import Kvm
+from tdxlab.kvm.lpage_info import KVM_LPAGE_GUEST_INHIBIT_FLAG, KVM_LPAGE_MIXED_FLAG
+from tdxlab.kvm.spte import FROZEN_SPTE, TableSpte, is_shadow_present_pte
+from tdxlab.kvm.tdp_iter import KvmMmuPage, spte_index
+from tdxlab.module.state import Td as ModuleTd
+from tdxlab.spec.bits import SeptEntry
+from tdxlab.spec.levels import LEVEL_2M, PAGE_SHIFT, PG_LEVEL_2M, SIZE_2M, index
+from tdxlab.spec.sept import BY_BITS, STATE_MASK
+
+if TYPE_CHECKING:
+    from tdxlab.lab import Lab
+
+States = str | list[str]
+MODES = ("outside", "in guest", "exiting")
+
+
+def picture(lab: Lab) -> dict[str, Any]:
+    """sept and mirror: {base of a 2M region: one state, or 512}; lpage_info, locks, vcpus, pages_2m.
+
+    Of the first TD; a region in which neither S-EPT nor mirror holds anything is left out of both.
+    """
+    if not lab.tds:
+        return {}
+    kvm = lab.tds[0].kvm
+    td = lab.module.tds[kvm.tdr_hpa]
+    sept = {gpa: sept_states(lab, td, gpa) for gpa in regions(kvm)}
+    mirror = {gpa: mirror_states(kvm, gpa) for gpa in regions(kvm)}
+    return {
+        "sept": {gpa: states for gpa, states in sept.items() if not states == mirror[gpa] == "FREE"},
+        "mirror": {gpa: states for gpa, states in mirror.items() if not states == sept[gpa] == "FREE"},
+        "lpage_info": {gpa: bits for gpa in regions(kvm) if (bits := lpage_bits(kvm, gpa))},
+        "locks": locks(kvm),
+        "vcpus": [f"{MODES[vcpu.mode]}" for vcpu in kvm.vcpus],
+        "pages_2m": kvm.stat["pages_2m"],
+    }
+
+
+def regions(kvm: Kvm) -> Iterator[int]:
+    """The GPAs of the 2M regions that its memslots reach."""
+    for slot in kvm.memslots:
+        first, end = slot.base_gfn << PAGE_SHIFT, slot.base_gfn + slot.npages << PAGE_SHIFT
+        yield from range(first // SIZE_2M * SIZE_2M, end, SIZE_2M)
+
+
+def state_name(word: int) -> str:
+    """The state of a S-EPT entry."""
+    return BY_BITS[word & STATE_MASK].name
+
+
+def sept_states(lab: Lab, td: ModuleTd, gpa: int) -> States:
+    """What the module's tables hold for a 2M region."""
+    table, level = td.root, td.top_level
+    while True:
+        word = lab.memory.sept_page(table)[index(gpa, level)]
+        leads_on = not word & SeptEntry.PS and state_name(word) != "FREE"
+        if not leads_on or level < LEVEL_2M:
+            return state_name(word)
+        table, level = word & SeptEntry.HPA, level - 1
+        if level < LEVEL_2M:
+            return [state_name(entry) for entry in lab.memory.sept_page(table)]
+
+
+def mirror_states(kvm: Kvm, gpa: int) -> States:
+    """What KVM's mirror holds for a 2M region.  It does not know what the guest has accepted."""
+    sp: KvmMmuPage = kvm.mirror_root
+    while True:
+        spte = sp.spt[spte_index(gpa >> PAGE_SHIFT, sp.level)]
+        if not isinstance(spte, TableSpte):
+            return spte_name(spte)
+        sp = spte.child
+        if sp.level < PG_LEVEL_2M:
+            return [spte_name(small) for small in sp.spt]
+
+
+def spte_name(spte: int) -> str:
+    """FREE, FROZEN, MAPPED or NL_MAPPED."""
+    if spte == FROZEN_SPTE:
+        return "FROZEN"
+    if not is_shadow_present_pte(spte):
+        return "FREE"
+    return "NL_MAPPED" if isinstance(spte, TableSpte) else "MAPPED"
+
+
+def lpage_bits(kvm: Kvm, gpa: int) -> list[str]:
+    """Why a 2M region may not be mapped by one leaf."""
+    slot = kvm.gfn_to_memslot(gpa >> PAGE_SHIFT)
+    value = slot.lpage_info[slot.lpage_info.key(gpa >> PAGE_SHIFT, PG_LEVEL_2M)] if slot else 0
+    flags = {"GUEST_INHIBIT": KVM_LPAGE_GUEST_INHIBIT_FLAG, "MIXED": KVM_LPAGE_MIXED_FLAG}
+    names = [name for name, flag in flags.items() if value & flag]
+    count = value & ~sum(flags.values())
+    return [*names, f"count {count}"] if count else names
+
+
+def locks(kvm: Kvm) -> dict[str, str]:
+    """Who holds mmu_lock."""
+    writer, readers = Words.peek(kvm.mmu_lock, None)
+    return {"mmu_lock": f"write, CPU {writer - 1}" if writer else f"read by {readers}" if readers else "free"}
