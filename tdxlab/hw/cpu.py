@@ -8,7 +8,7 @@ the `Regs` of the call hold the guest's registers, and after the TD exit the hos
 from __future__ import annotations
 
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from tdxlab.engine.cells import Journal, Record
@@ -22,6 +22,7 @@ from tdxlab.spec.status import Status
 
 T = TypeVar("T")
 EXIT_REASON_HLT = 12  # the sub-function of TDG.VP.VMCALL that a guest's idle loop asks for
+R10_AND_R11 = 1 << 10 | 1 << 11
 
 
 class Regs:
@@ -40,6 +41,10 @@ class Regs:
     def status(self) -> Status:
         """RAX as a completion status."""
         return Status(self.rax)
+
+    def load(self, values: Mapping[str, int]) -> None:
+        """Replace all registers: those given, 0 in the others."""
+        self.__init__(**values)  # type: ignore[misc]
 
     def as_dict(self) -> dict[str, int]:
         """{register: value}."""
@@ -69,10 +74,10 @@ class Lp(Record):
     """What a logical processor shares with others: whether it is in a guest, and its pending interrupt.
 
     interrupt: anybody may set it.  The others belong to this processor: vcpu is the HPA of the TDVPR that runs here,
-    or 0; eptp and shared_bit are what the guest's walks use.
+    or 0; eptp and shared_bit are what the guest's walks use; tlb_of is the TDVPR whose translations the TLB holds.
     """
 
-    __slots__ = ("eptp", "interrupt", "shared_bit", "vcpu")
+    __slots__ = ("eptp", "interrupt", "shared_bit", "tlb_of", "vcpu")
 
     def __init__(self, journal: Journal, cpu: int) -> None:
         super().__init__(journal, f"lp:{cpu}", lambda key: None if key == "interrupt" else cpu)
@@ -237,7 +242,7 @@ class Guest:
         await program(self)
         self.done = True
         while True:  # a guest with nothing left to do is idle
-            await self.tdcall(TDG_VP_VMCALL, rcx=0, r10=0, r11=EXIT_REASON_HLT)
+            await self.tdcall(TDG_VP_VMCALL, rcx=R10_AND_R11, r10=0, r11=EXIT_REASON_HLT)
 
     @types.coroutine
     def run(self, cpu: Cpu, regs: Regs) -> Generator[Pause, list[Touch], None]:
@@ -258,5 +263,3 @@ TD_EXIT: Any = object()
 def _td_exit() -> Generator[Any, None, None]:
     # comes out in Guest.run; the guest goes on here after the next TDH.VP.ENTER
     yield TD_EXIT
-
-

@@ -7,6 +7,9 @@ gets that same lock; a guest call backs off from a free lock that is marked.  [S
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 from tdxlab.engine.cells import Cell, Journal, Key, Words
 from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Touch, step
 from tdxlab.spec.bits import SeptEntry, SharexWord
@@ -18,11 +21,11 @@ ENTRY_LOCK, ENTRY_HP = SeptEntry.LOCK, SeptEntry.HP
 
 
 class Refuse(Exception):
-    """A leaf's refusal: the status that goes to RAX."""
+    """A leaf's refusal: the status that goes to RAX, and what else it tells in registers."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Status, outputs: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__(status)
-        self.status = status
+        self.status, self.outputs = status, outputs
 
 
 class Sharex(Words):
@@ -33,6 +36,10 @@ class Sharex(Words):
     def __init__(self, journal: Journal, name: str, n: int = 1, *, marks: bool = True) -> None:
         super().__init__(journal, name, [0] * n)
         self.marks = HP if marks else 0
+
+
+Lock = tuple[Cell, Key, bool]
+"""A lock word, its index, and whether it is held exclusively."""
 
 
 class Held:
@@ -46,7 +53,7 @@ class Held:
 
     def __init__(self, journal: Journal, host: bool = True) -> None:
         self.journal, self.host = journal, host
-        self.locks: list[tuple[Cell, Key, bool]] = []
+        self.locks: list[Lock] = []
 
     async def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> list[Touch]:
         """Take a share, or refuse BUSY with `operand`."""
@@ -102,13 +109,35 @@ class Held:
         self.journal.took(page, ("entry", i), True)
         return word
 
-    async def release(self) -> None:
-        """Give everything back, last taken first.  One step: as many outcomes as one step each (measured)."""
-        if not self.locks:
+    async def all_entries(self, page: Words, operand: int) -> list[int]:
+        """Take the locks of all entries of a page, in order of index.  One step for the 512 attempts."""
+        await step((page, None, WRITE), at="512 entry locks")
+        words = list(page)
+        for i, word in enumerate(words):
+            if word & ENTRY_LOCK:
+                page.put(i, word | ENTRY_HP)
+                raise Refuse(TDX_OPERAND_BUSY.at(operand))
+        page.fill([word & ~ENTRY_HP | ENTRY_LOCK for word in words])
+        self.locks.append((page, None, True))
+        self.journal.took(page, ("entry", None), True)
+        return [word & ~ENTRY_HP for word in words]
+
+    async def release(self, some: Sequence[Lock] | None = None) -> None:
+        """Give everything (or some) back, last taken first.
+
+        One step: as many outcomes as with one each, and fewer events.
+        """
+        locks = list(self.locks if some is None else some)
+        if not locks:
             return
-        await step(*((lock, i, WRITE if exclusive else SHARE) for lock, i, exclusive in self.locks), at="release")
-        while self.locks:
-            give(*self.locks.pop(), self.journal)
+        await step(*((lock, i, WRITE if exclusive else SHARE) for lock, i, exclusive in locks), at="release")
+        for lock in reversed(locks):
+            self.locks.remove(lock)
+            give(*lock, self.journal)
+
+    def hand_over(self) -> None:
+        """The call ends without giving back what it still holds: the processor keeps it."""
+        self.locks.clear()
 
     def _take(self, lock: Sharex, i: int, word: int, exclusive: bool) -> None:
         lock.put(i, word)
@@ -131,6 +160,9 @@ def give(lock: Cell, i: Key, exclusive: bool, journal: Journal) -> None:
     if isinstance(lock, Sharex):
         lock.put(i, lock[i] - (EXCLUSIVE if exclusive else READER))
         journal.gave(lock, i, exclusive)
+    elif i is None:
+        lock.fill([word & ~ENTRY_LOCK for word in lock])
+        journal.gave(lock, ("entry", None), True)
     else:
         lock.put(i, lock[i] & ~ENTRY_LOCK)
         journal.gave(lock, ("entry", i), True)

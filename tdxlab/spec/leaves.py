@@ -16,6 +16,7 @@ class Leaf:
     """side: "host" (SEAMCALL) or "guest" (TDCALL).  operands: (register, meaning) in order.
 
     versions: the highest version that is accepted.  early: runs before the module is ready.
+    clears: the registers that are 0 after a refusal which tells nothing in them [oracle].
     """
 
     name: str
@@ -26,6 +27,7 @@ class Leaf:
     source: str
     versions: int
     early: bool
+    clears: tuple[str, ...]
 
     @property
     def registers(self) -> tuple[str, ...]:
@@ -42,12 +44,19 @@ BY_NAME: dict[str, Leaf] = {}
 
 
 def leaf(
-    number: int, name: str, operands: str, purpose: str, source: str = "S01", versions: int = 0, early: bool = False
+    number: int,
+    name: str,
+    operands: str,
+    purpose: str,
+    source: str = "S01",
+    versions: int = 0,
+    early: bool = False,
+    clears: str = "",
 ) -> Leaf:
     """A row.  operands: "rcx=meaning rdx=meaning"."""
     side = "guest" if name.startswith("TDG.") else "host"
     pairs = tuple((register, meaning) for register, _, meaning in (o.partition("=") for o in operands.split()))
-    row = Leaf(name, number, side, pairs, purpose, source, versions, early)
+    row = Leaf(name, number, side, pairs, purpose, source, versions, early, tuple(clears.split()))
     table = GUEST if side == "guest" else HOST
     assert number not in table and name not in BY_NAME, f"{name} is there twice"
     table[number] = BY_NAME[name] = row
@@ -58,46 +67,46 @@ def leaf(
 # --- running a vCPU, building a TD ---
 TDH_VP_ENTER = leaf(0, "TDH.VP.ENTER", "rcx=tdvpr_flags", "run a vCPU until its TD exit")
 TDH_MNG_ADDCX = leaf(1, "TDH.MNG.ADDCX", "rcx=page rdx=tdr", "give a TD a control page (TDCX)")
-TDH_MEM_PAGE_ADD = leaf(2, "TDH.MEM.PAGE.ADD", "rcx=gpa_level rdx=tdr r8=page r9=source", "add and measure a 4K page at build time")
-TDH_MEM_SEPT_ADD = leaf(3, "TDH.MEM.SEPT.ADD", "rcx=gpa_level rdx=tdr_flags r8=page r9=l2_page_1 r10=l2_page_2 r11=l2_page_3", "add a Secure-EPT page", versions=1)
+TDH_MEM_PAGE_ADD = leaf(2, "TDH.MEM.PAGE.ADD", "rcx=gpa_level rdx=tdr r8=page r9=source", "add and measure a 4K page at build time", clears="rcx rdx")
+TDH_MEM_SEPT_ADD = leaf(3, "TDH.MEM.SEPT.ADD", "rcx=gpa_level rdx=tdr_flags r8=page r9=l2_page_1 r10=l2_page_2 r11=l2_page_3", "add a Secure-EPT page", versions=1, clears="rcx rdx")
 TDH_VP_ADDCX = leaf(4, "TDH.VP.ADDCX", "rcx=page rdx=tdvpr", "give a vCPU a control page (TDCX)")
-TDH_MEM_PAGE_RELOCATE = leaf(5, "TDH.MEM.PAGE.RELOCATE", "rcx=gpa_level rdx=tdr r8=page", "move a 4K page to another frame")
-TDH_MEM_PAGE_AUG = leaf(6, "TDH.MEM.PAGE.AUG", "rcx=gpa_level rdx=tdr r8=page", "map a free page as PENDING; the guest must accept it")
-TDH_MEM_RANGE_BLOCK = leaf(7, "TDH.MEM.RANGE.BLOCK", "rcx=gpa_level rdx=tdr", "forbid new translations through an entry")
+TDH_MEM_PAGE_RELOCATE = leaf(5, "TDH.MEM.PAGE.RELOCATE", "rcx=gpa_level rdx=tdr r8=page", "move a 4K page to another frame", clears="rcx rdx")
+TDH_MEM_PAGE_AUG = leaf(6, "TDH.MEM.PAGE.AUG", "rcx=gpa_level rdx=tdr r8=page", "map a free page as PENDING; the guest must accept it", clears="rcx rdx")
+TDH_MEM_RANGE_BLOCK = leaf(7, "TDH.MEM.RANGE.BLOCK", "rcx=gpa_level rdx=tdr", "forbid new translations through an entry", clears="rcx rdx")
 TDH_MNG_KEY_CONFIG = leaf(8, "TDH.MNG.KEY.CONFIG", "rcx=tdr", "program a TD's key on this package")
 TDH_MNG_CREATE = leaf(9, "TDH.MNG.CREATE", "rcx=tdr rdx=hkid", "make a page the root of a new TD")
 TDH_VP_CREATE = leaf(10, "TDH.VP.CREATE", "rcx=tdvpr rdx=tdr", "make a page the root of a new vCPU")
 TDH_MNG_RD = leaf(11, "TDH.MNG.RD", "rcx=tdr rdx=field", "read a field of a TD", versions=1)
-TDH_MEM_RD = leaf(12, "TDH.MEM.RD", "rcx=gpa rdx=tdr", "read 8 bytes of a debuggable TD")
+TDH_MEM_RD = leaf(12, "TDH.MEM.RD", "rcx=gpa rdx=tdr", "read 8 bytes of a debuggable TD", clears="rcx rdx")
 TDH_MNG_WR = leaf(13, "TDH.MNG.WR", "rcx=tdr rdx=field r8=data r9=mask", "write a field of a TD")
-TDH_MEM_WR = leaf(14, "TDH.MEM.WR", "rcx=gpa rdx=tdr r8=data", "write 8 bytes of a debuggable TD")
-TDH_MEM_PAGE_DEMOTE = leaf(15, "TDH.MEM.PAGE.DEMOTE", "rcx=gpa_level rdx=tdr_flags r8=page r9=l2_page_1 r10=l2_page_2 r11=l2_page_3 r12=pamt_page_0 r13=pamt_page_1", "split a large page into 512", "S01; R12, R13 from 1.5.20: S25")
-TDH_MR_EXTEND = leaf(16, "TDH.MR.EXTEND", "rcx=gpa rdx=tdr", "measure 256 bytes into MRTD")
+TDH_MEM_WR = leaf(14, "TDH.MEM.WR", "rcx=gpa rdx=tdr r8=data", "write 8 bytes of a debuggable TD", clears="rcx rdx")
+TDH_MEM_PAGE_DEMOTE = leaf(15, "TDH.MEM.PAGE.DEMOTE", "rcx=gpa_level rdx=tdr_flags r8=page r9=l2_page_1 r10=l2_page_2 r11=l2_page_3 r12=pamt_page_0 r13=pamt_page_1", "split a large page into 512", "S01; R12, R13 from 1.5.20: S25", clears="rcx rdx")
+TDH_MR_EXTEND = leaf(16, "TDH.MR.EXTEND", "rcx=gpa rdx=tdr", "measure 256 bytes into MRTD", clears="rcx rdx")
 TDH_MR_FINALIZE = leaf(17, "TDH.MR.FINALIZE", "rcx=tdr", "close the measurement; the TD may run")
 TDH_VP_FLUSH = leaf(18, "TDH.VP.FLUSH", "rcx=tdvpr", "break a vCPU's association with this LP")
 TDH_MNG_VPFLUSHDONE = leaf(19, "TDH.MNG.VPFLUSHDONE", "rcx=tdr", "all vCPUs are flushed; the TD can not run again")
 TDH_MNG_KEY_FREEID = leaf(20, "TDH.MNG.KEY.FREEID", "rcx=tdr", "free a TD's HKID; teardown begins")
-TDH_MNG_INIT = leaf(21, "TDH.MNG.INIT", "rcx=tdr rdx=td_params", "initialise a TD from TD_PARAMS")
+TDH_MNG_INIT = leaf(21, "TDH.MNG.INIT", "rcx=tdr rdx=td_params", "initialise a TD from TD_PARAMS", clears="rcx")
 TDH_VP_INIT = leaf(22, "TDH.VP.INIT", "rcx=tdvpr rdx=guest_rcx r8=x2apic_id", "initialise a vCPU", "S01; version 1 from 1.5.08")
-TDH_MEM_PAGE_PROMOTE = leaf(23, "TDH.MEM.PAGE.PROMOTE", "rcx=gpa_level rdx=tdr", "merge 512 pages into one", versions=1)
+TDH_MEM_PAGE_PROMOTE = leaf(23, "TDH.MEM.PAGE.PROMOTE", "rcx=gpa_level rdx=tdr", "merge 512 pages into one", versions=1, clears="rcx rdx")
 # --- physical memory ---
-TDH_PHYMEM_PAGE_RDMD = leaf(24, "TDH.PHYMEM.PAGE.RDMD", "rcx=page", "read a page's metadata (its PAMT entry)")
-TDH_MEM_SEPT_RD = leaf(25, "TDH.MEM.SEPT.RD", "rcx=gpa_level rdx=tdr", "read a Secure-EPT entry")
+TDH_PHYMEM_PAGE_RDMD = leaf(24, "TDH.PHYMEM.PAGE.RDMD", "rcx=page", "read a page's metadata (its PAMT entry)", clears="rcx rdx r8 r9")
+TDH_MEM_SEPT_RD = leaf(25, "TDH.MEM.SEPT.RD", "rcx=gpa_level rdx=tdr", "read a Secure-EPT entry", clears="rcx rdx")
 TDH_VP_RD = leaf(26, "TDH.VP.RD", "rcx=tdvpr rdx=field", "read a field of a vCPU", versions=1)
 TDH_MNG_KEY_RECLAIMID = leaf(27, "TDH.MNG.KEY.RECLAIMID", "rcx=tdr", "does nothing; kept for old callers")
-TDH_PHYMEM_PAGE_RECLAIM = leaf(28, "TDH.PHYMEM.PAGE.RECLAIM", "rcx=page", "take a page back from a TD in teardown")
-TDH_MEM_PAGE_REMOVE = leaf(29, "TDH.MEM.PAGE.REMOVE", "rcx=gpa_level rdx=tdr", "unmap a page and free it")
-TDH_MEM_SEPT_REMOVE = leaf(30, "TDH.MEM.SEPT.REMOVE", "rcx=gpa_level rdx=tdr", "remove an empty Secure-EPT page", versions=1)
+TDH_PHYMEM_PAGE_RECLAIM = leaf(28, "TDH.PHYMEM.PAGE.RECLAIM", "rcx=page", "take a page back from a TD in teardown", clears="rcx rdx r8")
+TDH_MEM_PAGE_REMOVE = leaf(29, "TDH.MEM.PAGE.REMOVE", "rcx=gpa_level rdx=tdr", "unmap a page and free it", clears="rcx rdx")
+TDH_MEM_SEPT_REMOVE = leaf(30, "TDH.MEM.SEPT.REMOVE", "rcx=gpa_level rdx=tdr", "remove an empty Secure-EPT page", versions=1, clears="rcx rdx")
 # --- the module as a whole ---
 TDH_SYS_KEY_CONFIG = leaf(31, "TDH.SYS.KEY.CONFIG", "", "program the global key on this package", early=True)
 TDH_SYS_INFO = leaf(32, "TDH.SYS.INFO", "rcx=buffer rdx=size r8=cmr_buffer r9=cmr_count", "legacy information", early=True)
 TDH_SYS_INIT = leaf(33, "TDH.SYS.INIT", "rcx=attributes", "initialise the module", early=True)
 TDH_SYS_RD = leaf(34, "TDH.SYS.RD", "rdx=field", "read a field of the module", early=True)
 TDH_SYS_LP_INIT = leaf(35, "TDH.SYS.LP.INIT", "", "initialise the module on this LP", early=True)
-TDH_SYS_TDMR_INIT = leaf(36, "TDH.SYS.TDMR.INIT", "rcx=base", "initialise the next part of a TDMR's PAMT")
+TDH_SYS_TDMR_INIT = leaf(36, "TDH.SYS.TDMR.INIT", "rcx=base", "initialise the next part of a TDMR's PAMT", clears="rdx")
 TDH_SYS_RDALL = leaf(37, "TDH.SYS.RDALL", "rdx=buffer r8=field", "read all fields of the module", early=True)
 TDH_MEM_TRACK = leaf(38, "TDH.MEM.TRACK", "rcx=tdr", "begin a new TLB epoch")
-TDH_MEM_RANGE_UNBLOCK = leaf(39, "TDH.MEM.RANGE.UNBLOCK", "rcx=gpa_level rdx=tdr", "undo TDH.MEM.RANGE.BLOCK")
+TDH_MEM_RANGE_UNBLOCK = leaf(39, "TDH.MEM.RANGE.UNBLOCK", "rcx=gpa_level rdx=tdr", "undo TDH.MEM.RANGE.BLOCK", clears="rcx rdx")
 TDH_PHYMEM_CACHE_WB = leaf(40, "TDH.PHYMEM.CACHE.WB", "rcx=resume", "write back this package's caches")
 TDH_PHYMEM_PAGE_WBINVD = leaf(41, "TDH.PHYMEM.PAGE.WBINVD", "rcx=page", "write back and invalidate one free page")
 TDH_VP_WR = leaf(43, "TDH.VP.WR", "rcx=tdvpr rdx=field r8=data r9=mask", "write a field of a vCPU")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tdxlab.spec import leaves
 from tdxlab.spec.bits import SeptEntry
 from tdxlab.spec.leaves import Leaf
+from tdxlab.spec.status import TDX_EPT_ENTRY_STATE_INCORRECT, TDX_GPA_RANGE_ALREADY_BLOCKED, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,9 @@ def rule(leaf: Leaf, before: State, result: State | None, needs: str = "", sourc
     RULES[leaf, before] = Rule(leaf, before, result, needs, source)
 
 
+REFUSED: dict[tuple[Leaf, State], Status] = {}
+"""Where the refusal is another one than TDX_EPT_ENTRY_STATE_INCORRECT."""
+
 # fmt: off
 rule(leaves.TDH_MEM_SEPT_ADD, FREE, NL_MAPPED, source="S01:tdh_mem_sept_add.c")
 rule(leaves.TDH_MEM_SEPT_ADD, NL_MAPPED, None, source="S01:tdh_mem_sept_add.c, only with allow_existing or version 1")
@@ -112,6 +116,8 @@ rule(leaves.TDH_MEM_RANGE_UNBLOCK, BLOCKED, MAPPED, "tracked", "S01:tdh_mem_rang
 rule(leaves.TDH_MEM_RANGE_UNBLOCK, PENDING_BLOCKED, PENDING, "tracked", "S01:tdh_mem_range_unblock.c")
 for before in (MAPPED, BLOCKED, BLOCKEDW, PENDING, PENDING_BLOCKED, PENDING_BLOCKEDW):
     rule(leaves.TDH_MEM_PAGE_REMOVE, before, FREE, "tracked", "S01:tdh_mem_page_remove.c; REMOVED while an import runs")
+for before in (NL_BLOCKED, BLOCKED, PENDING_BLOCKED):
+    REFUSED[leaves.TDH_MEM_RANGE_BLOCK, before] = TDX_GPA_RANGE_ALREADY_BLOCKED  # S01:tdh_mem_range_block.c
 for before in (NL_MAPPED, NL_BLOCKED):
     rule(leaves.TDH_MEM_SEPT_REMOVE, before, FREE, "tracked", "S01:tdh_mem_sept_remove.c")
     rule(leaves.TDH_MEM_PAGE_PROMOTE, before, None, "tracked", "S01:tdh_mem_page_promote.c; becomes as its children are")
@@ -138,3 +144,8 @@ rule(leaves.TDH_EXPORT_BLOCKW, PENDING, PENDING_BLOCKEDW, source="S01:sept_state
 rule(leaves.TDH_EXPORT_UNBLOCKW, BLOCKEDW, MAPPED, source="S01:sept_state_lookup.c")
 rule(leaves.TDH_EXPORT_UNBLOCKW, PENDING_BLOCKEDW, PENDING, source="S01:sept_state_lookup.c")
 # fmt: on
+
+
+def refusal(leaf: Leaf, before: State) -> Status:
+    """What a leaf without a rule for the state answers."""
+    return REFUSED.get((leaf, before), TDX_EPT_ENTRY_STATE_INCORRECT)

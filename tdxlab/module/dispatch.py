@@ -1,0 +1,159 @@
+"""SEAMCALL and TDCALL at register level: which handler, with which operands, and what becomes of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tdxlab.engine.cells import Table
+from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.hw.cpu import Cpu, Regs
+from tdxlab.hw.memory import Memory, OnDemand
+from tdxlab.hw.sharex import Held, Refuse, Sharex
+from tdxlab.module import exits
+from tdxlab.module.pamt import Pamt
+from tdxlab.module.state import Sys, Td, Vcpu
+from tdxlab.spec import leaves
+from tdxlab.spec import status as st
+from tdxlab.spec.features import V1_5_01, ModuleFeatures
+from tdxlab.spec.leaves import Leaf
+from tdxlab.spec.levels import LEVEL_4K
+from tdxlab.spec.operands import RAX
+from tdxlab.spec.status import Status
+from tdxlab.spec.tdstate import KeyState, SysState
+
+Handler = Callable[..., Coroutine[Any, Any, "Status | None"]]
+HANDLERS: dict[Leaf, Handler] = {}
+LEAF, VERSION = 0xFFFF, 0xFF0000
+
+
+def handles(leaf: Leaf) -> Callable[[Handler], Handler]:
+    """The decorated function is the leaf.  It gets the call and the operands of the leaf's row, in order."""
+
+    def register(handler: Handler) -> Handler:
+        assert leaf not in HANDLERS, f"{leaf} has a handler"
+        HANDLERS[leaf] = handler
+        return handler
+
+    return register
+
+
+class Call:
+    """One SEAMCALL or TDCALL: its registers, its locks, and the machine."""
+
+    __slots__ = (
+        "cpu", "features", "held", "leaf", "memory", "module", "pamt", "regs", "td", "tdmrs", "usable", "vcpu", "version",
+    )  # fmt: skip
+
+    def __init__(self, module: TdxModule, cpu: Cpu, regs: Regs, leaf: Leaf, version: int) -> None:
+        self.module, self.cpu, self.regs, self.leaf, self.version = module, cpu, regs, leaf, version
+        self.memory, self.pamt, self.features = module.memory, module.pamt, module.features
+        self.held = Held(cpu.journal, host=leaf.side == "host")
+        self.tdmrs: tuple[Any, ...] = ()
+        self.usable: tuple[tuple[int, int], ...] = ()
+        self.td: Td
+        self.vcpu: Vcpu
+
+    async def answer(self) -> Status | None:
+        """Run the handler on its operands.  A refusal goes to RAX, and the locks are given back either way."""
+        operands = [getattr(self.regs, register) for register in self.leaf.registers]
+        for register in self.leaf.clears:
+            setattr(self.regs, register, 0)
+        try:
+            status = await HANDLERS[self.leaf](self, *operands)
+        except Refuse as refusal:
+            status = refusal.status
+            for register, value in refusal.outputs.items():
+                setattr(self.regs, register, value)
+        await self.held.release()
+        return status
+
+
+class TdxModule:
+    """The TDX module of one machine with one package.
+
+    lps: how many logical processors must initialise it.  private_hkids: those that are not for MKTME.
+    """
+
+    __slots__ = (
+        "features", "kot", "kot_lock", "lps", "memory", "pamt", "private_hkids", "sys", "tds", "unwritten", "vcpus", "wbcache",
+        "wbcache_lock",
+    )  # fmt: skip
+
+    def __init__(self, memory: Memory, features: ModuleFeatures = V1_5_01, lps: int = 4) -> None:
+        journal = memory.journal
+        self.memory, self.features, self.lps = memory, features, lps
+        self.private_hkids = range(1 << memory.max_pa - memory.hkid_start - 1, 1 << memory.max_pa - memory.hkid_start)
+        self.sys = Sys(journal)
+        self.pamt = Pamt(journal)
+        self.kot = Table(journal, "kot", KeyState.HKID_FREE, guard=lambda hkid: (self.kot_lock, 0))
+        self.kot_lock = Sharex(journal, "kot_lock", marks=False)
+        self.unwritten = Table(journal, "unwritten_hkids", False, guard=lambda hkid: (self.kot_lock, 0))
+        self.wbcache = Table(journal, "wbcache", (), guard=lambda key: (self.wbcache_lock, 0))
+        self.wbcache_lock = Sharex(journal, "wbcache_lock", marks=False)
+        self.tds: OnDemand[int, Td] = OnDemand(
+            lambda tdr: Td(journal, tdr, self.pamt.page(tdr, LEVEL_4K).lock, features.sept_tree_host_priority)
+        )
+        self.vcpus: OnDemand[int, Vcpu] = OnDemand(lambda tdvpr: Vcpu(journal, tdvpr))
+
+    async def seamcall(self, cpu: Cpu, regs: Regs) -> None:
+        """The host's side: RAX, the module's state, then the leaf."""
+        leaf, version = leaves.HOST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
+        await step((self.sys, None, READ), at=f"SEAMCALL {leaf}")
+        refusal = self._gate(leaf) or _bad_rax(leaf, regs.rax)
+        if refusal or leaf is None:
+            regs.rax = refusal
+            return
+        call = Call(self, cpu, regs, leaf, version)
+        call.tdmrs, call.usable = self.sys.tdmrs, self.sys.usable
+        status = await call.answer()
+        if not cpu.lp.vcpu:
+            regs.rax = status or st.TDX_SUCCESS
+
+    def _gate(self, leaf: Leaf | None) -> int:
+        # which leaves run depends on how far the module is
+        state = self.sys.state
+        if state is SysState.SYS_SHUTDOWN and leaf is not leaves.TDH_SYS_LP_SHUTDOWN:
+            return st.TDX_SYS_SHUTDOWN
+        if state is not SysState.SYS_READY and not (leaf and leaf.early):
+            return st.TDX_SYS_NOT_READY
+        return 0
+
+    async def tdcall(self, cpu: Cpu, regs: Regs) -> None:
+        """The guest's side: RAX, then the leaf; then RIP moves on, or the guest leaves."""
+        leaf, version = leaves.GUEST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
+        vcpu = self.vcpus[cpu.lp.vcpu]
+        await step((vcpu, None, WRITE), at=f"TDCALL {leaf}")
+        refusal = _bad_rax(leaf, regs.rax)
+        if refusal or leaf is None:
+            regs.rax = refusal
+            regs.rip += 1
+            return
+        call = Call(self, cpu, regs, leaf, version)
+        call.vcpu, call.td = vcpu, self.tds[vcpu.tdr]
+        try:
+            status = await call.answer()
+            await exits.complete(call, status)
+        except exits.Interrupted:
+            await call.held.release()
+        except exits.TdExit as exit:
+            await call.held.release()
+            await exits.leave(call, exit)
+
+    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> bool:
+        """The guest's access faulted: a #VE (returns True) or a TD exit."""
+        return await exits.ept_violation(self._in_guest(cpu, regs), gpa, qualification)
+
+    async def external_interrupt(self, cpu: Cpu, regs: Regs) -> None:
+        """An interrupt for the host arrived in the guest: a TD exit."""
+        await exits.external_interrupt(self._in_guest(cpu, regs))
+
+    def _in_guest(self, cpu: Cpu, regs: Regs) -> Call:
+        call = Call(self, cpu, regs, leaves.TDH_VP_ENTER, 0)
+        call.vcpu = self.vcpus[cpu.lp.vcpu]
+        return call
+
+
+def _bad_rax(leaf: Leaf | None, rax: int) -> int:
+    known = leaf in HANDLERS and leaf is not None and (rax & VERSION) >> 16 <= leaf.versions
+    return 0 if known and not rax & ~(LEAF | VERSION) else st.TDX_OPERAND_INVALID.at(RAX)

@@ -1,0 +1,136 @@
+"""How a guest leaves: TD exits, the #VE that spares one, and the end of a TDCALL.
+
+[S01:td_exit.c, td_other_exits.c, td_ept_violation.c, tdx_td_dispatcher.c]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tdxlab.engine.step import ADD, WRITE, step
+from tdxlab.module import sept, zero_step
+from tdxlab.module.state import Td, Vcpu, refcount_of
+from tdxlab.module.td_params import SEPT_VE_DISABLE
+from tdxlab.spec import status as st
+from tdxlab.spec.bits import EptViolation, ExtendedQualification, place
+from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE
+from tdxlab.spec.sept import PENDING, PENDING_EXPORTED_DIRTY
+from tdxlab.spec.status import Status
+from tdxlab.spec.tdstate import ExitReason, ExtendedExit, VcpuState
+
+if TYPE_CHECKING:
+    from tdxlab.module.dispatch import Call
+
+HP_LOCK_TIMEOUT = 1_000_000_000  # TSC cycles: 1 s at the 1 GHz of the recordings [oracle tour I]
+INTERRUPT_INFO = 0x8000_0020  # valid, external, vector 0x20; left out: which one it was
+ACCEPTABLE = (PENDING, PENDING_EXPORTED_DIRTY)
+
+
+class TdExit(Exception):
+    """The guest leaves.  outputs: what the host finds in its registers beside RAX.  trap: RIP has moved on."""
+
+    def __init__(self, status: Status, trap: bool = False, **outputs: int) -> None:
+        super().__init__(status)
+        self.status, self.trap, self.outputs = status, trap, outputs
+
+
+class Interrupted(Exception):
+    """An interrupt is pending: RAX and RIP stay, so that the guest executes the TDCALL again after it."""
+
+
+def exit_for(reason: ExitReason, **outputs: int) -> TdExit:
+    """A normal exit: success, and the VMX exit reason in the low bits."""
+    return TdExit(Status(reason), **outputs)
+
+
+async def leave(call: Call, exit: TdExit) -> None:
+    """A TD exit: keep the guest's registers, count the vCPU out of its epoch, give TDVPR and TDR back."""
+    vcpu, lp, regs = call.vcpu, call.cpu.lp, call.regs
+    touches = await step((vcpu, None, WRITE), at="TD exit")
+    td = call.module.tds[vcpu.tdr]
+    count = refcount_of(vcpu.epoch)
+    touches.append((td, count, ADD))
+    setattr(td, count, getattr(td, count) - 1)
+    if regs.rip != vcpu.entry_rip:
+        vcpu.epf_count, vcpu.epf_gpas = 0, ()
+    vcpu.gprs, vcpu.trap_exit = regs.as_dict(), exit.trap
+    vcpu.state = VcpuState.READY
+    lp.vcpu = 0
+    regs.load({"rax": exit.status, **exit.outputs})
+    call.held.locks.extend(kept_locks(call, vcpu, td))
+    await call.held.release()
+
+
+def kept_locks(call: Call, vcpu: Vcpu, td: Td) -> list[tuple[sept.Words, int, bool]]:
+    """What TDH.VP.ENTER left locked: TDVPR with its parents, then the TDR's entry."""
+    pages = [call.pamt.page(vcpu.tdvpr, level) for level in (LEVEL_1G, LEVEL_2M, LEVEL_4K)]
+    pages.append(call.pamt.page(td.tdr, LEVEL_4K))
+    return [(*page.lock, False) for page in pages]
+
+
+async def complete(call: Call, status: Status | None) -> None:
+    """The end of a TDCALL: RAX and RIP, and for how long the guest has been kept off a lock.
+
+    A guest is told OPERAND_BUSY where the lock is kept for the host; when that has lasted for too long, the host
+    gets a TD exit as well.
+    """
+    vcpu, regs, busy = call.vcpu, call.regs, st.TDX_OPERAND_BUSY_HOST_PRIORITY
+    regs.rax = status or st.TDX_SUCCESS
+    regs.rip += 1
+    if status is None or status.code != busy:
+        vcpu.first_busy_tsc = None
+        return
+    regs.rax = st.TDX_OPERAND_BUSY.at(status.detail)
+    now = call.cpu.tsc()
+    if vcpu.first_busy_tsc is None:
+        vcpu.first_busy_tsc = now
+    elif now - vcpu.first_busy_tsc >= HP_LOCK_TIMEOUT:
+        await leave(call, TdExit(st.TDX_HOST_PRIORITY_BUSY_TIMEOUT, trap=True))
+
+
+async def external_interrupt(call: Call) -> None:
+    """An interrupt for the host."""
+    await leave(call, exit_for(ExitReason.EXTERNAL_INTERRUPT, r9=INTERRUPT_INFO))
+
+
+async def ept_violation(call: Call, gpa: int, qualification: int) -> bool:
+    """A guest access that its page tables do not allow.
+
+    A PENDING page gives #VE (True) if the TD wants that; all else is a TD exit.
+    Left out: #PF for reserved bits, #DF for a second #VE, shared EPT entries that ask for #VE.
+    """
+    vcpu = call.vcpu
+    touches = await step((vcpu, None, WRITE), at="EPT violation")
+    td = call.module.tds[vcpu.tdr]
+    extended = ExtendedExit.NONE
+    if gpa < td.shared_bit:
+        entry = sept.walk(call.memory, td, gpa, LEVEL_4K, touches)
+        if entry.state in ACCEPTABLE and not td.attributes & SEPT_VE_DISABLE:
+            vcpu.ve_info = ExitReason.EPT_VIOLATION, qualification, gpa
+            return True
+        if entry.state in ACCEPTABLE:
+            extended = ExtendedExit.PENDING_EPT_VIOLATION
+        zero_step.count(vcpu, call.regs.rip, gpa, qualification)
+    await leave(call, violation_exit(gpa, qualification, extended))
+    return False
+
+
+def violation_exit(gpa: int, qualification: int, extended: int = 0) -> TdExit:
+    """The TD exit of an EPT violation."""
+    return exit_for(
+        ExitReason.EPT_VIOLATION, rcx=qualification & ~EptViolation.GLA_INFO, rdx=extended, r8=gpa & -PAGE_SIZE
+    )
+
+
+def accept_exit(gpa: int, level: int, entry: sept.Entry) -> TdExit:
+    """The TD exit of an ACCEPT that found nothing to accept: what it asked for, and what is there."""
+    bits = ExtendedQualification
+    extended = (
+        ExtendedExit.ACCEPT
+        | place(level, bits.REQUESTED)
+        | place(entry.level, bits.LEVEL)
+        | place(entry.state.code, bits.STATE)
+        | (bits.LEAF if entry.state.leaf else 0)
+    )
+    qualification = EptViolation.WRITE | place(entry.word & 0b111, EptViolation.ENTRY_RWX)
+    return violation_exit(gpa, qualification, extended)

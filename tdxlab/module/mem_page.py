@@ -1,0 +1,136 @@
+"""TDH.MEM.PAGE.*: private pages of a TD.  Splitting and merging them is in `mem_size`."""
+
+from __future__ import annotations
+
+from tdxlab.engine.step import ADD, READ, WRITE, step
+from tdxlab.hw.sharex import Refuse
+from tdxlab.module import sept
+from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.gates import (
+    check_hpa,
+    check_op_state,
+    check_tdcs,
+    check_tracked,
+    hold_entry,
+    hold_page,
+    hold_td,
+    hold_tdr,
+    must_track,
+    split_gpa_level,
+    walk_alone,
+    write_entry,
+)
+from tdxlab.module.mr import measured
+from tdxlab.spec import leaves
+from tdxlab.spec import status as st
+from tdxlab.spec.bits import PamtEntry
+from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K
+from tdxlab.spec.operands import R8, RCX, RDX, Operand
+from tdxlab.spec.pamt import PT_NDA, PT_REG
+from tdxlab.spec.sept import FREE_ENTRY, MAPPED, PENDING
+
+
+@handles(leaves.TDH_MEM_PAGE_ADD)
+async def tdh_mem_page_add(call: Call, gpa_level: int, tdr: int, hpa: int, source: int) -> None:
+    """Copy a host page into a new private page at build time, and measure its address.
+
+    Nobody else can use the TD (TDR exclusive), so neither the tree nor the entry is locked.
+    Left out: L2 VMs.  Source: [S01:tdh_mem_page_add.c]
+    """
+    td = await hold_tdr(call, tdr, RDX, exclusive=True)
+    check_tdcs(td)
+    check_op_state(call, td)
+    gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, LEVEL_4K)
+    entry = await walk_alone(call, td, gpa, level)
+    check_hpa(call, source, Operand.R9)
+    page = await hold_page(call, hpa, PT_NDA, R8)
+
+    # --- all checks passed ---
+    target, given = call.memory.page(hpa), call.memory.page(source)
+    await step(
+        entry.touch(),
+        page.entry(WRITE),
+        page.bepoch(WRITE),
+        (target, None, WRITE),
+        (given, None, READ),
+        (td, "chldcnt", ADD),
+        at="update",
+    )
+    target.fill(list(given))
+    entry.page.put(entry.i, sept.leaf(hpa, MAPPED))
+    page.assign(PT_REG, tdr)
+    td.chldcnt += 1
+    td.measurement = measured(td.measurement, b"MEM.PAGE.ADD", gpa)
+
+
+@handles(leaves.TDH_MEM_PAGE_AUG)
+async def tdh_mem_page_aug(call: Call, gpa_level: int, tdr: int, hpa: int) -> None:
+    """Map a free page as PENDING at a private GPA; the guest must accept it.
+
+    A 2M page needs all its 512 4K entries free; they are looked at without their locks.
+    Left out: L2 aliases.  Source: [S01:tdh_mem_page_aug.c]
+    """
+    td = await hold_td(call, tdr, RDX)
+    gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, LEVEL_2M)
+    entry, _ = await hold_entry(call, td, gpa, level)
+    page = await hold_page(call, hpa, PT_NDA, R8, level=level)
+    if level == LEVEL_2M:
+        small = call.pamt.chunk(hpa, LEVEL_4K)
+        await step((small.entries, None, READ), at="512 PAMT entries")
+        if any(word & PamtEntry.TYPE for word in small.entries):
+            raise Refuse(st.TDX_PAGE_METADATA_INCORRECT.at(R8))
+
+    # --- all checks passed ---
+    await step(entry.touch(), page.entry(WRITE), page.bepoch(WRITE), (td, "chldcnt", ADD), at="update")
+    write_entry(call, entry, sept.leaf(hpa, PENDING))
+    page.assign(PT_REG, tdr)
+    td.chldcnt += ENTRIES**level
+
+
+@handles(leaves.TDH_MEM_PAGE_REMOVE)
+async def tdh_mem_page_remove(call: Call, gpa_level: int, tdr: int) -> None:
+    """Unmap a page and free it.  RCX: its HPA.
+
+    Left out: imports (the entry would become REMOVED), L2 aliases.  Source: [S01:tdh_mem_page_remove.c]
+    """
+    td = await hold_td(call, tdr, RDX)
+    gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, LEVEL_1G)
+    entry, _ = await hold_entry(call, td, gpa, level)
+    tracked = must_track(td, entry)
+    page = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
+    if tracked:
+        await check_tracked(td, page)
+
+    # --- all checks passed ---
+    await step(entry.touch(), page.entry(WRITE), (td, "chldcnt", ADD), at="update")
+    write_entry(call, entry, FREE_ENTRY)
+    page.free()
+    td.chldcnt -= ENTRIES**level
+    call.regs.rcx = page.hpa
+
+
+@handles(leaves.TDH_MEM_PAGE_RELOCATE)
+async def tdh_mem_page_relocate(call: Call, gpa_level: int, tdr: int, hpa: int) -> None:
+    """Move a 4K page to another frame; the guest's mapping stays.  RCX: the old HPA.
+
+    Left out: L2 aliases.  Source: [S01:tdh_mem_page_relocate.c]
+    """
+    td = await hold_td(call, tdr, RDX)
+    gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, LEVEL_4K)
+    entry, rule = await hold_entry(call, td, gpa, level)
+    tracked = must_track(td, entry)
+    old = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
+    if tracked:
+        await check_tracked(td, old)
+    new = await hold_page(call, hpa, PT_NDA, R8)
+
+    # --- all checks passed ---
+    assert rule.result is not None
+    target, moved = call.memory.page(hpa), call.memory.page(old.hpa)
+    await step(entry.touch(), old.entry(WRITE), new.entry(WRITE), new.bepoch(WRITE), (target, None, WRITE), (moved, None, READ), at="update")
+    target.fill(list(moved))
+    write_entry(call, entry, sept.leaf(hpa, rule.result))
+    new.assign(PT_REG, tdr)
+    old.free()
+    call.regs.rcx = old.hpa
+

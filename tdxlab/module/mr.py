@@ -1,0 +1,63 @@
+"""TDH.MR.*: what a TD is made of at build time, hashed."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from tdxlab.engine.step import READ, step
+from tdxlab.hw.sharex import Refuse
+from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.gates import check_op_state, check_tdcs, hold_tdr, walk_alone
+from tdxlab.spec import leaves
+from tdxlab.spec import status as st
+from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE
+from tdxlab.spec.operands import RCX, RDX
+from tdxlab.spec.tdstate import OpState
+
+BLOCK_BYTES, CHUNK_BYTES = 128, 256
+
+
+@handles(leaves.TDH_MR_EXTEND)
+async def tdh_mr_extend(call: Call, gpa: int, tdr: int) -> None:
+    """Measure 256 bytes of a page that was added.
+
+    Source: [S01:tdh_mr_extend.c]; blocks checked against hashlib in the recordings' tour, section C.
+    """
+    td = await hold_tdr(call, tdr, RDX, exclusive=True)
+    check_tdcs(td)
+    check_op_state(call, td)
+    if gpa % CHUNK_BYTES or gpa >= td.shared_bit:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    entry = await walk_alone(call, td, gpa & -PAGE_SIZE, LEVEL_4K)
+
+    # --- all checks passed ---
+    page = call.memory.page(entry.hpa)
+    await step((page, None, READ), at="update")
+    first = gpa % PAGE_SIZE // 8
+    data = struct.pack("<32Q", *page[first : first + CHUNK_BYTES // 8])
+    td.measurement = measured(td.measurement, b"MR.EXTEND", gpa, data)
+
+
+@handles(leaves.TDH_MR_FINALIZE)
+async def tdh_mr_finalize(call: Call, tdr: int) -> None:
+    """Close the measurement; from now on the TD may run.
+
+    Source: [S01:tdh_mr_finalize.c]
+    """
+    td = await hold_tdr(call, tdr, RCX, exclusive=True)
+    check_tdcs(td)
+    check_op_state(call, td)
+    if not td.num_vcpus:
+        raise Refuse(st.TDX_NO_VCPUS)
+
+    # --- all checks passed ---
+    td.mrtd = td.measurement.digest()
+    td.op_state = OpState.RUNNABLE
+
+
+def measured(so_far: Any, name: bytes, gpa: int, data: bytes = b"") -> Any:
+    """MRTD's hash with one more block of 128 bytes, a name at 0 and a GPA at 16, and the data behind it."""
+    hasher = so_far.copy()
+    hasher.update((name.ljust(16, b"\0") + gpa.to_bytes(8, "little")).ljust(BLOCK_BYTES, b"\0") + data)
+    return hasher

@@ -1,0 +1,87 @@
+"""Secure EPT: walk to an entry, what a refusal tells of it, and the words that entries are made of.
+
+[S01:sept_manager.c]
+"""
+
+from __future__ import annotations
+
+from tdxlab.engine.cells import Words
+from tdxlab.engine.step import READ, WRITE, Touch
+from tdxlab.hw.memory import Memory
+from tdxlab.module.state import Td
+from tdxlab.spec.bits import SeptEntry
+from tdxlab.spec.levels import ENTRIES, LEVEL_2M, PAGE_SIZE, index, size
+from tdxlab.spec.sept import BY_BITS, FREE, FREE_ENTRY, RWX, STATE_MASK, WRITE_BACK, State
+
+PROGRESS = (ENTRIES - 1) * PAGE_SIZE  # bits 20:12 of a PENDING 2M entry: chunks accepted
+
+
+class Entry:
+    """A Secure-EPT entry: where it lies, and its word when it was last read under the lock or in the walk."""
+
+    __slots__ = ("i", "level", "page", "word")
+
+    def __init__(self, page: Words, i: int, level: int, word: int) -> None:
+        self.page, self.i, self.level, self.word = page, i, level, word
+
+    @property
+    def state(self) -> State:
+        """What its state bits say."""
+        return BY_BITS[self.word & STATE_MASK]
+
+    @property
+    def hpa(self) -> int:
+        """The page that it maps or the table that it leads to, without a PENDING page's progress."""
+        mask = SeptEntry.HPA & ~PROGRESS if self.level == LEVEL_2M and self.state.pending else SeptEntry.HPA
+        return self.word & mask
+
+    def touch(self, mode: str = WRITE) -> Touch:
+        """A touch of the entry."""
+        return self.page, self.i, mode
+
+    def view(self) -> dict[str, int]:
+        """What RCX and RDX tell of it: the architectural entry, its level and state."""
+        state = self.state
+        if state is FREE:
+            shown = SeptEntry.SVE
+        elif state.leaf:
+            shown = RWX | SeptEntry.MT | SeptEntry.IPAT | SeptEntry.PS | SeptEntry.HPA | SeptEntry.SVE | SeptEntry.XU
+        else:
+            shown = RWX | SeptEntry.PS | SeptEntry.XU
+        return {"rcx": self.word & shown, "rdx": self.level | state.code << 8}
+
+
+def walk(memory: Memory, td: Td, gpa: int, level: int, touches: list[Touch]) -> Entry:
+    """From the root to `level`, or to where an entry leads no further.  Adds what it reads to `touches`."""
+    table, at = td.root, td.top_level
+    while True:
+        page, i = memory.sept_page(table), index(gpa, at)
+        touches.append((page, i, READ))
+        word = page[i]
+        if at == level or word & SeptEntry.PS or not word & RWX:
+            return Entry(page, i, at, word)
+        table, at = word & SeptEntry.HPA, at - 1
+
+
+def leaf(hpa: int, state: State) -> int:
+    """The word of a leaf entry."""
+    access = RWX if state.access == "rwx" else 0
+    return SeptEntry.SVE | WRITE_BACK | state.bits | hpa | access
+
+
+def non_leaf(hpa: int, state: State) -> int:
+    """The word of an entry that leads to a table."""
+    return SeptEntry.SVE | state.bits | hpa | (0 if state.blocked else RWX)
+
+
+def word_for(entry: Entry, state: State) -> int:
+    """The same entry in another state."""
+    if state is FREE:
+        return FREE_ENTRY
+    return leaf(entry.hpa, state) if state.leaf else non_leaf(entry.hpa, state)
+
+
+def children(hpa: int, level: int, state: State) -> list[int]:
+    """The 512 leaf entries one level below `level` that map the page at `hpa`."""
+    first = leaf(hpa, state)
+    return list(range(first, first + size(level), size(level - 1)))

@@ -1,0 +1,216 @@
+"""TDH.SYS.*: from a loaded module to one that can build TDs."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from tdxlab.engine.cells import Journal, Record
+from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.hw.sharex import Refuse, Sharex
+from tdxlab.module.dispatch import Call, handles
+from tdxlab.spec import leaves
+from tdxlab.spec import status as st
+from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M, shift
+from tdxlab.spec.operands import R8, RCX, RDX
+from tdxlab.spec.pamt import ENTRY_BYTES, PT_NDA, PT_RSVD
+from tdxlab.spec.status import Status
+from tdxlab.spec.tdstate import KeyState, SysState
+
+MAX_TDMRS, MAX_RESERVED = 64, 16
+TDMR_INFO_BYTES = 512  # alignment of the array and of each TDMR_INFO
+CHUNK_BYTES = 1024 * PAGE_SIZE  # what one TDH.SYS.TDMR.INIT does [S01:tdh_sys_tdmr_init.c]
+PAMT_LEVELS = (LEVEL_1G, LEVEL_2M, LEVEL_4K)  # in the order of TDMR_INFO
+
+Area = tuple[int, int]
+
+
+class Tdmr(Record):
+    """A TDMR as configured, and how far its PAMT is initialised.  next: guarded by its lock."""
+
+    __slots__ = ("base", "end", "lock", "next", "pamts", "reserved")
+    FIXED = Record.FIXED | {"base", "end", "lock", "pamts", "reserved"}
+
+    def __init__(self, journal: Journal, base: int, size: int, pamts: tuple[Area, ...], reserved: tuple[Area, ...]) -> None:
+        lock = Sharex(journal, f"tdmr_lock:{base:#x}", marks=False)
+        super().__init__(journal, f"tdmr:{base:#x}", lambda key: (lock, 0))
+        values = {"base": base, "end": base + size, "lock": lock, "next": base, "pamts": pamts, "reserved": reserved}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def memory(self) -> Iterator[Area]:
+        """(base, end) of the parts that are not reserved."""
+        at = self.base
+        for base, end in self.reserved:
+            if at < base:
+                yield at, base
+            at = end
+        if at < self.end:
+            yield at, self.end
+
+
+async def hold_global(call: Call, exclusive: bool = True) -> None:
+    """The global lock, whose refusal has a status of its own."""
+    take = call.held.exclusive if exclusive else call.held.shared
+    try:
+        await take(call.module.sys.lock, 0, 0, (call.module.sys, None, WRITE))
+    except Refuse:
+        raise Refuse(st.TDX_SYS_BUSY) from None
+
+
+@handles(leaves.TDH_SYS_INIT)
+async def tdh_sys_init(call: Call, attributes: int) -> None:
+    """Begin.  Left out: enumeration of the platform, its checks.  Source: [S01:tdh_sys_init.c]"""
+    await hold_global(call)
+    if call.module.sys.state is not SysState.SYSINIT_PENDING:
+        raise Refuse(st.TDX_SYS_INIT_NOT_PENDING)
+    if attributes:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+
+    # --- all checks passed ---
+    call.module.sys.state = SysState.SYSINIT_DONE
+
+
+@handles(leaves.TDH_SYS_LP_INIT)
+async def tdh_sys_lp_init(call: Call) -> None:
+    """Initialise this logical processor.  Source: [S01:tdh_sys_lp_init.c]"""
+    await hold_global(call, exclusive=False)
+    sys = call.module.sys
+    if sys.state is not SysState.SYSINIT_DONE:
+        raise Refuse(st.TDX_SYS_LP_INIT_NOT_PENDING)
+    if call.cpu.n in sys.lps:
+        raise Refuse(st.TDX_SYS_LP_INIT_DONE)
+
+    # --- all checks passed ---
+    sys.lps = sys.lps | {call.cpu.n}
+
+
+@handles(leaves.TDH_SYS_CONFIG)
+async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) -> None:
+    """Take the TDMRs and the module's own HKID.  Left out: Dynamic PAMT (bit 16 of R8).
+
+    Source: [S01:tdh_sys_config.c]; the order of the checks is INFERRED from the recordings' tour, section A.
+    """
+    await hold_global(call)
+    sys = call.module.sys
+    if sys.state is not SysState.SYSINIT_DONE or len(sys.lps) < call.module.lps:
+        raise Refuse(st.TDX_SYS_CONFIG_NOT_PENDING)
+    if array % TDMR_INFO_BYTES or array >> call.memory.hkid_start:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    if not 0 < count <= MAX_TDMRS:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
+    if hkid_flags not in call.module.private_hkids:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
+    await step((call.memory.page(array), None, READ), at="TDMR_INFO array")
+    pointers = struct.unpack(f"<{count}Q", call.memory.read(array, 8 * count))
+    tdmrs: list[Tdmr] = []
+    for pointer in pointers:
+        await step((call.memory.page(pointer), None, READ), at="TDMR_INFO")
+        tdmrs.append(_read_tdmr(call, pointer))
+        _check_tdmr(call, tdmrs)
+    _check_pamts(call, tdmrs)
+
+    # --- all checks passed ---
+    await step((sys, None, WRITE), (call.module.kot, hkid_flags, WRITE), at="update")
+    sys.tdmrs, sys.hkid = tuple(tdmrs), hkid_flags
+    call.module.kot.put(hkid_flags, KeyState.HKID_RESERVED)
+    sys.state = SysState.SYSCONFIG_DONE
+
+
+def _read_tdmr(call: Call, pointer: int) -> Tdmr:
+    # base, size, three PAMT areas, then reserved areas (offset, size) up to the first of size 0
+    words = struct.unpack("<40Q", call.memory.read(pointer, 320))
+    areas = [(words[i], words[i] + words[i + 1]) for i in range(2, 8, 2)]
+    reserved: list[Area] = []
+    for i in range(8, 8 + 2 * MAX_RESERVED, 2):
+        if not words[i + 1]:
+            break
+        reserved.append((words[0] + words[i], words[0] + words[i] + words[i + 1]))
+    return Tdmr(call.cpu.journal, words[0], words[1], tuple(areas), tuple(reserved))
+
+
+def _check_tdmr(call: Call, tdmrs: list[Tdmr]) -> None:
+    # the last one of `tdmrs`; the details say which, and which reserved area
+    tdmr, n = tdmrs[-1], len(tdmrs) - 1
+    if tdmr.base % SIZE_1G or tdmr.end % SIZE_1G or tdmr.base >= tdmr.end or tdmr.end >> call.memory.hkid_start:
+        raise Refuse(st.TDX_INVALID_TDMR.at(n))
+    if n and tdmr.base < tdmrs[n - 1].end:
+        raise Refuse(st.TDX_NON_ORDERED_TDMR.at(n))
+    at = tdmr.base
+    for i, (base, end) in enumerate(tdmr.reserved):
+        if base % PAGE_SIZE or end % PAGE_SIZE or end > tdmr.end:
+            raise Refuse(st.TDX_INVALID_RESERVED_IN_TDMR.at(n | i << 8))
+        if base < at:
+            raise Refuse(st.TDX_NON_ORDERED_RESERVED_IN_TDMR.at(n | i << 8))
+        at = end
+    for level, (base, end) in zip(PAMT_LEVELS, tdmr.pamts, strict=True):
+        needed = (tdmr.end - tdmr.base >> shift(level)) * ENTRY_BYTES
+        if base % PAGE_SIZE or end % PAGE_SIZE or end - base < needed:
+            raise Refuse(st.TDX_INVALID_PAMT.at(n | level << 8))
+    if not all(_in_cmrs(call, area) for area in tdmr.memory()):
+        raise Refuse(st.TDX_TDMR_OUTSIDE_CMRS.at(n))
+
+
+def _check_pamts(call: Call, tdmrs: list[Tdmr]) -> None:
+    # each PAMT area lies in a CMR, and over no other PAMT area and no TDMR's memory
+    taken: list[tuple[Area, int]] = [(area, n) for n, tdmr in enumerate(tdmrs) for area in tdmr.memory()]
+    for n, tdmr in enumerate(tdmrs):
+        for level, area in zip(PAMT_LEVELS, tdmr.pamts, strict=True):
+            for (base, end), other in taken:
+                if area[0] < end and base < area[1]:
+                    raise Refuse(st.TDX_PAMT_OVERLAP.at(n | level << 8 | other << 16))
+            if not _in_cmrs(call, area):
+                raise Refuse(st.TDX_PAMT_OUTSIDE_CMRS.at(n | level << 8))
+            taken.append((area, n))
+
+
+def _in_cmrs(call: Call, area: Area) -> bool:
+    return any(base <= area[0] and area[1] <= base + size for base, size in call.memory.cmrs)
+
+
+@handles(leaves.TDH_SYS_KEY_CONFIG)
+async def tdh_sys_key_config(call: Call) -> None:
+    """Program the module's key on this package, the only one.  Source: [S01:tdh_sys_key_config.c]"""
+    await hold_global(call)
+    if call.module.sys.state is not SysState.SYSCONFIG_DONE:
+        raise Refuse(st.TDX_SYS_KEY_CONFIG_NOT_PENDING)
+
+    # --- all checks passed ---
+    call.module.sys.state = SysState.SYS_READY
+
+
+@handles(leaves.TDH_SYS_TDMR_INIT)
+async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
+    """Initialise the PAMT of the next 4 MiB of a TDMR.  RDX: up to where the TDMR can be used, in whole GiB.
+
+    Only entries of reserved areas are written: the others are PT_NDA from the start.
+    Source: [S01:tdh_sys_tdmr_init.c]
+    """
+    sys = call.module.sys
+    tdmr = next((t for t in call.tdmrs if t.base == base), None)
+    if tdmr is None:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    await call.held.exclusive(tdmr.lock, 0, RCX)
+    if tdmr.next == tdmr.end:
+        return st.TDX_TDMR_ALREADY_INITIALIZED
+
+    # --- all checks passed ---
+    end = tdmr.next + CHUNK_BYTES
+    chunks = [call.pamt.chunk(hpa, LEVEL_4K) for hpa in range(tdmr.next, end, SIZE_2M)]
+    await step((sys, None, WRITE), *((chunk.entries, None, WRITE) for chunk in chunks), at="update")
+    for chunk, hpa in zip(chunks, range(tdmr.next, end, SIZE_2M), strict=True):
+        if any(base < hpa + SIZE_2M and hpa < stop for base, stop in tdmr.reserved):
+            pages = range(hpa, hpa + SIZE_2M, PAGE_SIZE)
+            chunk.entries.fill([_type_of(tdmr, page) << 16 for page in pages])
+    tdmr.next = end
+    done = end - end % SIZE_1G
+    if end == done:
+        sys.usable = (*sys.usable, (end - SIZE_1G, end))
+    call.regs.rdx = done
+    return None
+
+
+def _type_of(tdmr: Tdmr, hpa: int) -> int:
+    return PT_RSVD if any(base <= hpa < end for base, end in tdmr.reserved) else PT_NDA
+
+

@@ -1,0 +1,167 @@
+"""TDH.VP.*: a vCPU's life, and TDH.VP.ENTER."""
+
+from __future__ import annotations
+
+from tdxlab.engine.step import ADD, READ, WRITE, step
+from tdxlab.hw.sharex import Refuse
+from tdxlab.module import zero_step
+from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.gates import check_op_state, check_tdcs, hold_page, hold_td
+from tdxlab.module.state import Td, Vcpu, refcount_of
+from tdxlab.spec import leaves
+from tdxlab.spec import status as st
+from tdxlab.spec.bits import VpEnter
+from tdxlab.spec.levels import LEVEL_4K
+from tdxlab.spec.operands import RCX, RDX, Operand
+from tdxlab.spec.pamt import PT_NDA, PT_TDCX, PT_TDVPR
+from tdxlab.spec.tdstate import VcpuState
+
+MIN_TDCX, TDCX_PER_L2 = 5, 3  # control pages beside the TDVPR [S01:tdx_tdvps.h]
+CPUID_1_EAX = 0x806F8  # what a guest finds in RDX at its first instruction [oracle]
+
+
+async def hold_vcpu(
+    call: Call, tdvpr: int, operand: int, *, exclusive: bool = True, op_state: bool = True
+) -> tuple[Td, Vcpu]:
+    """A TDVPR operand: its page, its TD's page shared without parents, and what lets the leaf use the TD."""
+    page = await hold_page(call, tdvpr, PT_TDVPR, operand, exclusive=exclusive)
+    td, vcpu = call.module.tds[page.owner], call.module.vcpus[tdvpr]
+    await call.pamt.implicit(call.held, td.tdr, LEVEL_4K, False, Operand.TDR)
+    if td.fatal:
+        raise Refuse(st.TDX_TD_FATAL)
+    check_tdcs(td)
+    if op_state:
+        await call.held.shared(td.op_state_lock, 0, Operand.OP_STATE)
+        check_op_state(call, td)
+    return td, vcpu
+
+
+def bad_state(call: Call, vcpu: Vcpu) -> Refuse:
+    """The vCPU's state does not allow the leaf."""
+    return Refuse(st.TDX_VCPU_STATE_INCORRECT.at(int(vcpu.state) if call.features.state_in_detail else 0))
+
+
+@handles(leaves.TDH_VP_CREATE)
+async def tdh_vp_create(call: Call, hpa: int, tdr: int) -> None:
+    """Make a free page the root of a vCPU.  Source: [S01:tdh_vp_create.c]"""
+    td = await hold_td(call, tdr, RDX)
+    page = await hold_page(call, hpa, PT_NDA, RCX)
+
+    # --- all checks passed ---
+    vcpu = call.module.vcpus[hpa]
+    await step(page.entry(WRITE), page.bepoch(WRITE), (vcpu, None, WRITE), (td, "chldcnt", ADD), at="update")
+    vcpu.reset(tdr=tdr)
+    td.chldcnt += 1
+    page.assign(PT_TDVPR, tdr)
+
+
+@handles(leaves.TDH_VP_ADDCX)
+async def tdh_vp_addcx(call: Call, hpa: int, tdvpr: int) -> None:
+    """Give the vCPU a control page.  Source: [S01:tdh_vp_add_cx.c]"""
+    td, vcpu = await hold_vcpu(call, tdvpr, RDX)
+    await step((vcpu, None, READ), at="TDVPS")
+    if vcpu.state is not VcpuState.UNINITIALIZED:
+        raise bad_state(call, vcpu)
+    if vcpu.tdcx >= MIN_TDCX + TDCX_PER_L2 * td.num_l2_vms:
+        raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
+    page = await hold_page(call, hpa, PT_NDA, RCX)
+
+    # --- all checks passed ---
+    await step(page.entry(WRITE), page.bepoch(WRITE), (vcpu, "tdcx", WRITE), (td, "chldcnt", ADD), at="update")
+    vcpu.tdcx += 1
+    td.chldcnt += 1
+    page.assign(PT_TDCX, td.tdr)
+
+
+@handles(leaves.TDH_VP_INIT)
+async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, _: int) -> None:
+    """Initialise the vCPU and associate it with this LP.
+
+    Left out: x2APIC ids (version 1).  Source: [S01:tdh_vp_init.c]
+    """
+    td, vcpu = await hold_vcpu(call, tdvpr, RCX)
+    await step((vcpu, None, WRITE), (td, "num_vcpus", WRITE), (td, "num_assoc_vcpus", ADD), at="TDVPS")
+    if vcpu.state is not VcpuState.UNINITIALIZED:
+        raise bad_state(call, vcpu)
+    if vcpu.tdcx < MIN_TDCX + TDCX_PER_L2 * td.num_l2_vms:
+        raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
+    if td.num_vcpus == td.max_vcpus:
+        raise Refuse(st.TDX_MAX_VCPUS_EXCEEDED)
+
+    # --- all checks passed ---
+    td.num_vcpus += 1
+    td.num_assoc_vcpus += 1
+    vcpu.gprs = {"rcx": guest_rcx, "rdx": CPUID_1_EAX}
+    vcpu.assoc_lp = call.cpu.n
+    vcpu.state = VcpuState.READY
+
+
+@handles(leaves.TDH_VP_FLUSH)
+async def tdh_vp_flush(call: Call, tdvpr: int) -> None:
+    """Break the association with this LP, whose translations of the TD go.  Source: [S01:tdh_vp_flush.c]"""
+    td, vcpu = await hold_vcpu(call, tdvpr, RCX, op_state=False)
+    await step((vcpu, None, WRITE), (td, "num_assoc_vcpus", ADD), at="TDVPS")
+    if vcpu.tdcx < MIN_TDCX:
+        raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
+    if vcpu.assoc_lp != call.cpu.n:
+        raise Refuse(st.TDX_VCPU_NOT_ASSOCIATED)
+
+    # --- all checks passed ---
+    vcpu.assoc_lp = None
+    td.num_assoc_vcpus -= 1
+    call.cpu.tlb.flush()
+
+
+@handles(leaves.TDH_VP_ENTER)
+async def tdh_vp_enter(call: Call, rcx: int) -> None:
+    """Run the vCPU on this LP: associate them, count the vCPU in the current TLB epoch, enter.
+
+    On success the registers are the guest's, and the LP keeps the locks of TDVPR and TDR until the TD exit.
+    Left out: L2 VMs, single-step defence, IBPB.  Source: [S01:tdh_vp_enter.c]
+    """
+    tdvpr, hint = rcx & VpEnter.TDVPR, rcx & VpEnter.HINT
+    if rcx & ~(VpEnter.TDVPR | VpEnter.HINT | VpEnter.RESUME_L1):
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    td, vcpu = await hold_vcpu(call, tdvpr, RCX, exclusive=False)
+    await step((vcpu, None, WRITE), (td, "num_assoc_vcpus", ADD), at="associate")
+    if vcpu.state is not VcpuState.READY:
+        raise bad_state(call, vcpu)
+    if vcpu.assoc_lp not in (None, call.cpu.n):
+        raise Refuse(st.TDX_VCPU_ASSOCIATED)
+    if hint and not vcpu.trap_exit:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    if vcpu.assoc_lp is None:
+        vcpu.assoc_lp = call.cpu.n
+        td.num_assoc_vcpus += 1
+    await enter_epoch(call, td, vcpu)
+    if vcpu.epf_gpas:
+        await zero_step.check(call, td, vcpu)
+
+    # --- all checks passed ---
+    await call.held.release([lock for lock in call.held.locks if lock[0] in (td.op_state_lock, td.sept_tree)])
+    await step((vcpu, None, WRITE), at="VM entry")
+    call.held.hand_over()
+    load_guest(call, td, vcpu)
+
+
+async def enter_epoch(call: Call, td: Td, vcpu: Vcpu) -> None:
+    """Count the vCPU in the current epoch; forget old translations if this is another than last time's."""
+    touches = await call.held.shared(td.epoch_lock, 0, Operand.TD_EPOCH, (td, "td_epoch", READ), (vcpu, None, WRITE))
+    count = refcount_of(td.td_epoch)
+    touches.append((td, count, ADD))
+    setattr(td, count, getattr(td, count) + 1)
+    if vcpu.epoch != td.td_epoch or call.cpu.lp.tlb_of != vcpu.tdvpr:
+        call.cpu.tlb.flush()
+    call.cpu.lp.tlb_of = vcpu.tdvpr
+    vcpu.epoch = td.td_epoch
+    await call.held.release(call.held.locks[-1:])
+
+
+def load_guest(call: Call, td: Td, vcpu: Vcpu) -> None:
+    """VM entry: the registers are the guest's; after TDG.VP.VMCALL those that it asked for are from the host."""
+    regs, lp = call.regs, call.cpu.lp
+    answers = {name: getattr(regs, name) for name in vcpu.vmcall}
+    regs.load(vcpu.gprs | answers)
+    vcpu.vmcall, vcpu.trap_exit, vcpu.entry_rip = (), False, regs.rip
+    vcpu.state = VcpuState.ACTIVE
+    lp.vcpu, lp.eptp, lp.shared_bit = vcpu.tdvpr, td.eptp, td.shared_bit

@@ -1,0 +1,473 @@
+"""Recordings of the real module against the emulated one.
+
+A recording is lines of JSON, also gzipped.  A part of it starts from a fresh machine, or from a set-up that is
+built once and rewound for each case.  The handlers see registers only; what the recording expects is compared
+afterwards.  Formats: the README beside the recordings.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tdxlab.engine.cells import Journal
+from tdxlab.engine.run import alone
+from tdxlab.hw.cpu import Cpu, Regs
+from tdxlab.hw.memory import Memory
+from tdxlab.hw.sharex import Held, Refuse, Sharex
+from tdxlab.module import HANDLERS, TdxModule, exits, sept
+from tdxlab.spec import leaves
+from tdxlab.spec.bits import PamtEntry
+from tdxlab.spec.bits import field as bits_of
+from tdxlab.spec.features import PROFILES
+from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SHIFT
+from tdxlab.spec.tdstate import LifeCycle
+
+CMRS = ((0x1_0000_0000, 0x8000_0000),)
+LPS = 4
+TDMR_ARRAY, TDMR_INFO, TDMR_BASE = 0x1_5000_0000, 0x1_5000_1000, 0x1_0000_0000
+TDMR_WORDS = (
+    TDMR_BASE, 0x4000_0000,
+    0x1_4000_0000, 0x1000, 0x1_4000_1000, 0x2000, 0x1_4000_4000, 0x40_0000,
+    0x3F00_0000, 0x100_0000,
+)  # fmt: skip
+GLOBAL_HKID, TDMR_INIT_CALLS = 32, 256
+OTHER_LP = 99  # whoever holds a lock in a `lock` line
+
+NO_HANDLER = "no handler for the leaf"
+NO_LINE = "harness line not built"
+AFTER = "after one of these in the same part"
+REGISTERS = leaves.REGISTERS
+SHOWN = ("dump", "pamt", "tdinfo", "memr")  # lines that show state
+VCPU_1 = "100110000"
+
+
+@dataclass
+class Report:
+    """What `replay` counts.  calls = agreed + mismatches + skipped."""
+
+    calls: int = 0
+    agreed: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    state_lines: int = 0
+    state_agreed: int = 0
+    mismatches: list[dict[str, Any]] = field(default_factory=list)
+    state_mismatches: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Unbuilt(Exception):
+    """The line can not be run.  The reason is one of the three."""
+
+
+class RecordedCpu(Cpu):
+    """A processor whose interrupts and time are what the recording says."""
+
+    __slots__ = ("machine", "polls")
+
+    def __init__(self, n: int, machine: Machine) -> None:
+        super().__init__(n, machine.memory, machine.module)
+        self.machine, self.polls = machine, 0
+
+    def interrupt_pending(self) -> bool:
+        """Polls after the given number say yes."""
+        self.polls += 1
+        return 0 <= self.machine.polls_free < self.polls
+
+    def tsc(self) -> int:
+        """Moved on by `tsc` lines."""
+        return self.machine.tsc
+
+
+class Machine:
+    """A fresh machine, and what the lines of a recording do to it."""
+
+    def __init__(self, version: str) -> None:
+        self.journal = Journal()
+        self.memory = Memory(self.journal, CMRS)
+        self.module = TdxModule(self.memory, PROFILES[version], LPS)
+        self.cpus = [RecordedCpu(n, self) for n in range(LPS)]
+        self.lp, self.polls_free, self.tsc = 0, -1, 0
+        self.guests: dict[int, Regs] = {}
+        self.held: dict[str, Held] = {}
+
+    # --- calls ---
+
+    def seamcall(self, rax: int, operands: Iterable[int] = ()) -> dict[str, int]:
+        """SEAMCALL on the current LP."""
+        if self.cpu.lp.vcpu:
+            raise Unbuilt(NO_LINE)
+        regs = Regs(rax, **dict(zip(REGISTERS, operands, strict=False)))
+        self._go(self.module.seamcall(self.cpu, regs))
+        return self._seen(regs)
+
+    def tdcall(self, rax: int, operands: list[int]) -> dict[str, int]:
+        """TDCALL by the vCPU inside the TD on the current LP."""
+        regs = self.guests[self.lp]
+        regs.rax = rax
+        for i, register in enumerate(REGISTERS):
+            setattr(regs, register, operands[i] if i < len(operands) else 0)
+        self._go(self.module.tdcall(self.cpu, regs))
+        return self._seen(regs)
+
+    def interrupt(self) -> dict[str, int]:
+        """An external interrupt in the guest on the current LP."""
+        regs = self.guests.get(self.lp)
+        if regs is None:
+            return {"err": "lp not in td"}
+        self._go(self.module.external_interrupt(self.cpu, regs))
+        return self._seen(regs)
+
+    def ept_violation(self, gpa: int, qualification: int, rip_delta: int) -> dict[str, int]:
+        """A faulting access of the guest on the current LP."""
+        regs = self.guests.get(self.lp)
+        if regs is None:
+            return {"err": "lp not in td"}
+        regs.rip += rip_delta
+        self._go(self.module.ept_violation(self.cpu, regs, gpa, qualification))
+        return self._seen(regs)
+
+    @property
+    def cpu(self) -> RecordedCpu:
+        """The current LP."""
+        return self.cpus[self.lp]
+
+    def _go(self, call: Any) -> None:
+        self.cpu.polls = 0
+        alone(self.journal, call, self.lp)
+
+    def _seen(self, regs: Regs) -> dict[str, int]:
+        # RAX and the operand registers, on the side where the LP is now
+        if self.cpu.lp.vcpu:
+            self.guests[self.lp] = regs
+        else:
+            self.guests.pop(self.lp, None)
+        return {"to": bool(self.cpu.lp.vcpu), "rax": regs.rax} | {name: getattr(regs, name) for name in REGISTERS}
+
+
+    # --- lines about the machine ---
+
+    def boot(self) -> None:
+        """From a loaded module to one that can build TDs, through its own SEAMCALLs."""
+        self._demand(leaves.TDH_SYS_INIT)
+        for self.lp in range(LPS):
+            self._demand(leaves.TDH_SYS_LP_INIT)
+        self.lp = 0
+        self.memory.write(TDMR_ARRAY, struct.pack("<Q", TDMR_INFO))
+        self.memory.write(TDMR_INFO, struct.pack(f"<{len(TDMR_WORDS)}Q", *TDMR_WORDS))
+        self._demand(leaves.TDH_SYS_CONFIG, TDMR_ARRAY, 1, GLOBAL_HKID)
+        self._demand(leaves.TDH_SYS_KEY_CONFIG)
+        for _ in range(TDMR_INIT_CALLS):
+            self._demand(leaves.TDH_SYS_TDMR_INIT, TDMR_BASE)
+
+    def _demand(self, leaf: leaves.Leaf, *operands: int) -> None:
+        answer = self.seamcall(leaf.number, operands)
+        assert answer["rax"] == 0, f"boot: {leaf} gave {answer['rax']:#x}"
+
+    def lock(self, name: str, *args: str) -> bool:
+        """Take a lock as another LP would.  False if it can not be had."""
+        held = Held(self.journal, host=not args[-1].endswith("g"))
+        try:
+            alone(self.journal, self._take(held, name, *args), OTHER_LP)
+        except Refuse:
+            return False
+        self.held[" ".join((name, *args))] = held
+        return True
+
+    def unlock(self, *args: str) -> None:
+        """Give back what the same `lock` line took."""
+        alone(self.journal, self.held.pop(" ".join(args)).release(), OTHER_LP)
+
+    async def _take(self, held: Held, name: str, *args: str) -> None:
+        if name == "septe":
+            entry = self.entry(int(args[0], 16), int(args[1], 16), int(args[2]))
+            await held.entry(entry.page, entry.i, 0)
+        else:
+            take = held.shared if args[-1].startswith("sh") else held.exclusive
+            await take(*self.lock_word(name, *args), 0)
+
+    def lock_word(self, name: str, *args: str) -> tuple[Sharex, int]:
+        """The lock that a recording calls by this name."""
+        module, hpa = self.module, int(args[0], 16) if len(args) > 1 else 0
+        if name == "pamt":
+            return module.pamt.page(hpa, int(args[1])).lock
+        if name == "tdmr":
+            return next(tdmr.lock for tdmr in module.sys.tdmrs if tdmr.base == hpa), 0
+        of_module = {"global": module.sys.lock, "kot": module.kot_lock, "wbt": module.wbcache_lock}
+        td = module.tds[hpa]
+        of_td = {"sept": td.sept_tree, "opstate": td.op_state_lock, "epoch": td.epoch_lock}
+        if name not in of_module | of_td:
+            raise Unbuilt(NO_LINE)
+        return (of_module | of_td)[name], 0
+
+    def entry(self, tdr: int, gpa: int, level: int) -> sept.Entry:
+        """The Secure-EPT entry where a walk to `level` ends."""
+        return sept.walk(self.memory, self.module.tds[tdr], gpa, level, [])
+
+    # --- lines that show state ---
+
+    def dump(self, tdr: str, gpa: str, level: str) -> dict[str, Any]:
+        """A raw Secure-EPT entry."""
+        entry = self.entry(int(tdr, 16), int(gpa, 16), int(level))
+        return {"reached": entry.level, "raw": hex(entry.word), "state": entry.state.name}
+
+    def pamt(self, hpa: str) -> dict[str, Any]:
+        """The three PAMT entries of a page."""
+        rows = {}
+        for name, level in (("1g", LEVEL_1G), ("2m", LEVEL_2M), ("4k", LEVEL_4K)):
+            page = self.module.pamt.page(int(hpa, 16), level)
+            page.word = page.chunk.entries[page.i]
+            lock, i = page.lock
+            words = {"owner": page.owner, "bepoch": page.chunk.bepochs[page.i], "lock": lock[i]}
+            rows[name] = {"pt": int(page.type)} | {key: hex(word) for key, word in words.items()}
+        return rows
+
+    def tdinfo(self, tdr: str) -> dict[str, Any]:
+        """Fields of TDR and TDCS."""
+        td = self.module.tds[int(tdr, 16)]
+        same = ("lifecycle", "hkid", "chldcnt", "op_state", "td_epoch", "num_vcpus", "num_assoc_vcpus", "gpaw")
+        return {name: int(getattr(td, name)) for name in same} | {
+            "num_tdcx": len(td.tdcx),
+            "fatal": int(td.fatal),
+            "pkg_config_bitmap": hex(td.pkg_config_bitmap),
+            "refcount": [td.refcount0, td.refcount1],
+            "eptp": hex(td.eptp),
+            "attributes": hex(td.attributes),
+            "xfam": hex(td.xfam),
+            "mrtd": td.mrtd.hex(),
+        }
+
+    def memr(self, hpa: str, nbytes: str) -> dict[str, Any]:
+        """Bytes of memory."""
+        return {"hex": self.memory.read(int(hpa, 16), int(nbytes, 16)).hex()}
+
+    # --- one line ---
+
+    def run(self, cmd: str) -> dict[str, Any]:
+        """Do what a line says, and tell what came of it."""
+        word, *args = cmd.split()
+        if word[:2] == "TD" or word in ("seamcall", "tdcall"):
+            return self._call(word, [int(arg, 16) for arg in args])
+        command = LINES.get(word)
+        if command is None:
+            raise Unbuilt(NO_LINE)
+        return command(self, *args) or {}
+
+    def _call(self, word: str, operands: list[int]) -> dict[str, Any]:
+        if word in ("seamcall", "tdcall"):
+            guest, rax = word == "tdcall", operands.pop(0)
+            leaf = (leaves.GUEST if guest else leaves.HOST).get(rax & 0xFFFF)
+        else:
+            name, _, version = word.partition(":")
+            leaf = leaves.BY_NAME.get(name)
+            if leaf is None:
+                raise Unbuilt(NO_HANDLER)
+            guest, rax = leaf.side == "guest", leaf.number | int(version or "0") << 16
+        if leaf is not None and leaf not in HANDLERS:
+            raise Unbuilt(NO_HANDLER)
+        if guest and not self.cpu.lp.vcpu:
+            raise Unbuilt(NO_LINE)
+        return self.tdcall(rax, operands) if guest else self.seamcall(rax, operands)
+
+
+def _set_lp(machine: Machine, lp: str) -> None:
+    machine.lp = int(lp)
+
+
+def _set_polls(machine: Machine, polls: str) -> None:
+    machine.polls_free = int(polls)
+
+
+def _add_tsc(machine: Machine, cycles: str) -> None:
+    machine.tsc += int(cycles, 16)
+
+
+LINES: dict[str, Callable[..., Any]] = {
+    "boot": Machine.boot,
+    "lp": _set_lp,
+    "intr": _set_polls,
+    "tsc": _add_tsc,
+    "memw": lambda machine, hpa, *data: machine.memory.write(int(hpa, 16), bytes.fromhex("".join(data))),
+    "memfill": lambda machine, hpa, nbytes, byte: machine.memory.write(int(hpa, 16), bytes([int(byte, 16)]) * int(nbytes, 16)),
+    "memr": Machine.memr,
+    "dump": Machine.dump,
+    "pamt": Machine.pamt,
+    "tdinfo": Machine.tdinfo,
+    "lock": lambda machine, *args: {"ok": int(machine.lock(*args))},
+    "unlock": lambda machine, *args: machine.unlock(*args),
+    "exit": Machine.interrupt,
+    "eptviol": lambda machine, gpa, qualification, delta: machine.ept_violation(
+        int(gpa, 16), int(qualification, 16), int(delta, 16)
+    ),
+}
+
+
+class Replay:
+    """One file after another, each part on its own machine."""
+
+    def __init__(self, module: str | None, only: str | None) -> None:
+        self.version, self.only = module, only
+        self.report = Report()
+        self.file = self.part = ""
+        self.machine: Machine | None = None
+        self.broken = False
+
+    def lines(self, path: Path) -> None:
+        """Run one recording."""
+        self.file, self.machine = path.name, None
+        for line in read_lines(path):
+            if "setup" in line:
+                self._contention(line["setup"])
+            elif "section" in line or "trace" in line:
+                self.part = str(line.get("section", line.get("trace")))
+                self.machine, self.broken = None, False
+            elif "call" in line:
+                self._case(line)
+            elif "cmd" in line and self._wanted():
+                self._line(line)
+
+    def _wanted(self) -> bool:
+        return self.only is None or self.part == self.only or self.part.split(" ")[0] == self.only
+
+    def _fresh(self) -> Machine:
+        if self.machine is None:
+            self.machine = Machine(self.version or "1.5.01")
+        return self.machine
+
+    def _line(self, line: dict[str, Any]) -> None:
+        cmd, machine = line["cmd"], self._fresh()
+        is_call = "rax" in line
+        try:
+            if self.broken:
+                raise Unbuilt(AFTER)
+            got = machine.run(cmd)
+        except Unbuilt as unbuilt:
+            self.broken = True
+            if is_call:
+                self._skip(str(unbuilt))
+            return
+        if is_call:
+            self._compare(cmd, line, got)
+        elif cmd.split()[0] in SHOWN:
+            self._compare_state(cmd, line, got)
+
+    def _skip(self, reason: str) -> None:
+        self.report.calls += 1
+        self.report.skipped[reason] += 1
+
+    def _compare(self, cmd: str, line: dict[str, Any], got: dict[str, Any]) -> None:
+        self.report.calls += 1
+        expected = expected_of(cmd, line)
+        if all(got.get(key) == value for key, value in expected.items()):
+            self.report.agreed += 1
+            return
+        self._differs(self.report.mismatches, cmd, expected, got)
+
+    def _differs(self, found: list[dict[str, Any]], cmd: str, expected: dict[str, Any], got: dict[str, Any]) -> None:
+        keys = [key for key, value in expected.items() if got.get(key) != value]
+        pair = {"expected": {key: shown(expected[key]) for key in keys}, "got": {key: shown(got.get(key)) for key in keys}}
+        found.append({"file": self.file, "trace": self.part, "call": cmd} | pair)
+
+    def _compare_state(self, cmd: str, line: dict[str, Any], got: dict[str, Any]) -> None:
+        self.report.state_lines += 1
+        expected = {key: line[key] for key in got}
+        if expected == got:
+            self.report.state_agreed += 1
+        else:
+            self._differs(self.report.state_mismatches, cmd, expected, got)
+
+
+    # --- cases with a lock held by somebody else ---
+
+    def _contention(self, setup: list[dict[str, Any]]) -> None:
+        # build the machine once; each case rewinds to here
+        machine = self.machine = Machine(self.version or "1.5.01")
+        for line in setup:
+            machine.run(line["cmd"])
+        self.mark = machine.journal.mark()
+
+    def _case(self, line: dict[str, Any]) -> None:
+        machine = self._fresh()
+        try:
+            self._run_case(machine, line)
+        except Unbuilt as unbuilt:
+            self._skip(str(unbuilt))
+        finally:
+            machine.journal.rewind(self.mark)
+            machine.held.clear()
+            machine.lp = 0
+
+    def _run_case(self, machine: Machine, line: dict[str, Any]) -> None:
+        call, lock = line["call"], line["lock_cmd"]
+        if "rax" not in line:
+            return
+        guest = call.startswith("TDG")
+        if guest or line["lock"].startswith("vCPU"):
+            machine.lp = 1
+            machine.run(f"TDH.VP.ENTER {VCPU_1}")
+            machine.lp = 1 if guest else 0
+        if lock:
+            machine.run(lock)
+        self._compare(call, line, machine.run(call))
+        if "lock_raw_after" in line:
+            pass
+        if "retry_after_unlock" in line:
+            machine.run("un" + lock)
+            self._compare(call, line["retry_after_unlock"], machine.run(call))
+
+
+def expected_of(cmd: str, line: dict[str, Any]) -> dict[str, Any]:
+    """What a recorded result says of the registers afterwards.  R8 to R13 are told only where they changed."""
+    expected: dict[str, Any] = {"rax": int(line["rax"], 16)}
+    if "to" in line:
+        expected["to"] = line["to"] == "td"
+    out = line.get("out")
+    if out is None:
+        return expected
+    word, *args = cmd.split()
+    given = [] if word in LINES else [int(arg, 16) for arg in args]
+    if word in ("seamcall", "tdcall"):
+        given = given[1:]
+    if line.get("st", "")[:1] == "(":
+        given = []
+    for i, register in enumerate(REGISTERS):
+        told = out.get(register)
+        expected[register] = int(told, 16) if told is not None else given[i] if i < len(given) else 0
+    return expected
+
+
+def shown(value: Any) -> Any:
+    """A value as the reports show it."""
+    return hex(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a recording.  Raises ValueError with one sentence."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                line = json.loads(text)
+                if not isinstance(line, dict):
+                    raise ValueError(f"{path.name} line {number} is not an object")
+                yield line
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no recording: {error}") from None
+
+
+def replay(files: Iterable[str | Path], module: str | None = None, only: str | None = None, explain: int = 0) -> dict[str, Any]:
+    """Run recordings and count what agrees.
+
+    module: the version, if not what the recording says.  only: one part, by its name or the first word of it.
+    """
+    if module is not None and module not in PROFILES:
+        raise ValueError(f"there is no module {module}; there are {', '.join(PROFILES)}")
+    run = Replay(module, only)
+    for file in files:
+        run.lines(Path(file))
+    return asdict(run.report)
