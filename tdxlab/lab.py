@@ -131,8 +131,8 @@ class Lab:
             slot = kvm_set_memory_region(kvm, gpa, nbytes(size), order=9 if folio == "2M" else 0)
             for index in range(slot.gmem_pgoff, slot.gmem_pgoff + slot.npages, 1 << slot.gmem.order):
                 slot.gmem.alloc_folio(index & -(1 << slot.gmem.order))
-        for cpu in range(count):
-            self.must(tdx_td_vcpu_init(KvmVcpu(kvm, cpu)))
+        for cpu in range(count):  # on its own CPU: VP.INIT ties the vCPU to where it is made
+            self.must(tdx_td_vcpu_init(KvmVcpu(kvm, cpu)), cpu)
             self.alone(_topup(kvm.vcpus[cpu]), cpu)
         td = Td(self, kvm)
         self.tds.append(td)
@@ -142,9 +142,9 @@ class Lab:
             td.finalize()
         return td
 
-    def must(self, ioctl: Coroutine[Any, Any, int]) -> None:
+    def must(self, ioctl: Coroutine[Any, Any, int], cpu: int = 0) -> None:
         """Run an ioctl of the set-up that has to work.  Raises RuntimeError with its name and -errno."""
-        if ret := self.alone(ioctl):
+        if ret := self.alone(ioctl, cpu):
             raise RuntimeError(f"{getattr(ioctl, '__name__', ioctl)} failed with {ret}")
 
     # --- what runs ---

@@ -33,6 +33,7 @@ OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE = range(3)
 KVM_REQ_OUTSIDE_GUEST_MODE = 0
 KVM_REQ_VM_DEAD = 1 << 0
 KVM_REQ_TLB_FLUSH = 1 << 1
+REQUEST_NOTES = {KVM_REQ_OUTSIDE_GUEST_MODE: "kick", KVM_REQ_VM_DEAD: "vm_dead", KVM_REQ_TLB_FLUSH: "tlb_flush"}
 
 
 class KvmMemorySlot:
@@ -152,7 +153,7 @@ async def kvm_make_all_cpus_request(kvm: Kvm, request: int) -> None:
             vcpu.mode = EXITING_GUEST_MODE
         if vcpu.mode != OUTSIDE_GUEST_MODE:
             targets.append(vcpu.cpu)
-    kvm.journal.note("kick", request=request, ipis=len(targets))
+    kvm.journal.note(REQUEST_NOTES[request], ipis=len(targets))
     await kvm.host.smp_call_function_many(targets)
 
 
