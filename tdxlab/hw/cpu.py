@@ -54,6 +54,10 @@ class Regs:
         return " ".join(f"{name}={value:#x}" for name, value in self.as_dict().items() if value)
 
 
+class NotModelled(Exception):
+    """Something that the module can and the emulation leaves out, where going on would give wrong answers."""
+
+
 class Module(Protocol):
     """What sits behind SEAMCALL.  It changes `regs`; `cpu.lp.vcpu` says afterwards on which side the LP is."""
 

@@ -112,8 +112,7 @@ async def hold_entry(call: Call, td: Td, gpa: int, level: int, *, tree_exclusive
     take = call.held.exclusive if tree_exclusive else call.held.shared
     touches = await take(td.sept_tree, 0, Operand.SEPT_TREE)
     entry = sept.walk(call.memory, td, gpa, level, touches)
-    if entry.level != level:
-        raise Refuse(st.TDX_EPT_WALK_FAILED.at(RCX), entry.view())
+    check_reached(entry, level)
     try:
         entry.word = await call.held.entry(entry.page, entry.i, RCX)
     except Refuse as busy:
@@ -121,14 +120,16 @@ async def hold_entry(call: Call, td: Td, gpa: int, level: int, *, tree_exclusive
     return entry, allowed(call.leaf, entry)
 
 
-async def walk_alone(call: Call, td: Td, gpa: int, level: int) -> Entry:
-    """As `hold_entry` for a leaf that has the TD to itself (TDR exclusive) and takes no lock of the tree."""
+async def walk_alone(call: Call, td: Td, gpa: int) -> Entry:
+    """The walk to a 4K entry for a leaf that has the TD to itself (TDR exclusive) and locks nothing of the tree."""
     touches = await step(at="walk")
-    entry = sept.walk(call.memory, td, gpa, level, touches)
+    return sept.walk(call.memory, td, gpa, LEVEL_4K, touches)
+
+
+def check_reached(entry: Entry, level: int) -> None:
+    """The walk got to the level asked for."""
     if entry.level != level:
         raise Refuse(st.TDX_EPT_WALK_FAILED.at(RCX), entry.view())
-    allowed(call.leaf, entry)
-    return entry
 
 
 def allowed(leaf: Leaf, entry: Entry) -> Rule:
@@ -140,7 +141,11 @@ def allowed(leaf: Leaf, entry: Entry) -> Rule:
 
 
 def must_track(td: Td, entry: Entry) -> bool:
-    """Does the leaf need BLOCK and TRACK first?  Refuses an entry that is not blocked, if so."""
+    """Does the leaf need BLOCK and TRACK first?  Refuses an entry that is not blocked, if so.
+
+    A half-accepted page's progress is forgotten before [oracle random 3: not in the refusal's RCX].
+    """
+    entry.forget_progress()
     if td.op_state not in TRACKS_TLB or not entry.state.tracked:
         return False
     if not entry.state.blocked:

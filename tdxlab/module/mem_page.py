@@ -7,8 +7,10 @@ from tdxlab.hw.sharex import Refuse
 from tdxlab.module import sept
 from tdxlab.module.dispatch import Call, handles
 from tdxlab.module.gates import (
+    allowed,
     check_hpa,
     check_op_state,
+    check_reached,
     check_tdcs,
     check_tracked,
     hold_entry,
@@ -41,7 +43,9 @@ async def tdh_mem_page_add(call: Call, gpa_level: int, tdr: int, hpa: int, sourc
     check_tdcs(td)
     check_op_state(call, td)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, LEVEL_4K)
-    entry = await walk_alone(call, td, gpa, level)
+    entry = await walk_alone(call, td, gpa)
+    check_reached(entry, level)
+    allowed(call.leaf, entry)
     check_hpa(call, source, Operand.R9)
     page = await hold_page(call, hpa, PT_NDA, R8)
 
@@ -122,6 +126,8 @@ async def tdh_mem_page_relocate(call: Call, gpa_level: int, tdr: int, hpa: int) 
     old = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
     if tracked:
         await check_tracked(td, old)
+    if hpa == old.hpa:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
     new = await hold_page(call, hpa, PT_NDA, R8)
 
     # --- all checks passed ---

@@ -10,25 +10,30 @@ from tdxlab.module.gates import check_tracked, hold_entry, hold_page, hold_td, m
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.levels import ENTRIES, LEVEL_2M, LEVEL_4K
-from tdxlab.spec.operands import R8, RCX, RDX
+from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.pamt import PT_EPT, PT_NDA
 from tdxlab.spec.sept import BY_BITS, FREE, FREE_ENTRY, NL_MAPPED, STATE_MASK
 
+NOT_USED = 1 << 63  # in a page operand that version 1 returns
+
 
 @handles(leaves.TDH_MEM_SEPT_ADD)
-async def tdh_mem_sept_add(call: Call, gpa_level: int, tdr_flags: int, hpa: int, *_: int) -> None:
+async def tdh_mem_sept_add(call: Call, gpa_level: int, tdr_flags: int, hpa: int, *l2_pages: int) -> None:
     """Make a free entry lead to a new page of 512 free entries.
 
-    With the flag in RDX an entry that leads to one already is a success, and the page is not used.
-    Left out: L2 S-EPT pages (version 1).  Source: [S01:tdh_mem_sept_add.c]
+    With the flag in RDX an entry that leads to one already is a success; version 1 then marks R8 as not used.
+    Left out: L2 S-EPT pages (R9 to R11), so nothing to be interrupted between.  Source: [S01:tdh_mem_sept_add.c]
     """
     tdr, allow_existing = tdr_of(tdr_flags), tdr_flags & 1
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_2M, td.top_level)
+    check_no_l2_pages(call, l2_pages)
     entry, rule = await hold_entry(call, td, gpa, level)
     if entry.state is NL_MAPPED:
-        if not allow_existing:
+        given = not call.version or hpa != leaves.NULL_PA
+        if given and not allow_existing:
             raise Refuse(st.TDX_EPT_ENTRY_STATE_INCORRECT.at(RCX), entry.view())
+        call.regs.r8 = hpa | NOT_USED if call.version else hpa
         return
     table = await hold_page(call, hpa, PT_NDA, R8)
 
@@ -42,6 +47,7 @@ async def tdh_mem_sept_add(call: Call, gpa_level: int, tdr_flags: int, hpa: int,
     write_entry(call, entry, sept.non_leaf(hpa, rule.result))
     table.assign(PT_EPT, tdr)
     td.chldcnt += 1
+    call.regs.r8 = leaves.NULL_PA if call.version else hpa
 
 
 @handles(leaves.TDH_MEM_SEPT_REMOVE)
@@ -83,3 +89,10 @@ async def tdh_mem_sept_rd(call: Call, gpa_level: int, tdr: int) -> None:
     # --- all checks passed ---
     view = entry.view()
     call.regs.rcx, call.regs.rdx = view["rcx"], view["rdx"]
+
+
+def check_no_l2_pages(call: Call, pages: tuple[int, ...]) -> None:
+    """Version 1 has operands for the L2 VMs' trees, of which there are none."""
+    for register, page in zip((Operand.R9, Operand.R10, Operand.R11), pages, strict=True):
+        if call.version and page != leaves.NULL_PA:
+            raise Refuse(st.TDX_OPERAND_INVALID.at(register))

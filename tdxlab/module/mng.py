@@ -65,8 +65,10 @@ async def tdh_mng_addcx(call: Call, hpa: int, tdr: int) -> None:
     """Give the TD a control page; the fourth is the root of its Secure EPT.  Source: [S01:tdh_mng_add_cx.c]"""
     td = await hold_tdr(call, tdr, RDX, exclusive=True)
     check_keys(td)
-    if len(td.tdcx) >= MIN_TDCX and td.op_state is not OpState.UNINITIALIZED or len(td.tdcx) == MAX_TDCX:
+    if len(td.tdcx) == MAX_TDCX:
         raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
+    if len(td.tdcx) >= MIN_TDCX:
+        check_op_state(call, td)
     page = await hold_page(call, hpa, PT_NDA, RCX)
 
     # --- all checks passed ---
@@ -90,7 +92,7 @@ async def tdh_mng_init(call: Call, tdr: int, td_params: int) -> None:
     check_op_state(call, td)
     check_hpa(call, td_params, RDX, TD_PARAMS_BYTES)
     await step((call.memory.page(td_params), None, READ), at="TD_PARAMS")
-    values = parse(call.memory.read(td_params, TD_PARAMS_BYTES), len(td.tdcx))
+    values = parse(call.memory.read(td_params, TD_PARAMS_BYTES))
 
     # --- all checks passed ---
     await step((td, None, WRITE), at="update")

@@ -13,6 +13,7 @@ from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE
 from tdxlab.spec.operands import RCX, RDX
+from tdxlab.spec.sept import RULES
 from tdxlab.spec.tdstate import OpState
 
 BLOCK_BYTES, CHUNK_BYTES = 128, 256
@@ -29,7 +30,9 @@ async def tdh_mr_extend(call: Call, gpa: int, tdr: int) -> None:
     check_op_state(call, td)
     if gpa % CHUNK_BYTES or gpa >= td.shared_bit:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
-    entry = await walk_alone(call, td, gpa & -PAGE_SIZE, LEVEL_4K)
+    entry = await walk_alone(call, td, gpa & -PAGE_SIZE)
+    if entry.level != LEVEL_4K or (call.leaf, entry.state) not in RULES:
+        raise Refuse(st.TDX_EPT_ENTRY_NOT_PRESENT.at(RCX), entry.view())
 
     # --- all checks passed ---
     page = call.memory.page(entry.hpa)

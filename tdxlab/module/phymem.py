@@ -40,6 +40,8 @@ async def tdh_phymem_page_reclaim(call: Call, hpa: int) -> None:
     if page.type in (PT_NDA, PT_RSVD):
         raise Refuse(st.TDX_PAGE_METADATA_INCORRECT.at(RCX))
     call.regs.rcx, call.regs.rdx, call.regs.r8 = page.type, page.owner, page.level
+    if hpa % size(page.level):
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     td = call.module.tds[page.hpa if page.type is PT_TDR else page.owner]
     if page.type is not PT_TDR:
         await call.pamt.implicit(call.held, td.tdr, LEVEL_4K, False, Operand.TDR)
@@ -104,10 +106,7 @@ async def tdh_phymem_cache_wb(call: Call, resume: int) -> None:
 
 
 async def hold_any(call: Call, hpa: int, *, exclusive: bool) -> PamtPage:
-    """A page of whatever type and size, locked; `hpa` is where it begins."""
+    """The page that `hpa` lies in, of whatever type and size, locked."""
     check_hpa(call, hpa, RCX)
     check_in_tdmr(call, hpa, RCX)
-    page = await call.pamt.walk(call.held, hpa, LEVEL_4K, exclusive, RCX)
-    if hpa % size(page.level):
-        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
-    return page
+    return await call.pamt.walk(call.held, hpa, LEVEL_4K, exclusive, RCX)

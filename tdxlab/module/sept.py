@@ -32,8 +32,15 @@ class Entry:
     @property
     def hpa(self) -> int:
         """The page that it maps or the table that it leads to, without a PENDING page's progress."""
-        mask = SeptEntry.HPA & ~PROGRESS if self.level == LEVEL_2M and self.state.pending else SeptEntry.HPA
-        return self.word & mask
+        return self.word & SeptEntry.HPA & ~self._progress_mask
+
+    @property
+    def _progress_mask(self) -> int:
+        return PROGRESS if self.level == LEVEL_2M and self.state.pending else 0
+
+    def forget_progress(self) -> None:
+        """In this copy of the word."""
+        self.word &= ~self._progress_mask
 
     def touch(self, mode: str = WRITE) -> Touch:
         """A touch of the entry."""

@@ -62,7 +62,7 @@ class Td(_Fields):
 
     __slots__ = (
         "attributes", "chldcnt", "config_flags", "epoch_lock", "eptp", "fatal", "gpaw", "hkid", "lifecycle", "max_vcpus",
-        "measurement", "mrtd", "num_assoc_vcpus", "num_l2_vms", "num_vcpus", "op_state", "op_state_lock",
+        "measurement", "mrtd", "num_assoc_vcpus", "num_vcpus", "op_state", "op_state_lock",
         "pkg_config_bitmap", "refcount0", "refcount1", "sept_tree", "td_epoch", "tdcx", "tdr", "xfam",
     )  # fmt: skip
     ATOMIC = frozenset({"chldcnt", "num_assoc_vcpus", "td_epoch", "refcount0", "refcount1"})
@@ -79,7 +79,6 @@ class Td(_Fields):
         "attributes": 0,
         "xfam": 0,
         "max_vcpus": 0,
-        "num_l2_vms": 0,
         "eptp": 0,
         "gpaw": 0,
         "config_flags": 0,

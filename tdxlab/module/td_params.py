@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from tdxlab.hw.cpu import NotModelled
 from tdxlab.hw.sharex import Refuse
-from tdxlab.module.gates import MIN_TDCX
 from tdxlab.spec import status as st
 from tdxlab.spec.operands import RDX, Operand
 
@@ -20,17 +20,18 @@ RESERVED = ((20, 24), (42, 80), (232, 256), (448, 1024))  # (first byte, end) th
 CPUID_CONFIG = (256, 16)  # offset, bytes a leaf
 CPUID_LEAVES = (0x1, 0x4, 0x4, 0x4, 0x4, 0x7, 0x7, 0x12, 0x12, 0x14, 0x14, 0x80000008)
 
-ATTRIBUTES = 1 << 0 | 1 << 28 | 1 << 30 | 1 << 31 | 1 << 63  # DEBUG, SEPT_VE_DISABLE, PKS, KL, PERFMON
+ATTRIBUTES = 1 << 0 | 1 << 28 | 1 << 30 | 1 << 63  # DEBUG, SEPT_VE_DISABLE, PKS, PERFMON
 SEPT_VE_DISABLE = 1 << 28
 XFAM_FIXED, XFAM_ALLOWED = 0x3, 0x602E7
 AVX512 = 0xE0
 EPTP_4_LEVELS, EPTP_5_LEVELS = 0x1E, 0x26  # write-back, walk length
 GPAW = 1 << 0  # CONFIG_FLAGS
 CONFIG_FLAGS = GPAW
+MAX_L2_VMS = 3
 TSC_25_MHZ = range(4, 401)  # 100 MHz to 10 GHz
 
 
-def parse(raw: bytes, tdcx: int) -> dict[str, Any]:
+def parse(raw: bytes) -> dict[str, Any]:
     """The fields of a TD that are in `raw`, in the order in which the module checks them."""
     attributes, xfam, max_vcpus, l2_vms, msr_ctls, _, eptp, flags, tsc, _ = LAYOUT.unpack_from(raw)
     _demand(not any(any(raw[first:end]) for first, end in RESERVED) and not msr_ctls & ~1, RDX)
@@ -38,16 +39,17 @@ def parse(raw: bytes, tdcx: int) -> dict[str, Any]:
     _demand(not xfam & ~XFAM_ALLOWED and xfam & XFAM_FIXED == XFAM_FIXED, Operand.XFAM)
     _demand(xfam & AVX512 in (0, AVX512) and (xfam & 4 or not xfam & AVX512), Operand.XFAM)
     _demand(max_vcpus > 0, Operand.MAX_VCPUS)
-    _demand(l2_vms <= 3 and l2_vms <= tdcx - MIN_TDCX, Operand.NUM_L2_VMS)
+    _demand(l2_vms <= MAX_L2_VMS, Operand.NUM_L2_VMS)
     _demand(not flags & ~CONFIG_FLAGS, Operand.EXEC_CONTROLS)
     _demand(eptp == EPTP_5_LEVELS or (eptp == EPTP_4_LEVELS and not flags & GPAW), Operand.EPTP_CONTROLS)
     _demand(tsc in TSC_25_MHZ, Operand.TSC_FREQUENCY)
     _check_cpuid(raw)
+    if l2_vms:
+        raise NotModelled("a TD with L2 VMs")
     return {
         "attributes": attributes,
         "xfam": xfam,
         "max_vcpus": max_vcpus,
-        "num_l2_vms": l2_vms,
         "eptp": eptp,
         "gpaw": flags & GPAW,
         "config_flags": flags,

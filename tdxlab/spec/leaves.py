@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NULL_PA = (1 << 64) - 1  # "no page"
 REGISTERS = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
 
 
@@ -16,7 +17,8 @@ class Leaf:
     """side: "host" (SEAMCALL) or "guest" (TDCALL).  operands: (register, meaning) in order.
 
     versions: the highest version that is accepted.  early: runs before the module is ready.
-    clears: the registers that are 0 after a refusal which tells nothing in them [oracle].
+    clears: the registers that are 0 after a refusal which tells nothing in them, and nulls those that are NULL_PA
+    from version 1 on [oracle].
     """
 
     name: str
@@ -28,6 +30,7 @@ class Leaf:
     versions: int
     early: bool
     clears: tuple[str, ...]
+    nulls: tuple[str, ...]
 
     @property
     def registers(self) -> tuple[str, ...]:
@@ -52,11 +55,12 @@ def leaf(
     versions: int = 0,
     early: bool = False,
     clears: str = "",
+    nulls: str = "",
 ) -> Leaf:
     """A row.  operands: "rcx=meaning rdx=meaning"."""
     side = "guest" if name.startswith("TDG.") else "host"
     pairs = tuple((register, meaning) for register, _, meaning in (o.partition("=") for o in operands.split()))
-    row = Leaf(name, number, side, pairs, purpose, source, versions, early, tuple(clears.split()))
+    row = Leaf(name, number, side, pairs, purpose, source, versions, early, tuple(clears.split()), tuple(nulls.split()))
     table = GUEST if side == "guest" else HOST
     assert number not in table and name not in BY_NAME, f"{name} is there twice"
     table[number] = BY_NAME[name] = row
@@ -88,7 +92,7 @@ TDH_MNG_VPFLUSHDONE = leaf(19, "TDH.MNG.VPFLUSHDONE", "rcx=tdr", "all vCPUs are 
 TDH_MNG_KEY_FREEID = leaf(20, "TDH.MNG.KEY.FREEID", "rcx=tdr", "free a TD's HKID; teardown begins")
 TDH_MNG_INIT = leaf(21, "TDH.MNG.INIT", "rcx=tdr rdx=td_params", "initialise a TD from TD_PARAMS", clears="rcx")
 TDH_VP_INIT = leaf(22, "TDH.VP.INIT", "rcx=tdvpr rdx=guest_rcx r8=x2apic_id", "initialise a vCPU", "S01; version 1 from 1.5.08")
-TDH_MEM_PAGE_PROMOTE = leaf(23, "TDH.MEM.PAGE.PROMOTE", "rcx=gpa_level rdx=tdr", "merge 512 pages into one", versions=1, clears="rcx rdx")
+TDH_MEM_PAGE_PROMOTE = leaf(23, "TDH.MEM.PAGE.PROMOTE", "rcx=gpa_level rdx=tdr", "merge 512 pages into one", versions=1, clears="rcx rdx", nulls="r9 r10 r11")
 # --- physical memory ---
 TDH_PHYMEM_PAGE_RDMD = leaf(24, "TDH.PHYMEM.PAGE.RDMD", "rcx=page", "read a page's metadata (its PAMT entry)", clears="rcx rdx r8 r9")
 TDH_MEM_SEPT_RD = leaf(25, "TDH.MEM.SEPT.RD", "rcx=gpa_level rdx=tdr", "read a Secure-EPT entry", clears="rcx rdx")
@@ -96,11 +100,11 @@ TDH_VP_RD = leaf(26, "TDH.VP.RD", "rcx=tdvpr rdx=field", "read a field of a vCPU
 TDH_MNG_KEY_RECLAIMID = leaf(27, "TDH.MNG.KEY.RECLAIMID", "rcx=tdr", "does nothing; kept for old callers")
 TDH_PHYMEM_PAGE_RECLAIM = leaf(28, "TDH.PHYMEM.PAGE.RECLAIM", "rcx=page", "take a page back from a TD in teardown", clears="rcx rdx r8")
 TDH_MEM_PAGE_REMOVE = leaf(29, "TDH.MEM.PAGE.REMOVE", "rcx=gpa_level rdx=tdr", "unmap a page and free it", clears="rcx rdx")
-TDH_MEM_SEPT_REMOVE = leaf(30, "TDH.MEM.SEPT.REMOVE", "rcx=gpa_level rdx=tdr", "remove an empty Secure-EPT page", versions=1, clears="rcx rdx")
+TDH_MEM_SEPT_REMOVE = leaf(30, "TDH.MEM.SEPT.REMOVE", "rcx=gpa_level rdx=tdr", "remove an empty Secure-EPT page", versions=1, clears="rcx rdx", nulls="r9 r10 r11")
 # --- the module as a whole ---
 TDH_SYS_KEY_CONFIG = leaf(31, "TDH.SYS.KEY.CONFIG", "", "program the global key on this package", early=True)
 TDH_SYS_INFO = leaf(32, "TDH.SYS.INFO", "rcx=buffer rdx=size r8=cmr_buffer r9=cmr_count", "legacy information", early=True)
-TDH_SYS_INIT = leaf(33, "TDH.SYS.INIT", "rcx=attributes", "initialise the module", early=True)
+TDH_SYS_INIT = leaf(33, "TDH.SYS.INIT", "rcx=attributes", "initialise the module", early=True, clears="rcx")
 TDH_SYS_RD = leaf(34, "TDH.SYS.RD", "rdx=field", "read a field of the module", early=True)
 TDH_SYS_LP_INIT = leaf(35, "TDH.SYS.LP.INIT", "", "initialise the module on this LP", early=True)
 TDH_SYS_TDMR_INIT = leaf(36, "TDH.SYS.TDMR.INIT", "rcx=base", "initialise the next part of a TDMR's PAMT", clears="rdx")
