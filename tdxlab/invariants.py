@@ -24,7 +24,7 @@ from tdxlab.spec.sept import FREE
 if TYPE_CHECKING:
     from tdxlab.lab import Lab
 
-KINDS = ("sept", "mirror", "gmem", "stat", "kvm_mmu_page", "pamt", "mmu_lock")
+KINDS = ("sept", "mirror", "gmem", "stat", "pamt", "mmu_lock")
 
 
 @dataclass(frozen=True, slots=True)

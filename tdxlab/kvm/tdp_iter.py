@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tdxlab.engine.cells import Record, Words
+from tdxlab.engine.cells import Words
 from tdxlab.engine.step import READ, Touch
 from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
@@ -18,20 +18,14 @@ from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
 PAGE_STAT = {PG_LEVEL_4K: "pages_4k", PG_LEVEL_2M: "pages_2m"}
 
 
-class KvmMmuPage(Record):
+class KvmMmuPage:
     """A table of the mirror, and the page that the module was given to mirror it in the S-EPT.
 
     level: of the entries in `spt`.  gfn: the first that it covers.  external_spt is None at the root, whose S-EPT page
-    is one of the TDCS, and after the page was given back or leaked.
+    is one of the TDCS.  Only the entries ever change.
     """
 
-    FIXED = Record.FIXED | {"spt", "spt_hpa", "level", "gfn"}
     __slots__ = ("external_spt", "gfn", "level", "spt", "spt_hpa")
-    gfn: int
-    level: int
-    spt: Words
-    spt_hpa: int
-    external_spt: int | None
 
     def __init__(
         self,
@@ -42,12 +36,9 @@ class KvmMmuPage(Record):
         external_spt: int | None,
         sptes: Sequence[int] = (SHADOW_NONPRESENT_VALUE,) * 512,
     ) -> None:
-        name = f"{kvm.name}.{level}.{gfn:#x}"
-        super().__init__(kvm.journal, f"kvm_mmu_page:{name}", kvm.if_mmu_lock_held_for_write)
-        spt = Words(kvm.journal, f"mirror:{name}", sptes, kvm.if_mmu_lock_held_for_write)
-        born = {"gfn": gfn, "level": level, "spt_hpa": spt_hpa, "spt": spt, "external_spt": external_spt}
-        for field, value in born.items():
-            self.restore(field, value)  # nobody can see it yet: nothing to undo
+        self.gfn, self.level, self.spt_hpa, self.external_spt = gfn, level, spt_hpa, external_spt
+        name = f"mirror:{kvm.name}.{level}.{gfn:#x}"
+        self.spt = Words(kvm.journal, name, sptes, kvm.if_mmu_lock_held_for_write)
 
 
 @dataclass(frozen=True, slots=True)
