@@ -22,7 +22,7 @@ from tdxlab.engine.run import alone
 from tdxlab.hw.cpu import Cpu, NotModelled, Regs
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.sharex import Held, Refuse, Sharex
-from tdxlab.module import HANDLERS, TdxModule, sept
+from tdxlab.module import HANDLERS, TdxModule, exits, sept
 from tdxlab.spec import leaves
 from tdxlab.spec.bits import PamtEntry
 from tdxlab.spec.bits import field as bits_of
@@ -117,22 +117,32 @@ class Machine:
         self._go(self.module.tdcall(self.cpu, regs))
         return self._seen(regs)
 
-    def interrupt(self) -> dict[str, int]:
-        """An external interrupt in the guest on the current LP."""
+    def vm_exit(self, exit: Callable[[Regs], Any]) -> dict[str, Any]:
+        """The vCPU on the current LP leaves, or is spared that; `exit` makes the coroutine from its registers."""
         regs = self.guests.get(self.lp)
         if regs is None:
             return {"err": "lp not in td"}
-        self._go(self.module.external_interrupt(self.cpu, regs))
+        self._go(exit(regs))
         return self._seen(regs)
 
-    def ept_violation(self, gpa: int, qualification: int, rip_delta: int) -> dict[str, int]:
-        """A faulting access of the guest on the current LP."""
-        regs = self.guests.get(self.lp)
-        if regs is None:
-            return {"err": "lp not in td"}
-        regs.rip += rip_delta
-        self._go(self.module.ept_violation(self.cpu, regs, gpa, qualification))
-        return self._seen(regs)
+    def interrupt(self) -> dict[str, Any]:
+        """`exit`: an external interrupt."""
+        return self.vm_exit(lambda regs: self.module.external_interrupt(self.cpu, regs))
+
+    def ept_violation(self, gpa: str, qualification: str, rip_delta: str) -> dict[str, Any]:
+        """`eptviol`: a faulting access, some instructions after the last exit."""
+
+        def fault(regs: Regs) -> Any:
+            regs.rip += int(rip_delta, 16)
+            return self.module.ept_violation(self.cpu, regs, int(gpa, 16), int(qualification, 16))
+
+        return self.vm_exit(fault)
+
+    def other_exit(self, reason: str, qualification: str) -> dict[str, Any]:
+        """`vmexit`: one that ends the vCPU or the TD."""
+        if int(reason) not in exits.OTHERS:
+            raise Unbuilt(NO_LINE)
+        return self.vm_exit(lambda regs: self.module.vm_exit(self.cpu, regs, int(reason), int(qualification, 16)))
 
     @property
     def cpu(self) -> RecordedCpu:
@@ -306,9 +316,8 @@ LINES: dict[str, Callable[..., Any]] = {
     "lock": lambda machine, *args: {"ok": int(machine.lock(*args))},
     "unlock": lambda machine, *args: machine.unlock(*args),
     "exit": Machine.interrupt,
-    "eptviol": lambda machine, gpa, qualification, delta: machine.ept_violation(
-        int(gpa, 16), int(qualification, 16), int(delta, 16)
-    ),
+    "eptviol": Machine.ept_violation,
+    "vmexit": Machine.other_exit,
 }
 
 

@@ -20,7 +20,7 @@ from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_4K
 from tdxlab.spec.operands import RAX
 from tdxlab.spec.status import Status
-from tdxlab.spec.tdstate import KeyState, SysState
+from tdxlab.spec.tdstate import ExitReason, KeyState, SysState
 
 Handler = Callable[..., Coroutine[Any, Any, "Status | None"]]
 HANDLERS: dict[Leaf, Handler] = {}
@@ -151,6 +151,10 @@ class TdxModule:
     async def external_interrupt(self, cpu: Cpu, regs: Regs) -> None:
         """An interrupt for the host arrived in the guest: a TD exit."""
         await exits.external_interrupt(self._in_guest(cpu, regs))
+
+    async def vm_exit(self, cpu: Cpu, regs: Regs, reason: int, qualification: int) -> None:
+        """One of the exits that end a vCPU or a TD: a triple fault, an SMI with a machine check."""
+        await exits.OTHERS[ExitReason(reason)](self._in_guest(cpu, regs), qualification)
 
     def _in_guest(self, cpu: Cpu, regs: Regs) -> Call:
         call = Call(self, cpu, regs, leaves.TDH_VP_ENTER, 0)

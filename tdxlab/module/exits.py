@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tdxlab.engine.step import ADD, WRITE, step
+from tdxlab.engine.step import ADD, READ, WRITE, step
 from tdxlab.module import sept, zero_step
 from tdxlab.module.state import Td, Vcpu, refcount_of
 from tdxlab.module.td_params import SEPT_VE_DISABLE
@@ -43,18 +43,18 @@ def exit_for(reason: ExitReason, **outputs: int) -> TdExit:
     return TdExit(Status(reason), **outputs)
 
 
-async def leave(call: Call, exit: TdExit) -> None:
+async def leave(call: Call, exit: TdExit, state: VcpuState = VcpuState.READY, counted: bool = True) -> None:
     """A TD exit: keep the guest's registers, count the vCPU out of its epoch, give TDVPR and TDR back."""
     vcpu, lp, regs = call.vcpu, call.cpu.lp, call.regs
     touches = await step((vcpu, None, WRITE), at="TD exit")
     td = call.module.tds[vcpu.tdr]
     count = refcount_of(vcpu.epoch)
     touches.append((td, count, ADD))
-    setattr(td, count, getattr(td, count) - 1)
+    setattr(td, count, getattr(td, count) - counted)
     if regs.rip != vcpu.entry_rip:
         vcpu.epf_count, vcpu.epf_gpas = 0, ()
     vcpu.gprs, vcpu.trap_exit = regs.as_dict(), exit.trap
-    vcpu.state = VcpuState.READY
+    vcpu.state = state
     lp.vcpu = 0
     regs.load({"rax": exit.status, **exit.outputs})
     call.held.locks.extend(kept_locks(call, vcpu, td))
@@ -91,6 +91,27 @@ async def complete(call: Call, status: Status | None) -> None:
 async def external_interrupt(call: Call) -> None:
     """An interrupt for the host."""
     await leave(call, exit_for(ExitReason.EXTERNAL_INTERRUPT, r9=INTERRUPT_INFO))
+
+
+async def triple_fault(call: Call, _: int) -> None:
+    """This vCPU can not run again; the TD lives."""
+    await leave(call, TdExit(st.TDX_NON_RECOVERABLE_VCPU.at(ExitReason.TRIPLE_FAULT)), VcpuState.DISABLED)
+
+
+async def machine_check(call: Call, qualification: int) -> None:
+    """An SMI with a machine check: the TD can only be torn down.  The vCPU stays counted in its epoch [oracle tour N].
+
+    Left out: races.  The flag is read under the TDR's lock, which this does not have.
+    """
+    touches = await step((call.vcpu, None, READ), at="machine check")
+    td = call.module.tds[call.vcpu.tdr]
+    touches.append((td, "fatal", WRITE))
+    td.fatal = True
+    status = st.TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE.at(ExitReason.SMI_OTHER)
+    await leave(call, TdExit(status, rcx=qualification), VcpuState.DISABLED, counted=False)
+
+
+OTHERS = {ExitReason.TRIPLE_FAULT: triple_fault, ExitReason.SMI_OTHER: machine_check}
 
 
 async def ept_violation(call: Call, gpa: int, qualification: int) -> bool:

@@ -55,11 +55,11 @@ async def hold_page(
 # --- TDs ---
 
 
-async def hold_tdr(call: Call, tdr: int, operand: int, *, exclusive: bool = False) -> Td:
-    """A TDR operand: valid, of type PT_TDR, locked.  A TD in a fatal state is refused."""
+async def hold_tdr(call: Call, tdr: int, operand: int, *, exclusive: bool = False, dead: bool = False) -> Td:
+    """A TDR operand: valid, of type PT_TDR, locked.  A TD in a fatal state is refused, but by teardown (`dead`)."""
     await hold_page(call, tdr, PageType.PT_TDR, operand, exclusive=exclusive)
     td = call.module.tds[tdr]
-    if td.fatal:
+    if td.fatal and not dead:
         raise Refuse(st.TDX_TD_FATAL)
     return td
 

@@ -122,12 +122,12 @@ async def tdh_mem_page_relocate(call: Call, gpa_level: int, tdr: int, hpa: int) 
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, LEVEL_4K)
     entry, rule = await hold_entry(call, td, gpa, level)
+    if hpa == entry.hpa:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
     tracked = must_track(td, entry)
     old = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
     if tracked:
         await check_tracked(td, old)
-    if hpa == old.hpa:
-        raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
     new = await hold_page(call, hpa, PT_NDA, R8)
 
     # --- all checks passed ---

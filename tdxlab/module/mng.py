@@ -106,7 +106,7 @@ async def tdh_mng_init(call: Call, tdr: int, td_params: int) -> None:
 @handles(leaves.TDH_MNG_VPFLUSHDONE)
 async def tdh_mng_vpflushdone(call: Call, tdr: int) -> None:
     """No vCPU is associated with an LP any more: the TD never runs again.  Source: [S01:tdh_mng_vpflushdone.c]"""
-    td = await hold_tdr(call, tdr, RCX, exclusive=True)
+    td = await hold_tdr(call, tdr, RCX, exclusive=True, dead=True)
     if td.lifecycle not in (LifeCycle.HKID_ASSIGNED, LifeCycle.KEYS_CONFIGURED):
         raise Refuse(st.TDX_LIFECYCLE_STATE_INCORRECT)
     await call.held.exclusive(call.module.kot_lock, 0, Operand.KOT, (td, "num_assoc_vcpus", READ))
@@ -122,7 +122,7 @@ async def tdh_mng_vpflushdone(call: Call, tdr: int) -> None:
 @handles(leaves.TDH_MNG_KEY_FREEID)
 async def tdh_mng_key_freeid(call: Call, tdr: int) -> None:
     """Free the HKID, once caches are written back: pages can be reclaimed now.  Source: [S01:tdh_mng_key_freeid.c]"""
-    td = await hold_tdr(call, tdr, RCX, exclusive=True)
+    td = await hold_tdr(call, tdr, RCX, exclusive=True, dead=True)
     if td.lifecycle is not LifeCycle.BLOCKED:
         raise Refuse(st.TDX_LIFECYCLE_STATE_INCORRECT)
     await call.held.exclusive(call.module.kot_lock, 0, Operand.KOT)

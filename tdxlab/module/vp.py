@@ -23,11 +23,14 @@ CPUID_1_EAX = 0x806F8  # what a guest finds in RDX at its first instruction [ora
 async def hold_vcpu(
     call: Call, tdvpr: int, operand: int, *, exclusive: bool = True, op_state: bool = True
 ) -> tuple[Td, Vcpu]:
-    """A TDVPR operand: its page, its TD's page shared without parents, and what lets the leaf use the TD."""
+    """A TDVPR operand: its page, its TD's page shared without parents, and what lets the leaf use the TD.
+
+    op_state: the leaf needs a TD that is alive and in the right operation state.
+    """
     page = await hold_page(call, tdvpr, PT_TDVPR, operand, exclusive=exclusive)
     td, vcpu = call.module.tds[page.owner], call.module.vcpus[tdvpr]
     await call.pamt.implicit(call.held, td.tdr, LEVEL_4K, False, Operand.TDR)
-    if td.fatal:
+    if td.fatal and op_state:
         raise Refuse(st.TDX_TD_FATAL)
     check_tdcs(td)
     if op_state:
