@@ -1,6 +1,7 @@
 // Draws the frames that tdxlab/views/stepping.py keeps.  Moves among visited steps happen here, without the kernel.
 
 const COLUMNS = 32; // entries a row of a strip: 512 entries are 16 rows
+const TRAITS = ["path", "cursor", "message", "ack"];
 
 function make(tag, className, text) {
   const node = document.createElement(tag);
@@ -116,7 +117,9 @@ function markChanges(pen, side, before, states, colour, cell, width, height) {
 function render({ model, el }) {
   const cache = new Map(); // frame number -> frame
   const asked = new Set();
-  let waiting = 0; // steps asked of the kernel and not answered yet
+  let here = model.get("cursor"); // the step that is shown
+  let unanswered = null; // the last request to the kernel, until it is acknowledged; older answers are out of date
+  let stepping = false; // is one of the unanswered requests a step onto new ground?
   const fixed = model.get("static");
   const look = (state) => fixed.states[state] || fixed.other;
   const cpuColour = (cpu) => fixed.cpus[cpu % fixed.cpus.length];
@@ -127,25 +130,33 @@ function render({ model, el }) {
   root.setAttribute("aria-label", `Stepper: ${fixed.title}. Arrow keys step and go back; a digit steps that CPU.`);
 
   const ids = () => model.get("path");
-  const cursor = () => model.get("cursor");
+  const cursor = () => Math.min(here, ids().length - 1);
   const frameAt = (n) => cache.get(ids()[n]);
+
+  // Custom messages keep their order; a synchronised trait may be sent late and would overwrite a newer one.
+  function request(what) {
+    unanswered = `${Date.now()}-${Math.random()}`;
+    stepping = stepping || what.do !== "go";
+    model.send({ ...what, id: unanswered });
+  }
 
   function goTo(n) {
     const to = Math.max(0, Math.min(n, ids().length - 1));
     if (to === cursor()) return;
-    model.set("cursor", to);
-    model.set("message", "");
-    model.save_changes();
+    here = to;
+    request({ do: "go", at: to });
+    model.set("cursor", to); // for what is linked to it in the browser
+    drawSoon();
   }
 
   function step(cpu = null) {
     const next = frameAt(cursor() + 1);
-    if (waiting === 0 && next && (cpu === null || next.event.cpu === cpu)) return goTo(cursor() + 1);
-    const request = { do: "step", cpu };
-    if (waiting === 0) request.at = cursor();
-    waiting += 1;
-    model.send(request);
+    if (!stepping && next && (cpu === null || next.event.cpu === cpu)) goTo(cursor() + 1);
+    else if (stepping) request({ do: "step", cpu }); // goes on from where the steps before it lead
+    else request({ do: "step", cpu, at: cursor() });
   }
+
+  const run = () => request({ do: "run", at: cursor() });
 
   function ask() {
     const here = ids()[cursor()];
@@ -160,9 +171,7 @@ function render({ model, el }) {
   const toStart = button("|◀", "to the start (Home)", () => goTo(0));
   const back = button("◀ back", "undo the last step (left arrow)", () => goTo(cursor() - 1));
   const forward = button("step ▶", "along the visited path, else the CPU that ran last (right arrow)", () => step());
-  const toEnd = button("run to end ▶▶", "go on with the CPU that ran last while it can (End)", () => {
-    model.send({ do: "run", at: cursor() });
-  });
+  const toEnd = button("run to end ▶▶", "go on with the CPU that ran last while it can (End)", run);
   const slider = make("input", "tdx-slider");
   slider.type = "range";
   slider.min = 0;
@@ -179,7 +188,7 @@ function render({ model, el }) {
   schedule.setAttribute("aria-label", "schedule");
   schedule.addEventListener("keydown", (event) => {
     event.stopPropagation();
-    if (event.key === "Enter") model.send({ do: "follow", schedule: schedule.value });
+    if (event.key === "Enter") request({ do: "follow", schedule: schedule.value });
   });
   head.append(make("span", "tdx-title", fixed.title), make("label", "tdx-quiet", "schedule "), schedule);
 
@@ -238,9 +247,9 @@ function render({ model, el }) {
       last.replaceChildren(make("b", "", "The set-up is done. "), "Choose which CPU makes the first step.");
       return;
     }
-    const who = make("b", "", `Step ${event.n}, CPU ${event.cpu}: `);
-    who.style.color = cpuColour(event.cpu);
-    const did = make("span", "", `${event.function} · ${event.label}`);
+    const who = make("b", "tdx-event-cpu", `step ${event.n}, CPU ${event.cpu}`);
+    who.style.background = cpuColour(event.cpu);
+    const did = make("span", "", ` ${event.function} · ${event.label}`);
     const notes = event.notes.map((note) => make("div", "tdx-note", note));
     const changes = make("div", "tdx-changes tdx-quiet", event.changes.join("   "));
     last.replaceChildren(who, did, ...notes, changes);
@@ -372,8 +381,7 @@ function render({ model, el }) {
       row.classList.toggle("tdx-here", i === n - 1);
     });
     const here = events.children[n - 1];
-    if (here) events.scrollTop = here.offsetTop - events.offsetTop - events.clientHeight / 2;
-    else events.scrollTop = 0;
+    events.scrollTop = here ? here.offsetTop - events.clientHeight / 2 : 0;
   }
 
   function scheduleText() {
@@ -435,18 +443,13 @@ function render({ model, el }) {
     drawSoon();
   }
 
-  function onPath() {
-    waiting = 0;
-    drawSoon();
-  }
-
   function onKey(event) {
     if (event.target === schedule || event.target === slider || event.ctrlKey || event.metaKey || event.altKey) return;
     const actions = {
       ArrowRight: () => step(),
       ArrowLeft: () => goTo(cursor() - 1),
       Home: () => goTo(0),
-      End: () => model.send({ do: "run", at: cursor() }),
+      End: run,
     };
     const digit = /^[0-9]$/.test(event.key) ? Number(event.key) : -1;
     if (digit >= 0 && digit < cpus.length) actions[event.key] = () => step(digit);
@@ -456,15 +459,17 @@ function render({ model, el }) {
     actions[event.key]();
   }
 
-  function onReply() {
-    waiting = 0;
+  function onState() {
+    if (unanswered !== null && model.get("ack") === unanswered) {
+      unanswered = null;
+      stepping = false;
+    }
+    if (unanswered === null) here = model.get("cursor");
     drawSoon();
   }
 
   model.on("msg:custom", onMessage);
-  model.on("change:path", onPath);
-  model.on("change:cursor", onReply);
-  model.on("change:message", onReply);
+  TRAITS.forEach((trait) => model.on(`change:${trait}`, onState));
   root.addEventListener("keydown", onKey);
 
   const lower = make("div", "tdx-lower");
@@ -475,9 +480,7 @@ function render({ model, el }) {
 
   return () => {
     model.off("msg:custom", onMessage);
-    model.off("change:path", onPath);
-    model.off("change:cursor", onReply);
-    model.off("change:message", onReply);
+    TRAITS.forEach((trait) => model.off(`change:${trait}`, onState));
   };
 }
 

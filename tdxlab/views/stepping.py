@@ -28,7 +28,8 @@ class StepperWidget(anywidget.AnyWidget):
     """Draws an `engine.stepper.Stepper` and steps it.  Bad input gives a sentence in `message`, never a traceback.
 
     cursor: the step that is shown, 0 to len(path) - 1.  path: the numbers of the frames from the set-up on.
-    message: the last refusal, or "".  static: what never changes (names, claims, colours).
+    message: the last refusal, or "".  ack: the browser's last request that has been dealt with.
+    static: what never changes (names, claims, colours).
     """
 
     _esm = HERE / "stepping.js"
@@ -37,6 +38,7 @@ class StepperWidget(anywidget.AnyWidget):
     cursor = traitlets.Int(0).tag(sync=True)
     path = traitlets.List(traitlets.Int()).tag(sync=True)
     message = traitlets.Unicode("").tag(sync=True)
+    ack = traitlets.Unicode("").tag(sync=True)
     static = traitlets.Dict().tag(sync=True)
 
     def __init__(self, stepper: Stepper, **traits: Any) -> None:
@@ -143,23 +145,24 @@ class StepperWidget(anywidget.AnyWidget):
         return int(min(max(proposal["value"], 0), max(len(self.path) - 1, 0)))
 
     def _on_message(self, _: Any, content: Any, __: Any) -> None:
-        """The browser asks: {"do": "step", "cpu": 1, "at": 7}, {"do": "frames", "ids": [3, 4]}."""
-        with _Refusals(self):
-            do = content.get("do") if isinstance(content, dict) else None
-            if do == "frames":
-                ids = [i for i in content.get("ids", []) if isinstance(i, int) and 0 <= i < len(self._frames)]
-                self.send({"frames": {str(i): self._frames[i] for i in ids}})
-                return
-            if isinstance(content, dict) and isinstance(content.get("at"), int):
-                self.cursor = content["at"]
-            if do == "step":
-                self.step(content.get("cpu"))
-            elif do == "run":
+        """The browser asks: {"do": "step", "cpu": 1, "at": 7, "id": "..."}, {"do": "frames", "ids": [3, 4]}."""
+        asked = content if isinstance(content, dict) else {}
+        if asked.get("do") == "frames":
+            ids = [i for i in asked.get("ids", []) if isinstance(i, int) and 0 <= i < len(self._frames)]
+            self.send({"frames": {str(i): self._frames[i] for i in ids}})
+            return
+        with self.hold_sync(), _Refusals(self):
+            self.ack = str(asked.get("id", ""))
+            if isinstance(asked.get("at"), int):
+                self.cursor = asked["at"]
+            if asked.get("do") == "step":
+                self.step(asked.get("cpu"))
+            elif asked.get("do") == "run":
                 self.run()
-            elif do == "follow":
-                self.follow(str(content.get("schedule", "")))
-            else:
-                raise ValueError(f"The widget knows no request {do!r}.")
+            elif asked.get("do") == "follow":
+                self.follow(str(asked.get("schedule", "")))
+            elif asked.get("do") != "go":
+                raise ValueError(f"The widget knows no request {asked.get('do')!r}.")
 
 
 class _Refusals:

@@ -107,6 +107,14 @@ def test_the_browser_gets_the_frames_that_it_asks_for(widget: StepperWidget, mon
     assert list(sent[-1]["frames"]) == ["0", "1"]
 
 
+def test_requests_of_the_browser_are_acknowledged(widget: StepperWidget) -> None:
+    widget.follow("0*3")
+    widget._on_message(widget, {"do": "go", "at": 1, "id": "a"}, [])
+    assert (widget.cursor, widget.ack) == (1, "a")
+    widget._on_message(widget, {"do": "step", "cpu": 9, "at": 2, "id": "b"}, [])
+    assert (widget.cursor, widget.ack) == (2, "b") and "CPU 9" in widget.message
+
+
 def test_a_cursor_from_the_browser_stays_on_the_path(widget: StepperWidget) -> None:
     widget.follow("0*3")
     widget.cursor = 99
