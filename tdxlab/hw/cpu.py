@@ -28,7 +28,7 @@ R10_AND_R11 = 1 << 10 | 1 << 11
 class Regs:
     """The registers that calls use.  rip counts the instructions that the guest has retired."""
 
-    __slots__ = ("r10", "r11", "r12", "r13", "r14", "r15", "r8", "r9", "rax", "rbx", "rcx", "rdi", "rdx", "rip", "rsi")
+    __slots__ = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rax", "rbx", "rcx", "rdi", "rdx", "rip", "rsi")
 
     def __init__(self, rax: int = 0, **values: int) -> None:
         self.rcx = self.rdx = self.rbx = self.rsi = self.rdi = self.rip = 0
@@ -81,6 +81,11 @@ class Lp(Record):
     or 0; eptp and shared_bit are what the guest's walks use; tlb_of is the TDVPR whose translations the TLB holds.
     """
 
+    interrupt: int
+    vcpu: int
+    eptp: int
+    shared_bit: int
+    tlb_of: int
     __slots__ = ("eptp", "interrupt", "shared_bit", "tlb_of", "vcpu")
 
     def __init__(self, journal: Journal, cpu: int) -> None:

@@ -42,7 +42,8 @@ class Call:
     """One SEAMCALL or TDCALL: its registers, its locks, and the machine."""
 
     __slots__ = (
-        "cpu", "features", "held", "leaf", "memory", "module", "pamt", "regs", "td", "tdmrs", "usable", "vcpu", "version",
+        "busy_since", "cpu", "features", "held", "leaf", "memory", "module", "pamt", "regs", "td", "tdmrs", "usable", "vcpu",
+        "version",
     )  # fmt: skip
 
     def __init__(self, module: TdxModule, cpu: Cpu, regs: Regs, leaf: Leaf, version: int) -> None:
@@ -51,8 +52,10 @@ class Call:
         self.held = Held(cpu.journal, host=leaf.side == "host")
         self.tdmrs: tuple[Any, ...] = ()
         self.usable: tuple[tuple[int, int], ...] = ()
+        # of a TDCALL: the TD, the vCPU, and since when it has been kept off a lock
         self.td: Td
         self.vcpu: Vcpu
+        self.busy_since: int | None = None
 
     async def answer(self) -> Status | None:
         """Run the handler on its operands.  A refusal goes to RAX, and the locks are given back either way."""
@@ -80,8 +83,8 @@ class TdxModule:
     """
 
     __slots__ = (
-        "features", "kot", "kot_lock", "lps", "memory", "pamt", "private_hkids", "sys", "tds", "unwritten", "vcpus", "wbcache",
-        "wbcache_lock",
+        "features", "kot", "kot_lock", "lps", "memory", "pamt", "private_hkids", "sys", "tds", "unwritten", "vcpus",
+        "wbcache", "wbcache_lock",
     )  # fmt: skip
 
     def __init__(self, memory: Memory, features: ModuleFeatures = V1_5_01, lps: int = 4) -> None:
@@ -135,6 +138,7 @@ class TdxModule:
             return
         call = Call(self, cpu, regs, leaf, version)
         call.vcpu, call.td = vcpu, self.tds[vcpu.tdr]
+        call.busy_since, vcpu.first_busy_tsc = vcpu.first_busy_tsc, None
         try:
             status = await call.answer()
             await exits.complete(call, status)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tdxlab.engine.step import ADD, READ, WRITE, step
+from tdxlab.hw.sharex import Lock
 from tdxlab.module import sept, zero_step
 from tdxlab.module.state import Td, Vcpu, refcount_of
 from tdxlab.module.td_params import SEPT_VE_DISABLE
@@ -23,15 +24,16 @@ if TYPE_CHECKING:
 
 HP_LOCK_TIMEOUT = 1_000_000_000  # TSC cycles: 1 s at the 1 GHz of the recordings [oracle tour I]
 INTERRUPT_INFO = 0x8000_0020  # valid, external, vector 0x20; left out: which one it was
+TRAPS = (st.TDX_HOST_PRIORITY_BUSY_TIMEOUT, st.TDX_CROSS_TD_TRAP)  # exits after the instruction
 ACCEPTABLE = (PENDING, PENDING_EXPORTED_DIRTY)
 
 
 class TdExit(Exception):
-    """The guest leaves.  outputs: what the host finds in its registers beside RAX.  trap: RIP has moved on."""
+    """The guest leaves.  outputs: what the host finds in its registers beside RAX."""
 
-    def __init__(self, status: Status, trap: bool = False, **outputs: int) -> None:
+    def __init__(self, status: Status, **outputs: int) -> None:
         super().__init__(status)
-        self.status, self.trap, self.outputs = status, trap, outputs
+        self.status, self.outputs = status, outputs
 
 
 class Interrupted(Exception):
@@ -53,7 +55,7 @@ async def leave(call: Call, exit: TdExit, state: VcpuState = VcpuState.READY, co
     setattr(td, count, getattr(td, count) - counted)
     if regs.rip != vcpu.entry_rip:
         vcpu.epf_count, vcpu.epf_gpas = 0, ()
-    vcpu.gprs, vcpu.trap_exit = regs.as_dict(), exit.trap
+    vcpu.gprs, vcpu.trap_exit = regs.as_dict(), exit.status.code in TRAPS
     vcpu.state = state
     lp.vcpu = 0
     regs.load({"rax": exit.status, **exit.outputs})
@@ -61,7 +63,7 @@ async def leave(call: Call, exit: TdExit, state: VcpuState = VcpuState.READY, co
     await call.held.release()
 
 
-def kept_locks(call: Call, vcpu: Vcpu, td: Td) -> list[tuple[sept.Words, int, bool]]:
+def kept_locks(call: Call, vcpu: Vcpu, td: Td) -> list[Lock]:
     """What TDH.VP.ENTER left locked: TDVPR with its parents, then the TDR's entry."""
     pages = [call.pamt.page(vcpu.tdvpr, level) for level in (LEVEL_1G, LEVEL_2M, LEVEL_4K)]
     pages.append(call.pamt.page(td.tdr, LEVEL_4K))
@@ -74,18 +76,18 @@ async def complete(call: Call, status: Status | None) -> None:
     A guest is told OPERAND_BUSY where the lock is kept for the host; when that has lasted for too long, the host
     gets a TD exit as well.
     """
-    vcpu, regs, busy = call.vcpu, call.regs, st.TDX_OPERAND_BUSY_HOST_PRIORITY
+    regs = call.regs
     regs.rax = status or st.TDX_SUCCESS
     regs.rip += 1
-    if status is None or status.code != busy:
-        vcpu.first_busy_tsc = None
+    if status is None or status.code != st.TDX_OPERAND_BUSY_HOST_PRIORITY:
         return
     regs.rax = st.TDX_OPERAND_BUSY.at(status.detail)
     now = call.cpu.tsc()
-    if vcpu.first_busy_tsc is None:
-        vcpu.first_busy_tsc = now
-    elif now - vcpu.first_busy_tsc >= HP_LOCK_TIMEOUT:
-        await leave(call, TdExit(st.TDX_HOST_PRIORITY_BUSY_TIMEOUT, trap=True))
+    since = now if call.busy_since is None else call.busy_since
+    await step((call.vcpu, "first_busy_tsc", WRITE), at="kept off for the host")
+    call.vcpu.first_busy_tsc = since
+    if now - since >= HP_LOCK_TIMEOUT:
+        await leave(call, TdExit(st.TDX_HOST_PRIORITY_BUSY_TIMEOUT))
 
 
 async def external_interrupt(call: Call) -> None:

@@ -189,5 +189,3 @@ def backing(call: Call, entry: Entry) -> PamtPage:
 def tdr_of(flags: int) -> int:
     """The TDR in an operand that has a flag in bit 0."""
     return flags & ~1
-
-

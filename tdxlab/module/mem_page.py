@@ -133,10 +133,17 @@ async def tdh_mem_page_relocate(call: Call, gpa_level: int, tdr: int, hpa: int) 
     # --- all checks passed ---
     assert rule.result is not None
     target, moved = call.memory.page(hpa), call.memory.page(old.hpa)
-    await step(entry.touch(), old.entry(WRITE), new.entry(WRITE), new.bepoch(WRITE), (target, None, WRITE), (moved, None, READ), at="update")
+    await step(
+        entry.touch(),
+        old.entry(WRITE),
+        new.entry(WRITE),
+        new.bepoch(WRITE),
+        (target, None, WRITE),
+        (moved, None, READ),
+        at="update",
+    )
     target.fill(list(moved))
     write_entry(call, entry, sept.leaf(hpa, rule.result))
     new.assign(PT_REG, tdr)
     old.free()
     call.regs.rcx = old.hpa
-

@@ -6,7 +6,16 @@ from tdxlab.engine.step import ADD, READ, WRITE, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import sept
 from tdxlab.module.dispatch import Call, handles
-from tdxlab.module.gates import check_tracked, hold_entry, hold_page, hold_td, must_track, split_gpa_level, tdr_of, write_entry
+from tdxlab.module.gates import (
+    check_tracked,
+    hold_entry,
+    hold_page,
+    hold_td,
+    must_track,
+    split_gpa_level,
+    tdr_of,
+    write_entry,
+)
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.levels import ENTRIES, LEVEL_2M, LEVEL_4K

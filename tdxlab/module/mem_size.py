@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tdxlab.engine.step import ADD, READ, WRITE, step
-from tdxlab.hw.sharex import ENTRY_HP, ENTRY_LOCK, Refuse
+from tdxlab.hw.sharex import ENTRY_HP, Refuse
 from tdxlab.module import sept
 from tdxlab.module.dispatch import Call, handles
 from tdxlab.module.gates import (
@@ -24,7 +24,7 @@ from tdxlab.spec import status as st
 from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, size
 from tdxlab.spec.operands import R8, RCX, RDX
 from tdxlab.spec.pamt import PT_EPT, PT_NDA, PT_REG
-from tdxlab.spec.sept import MAPPED, NL_MAPPED, PENDING, State
+from tdxlab.spec.sept import MAPPED, PENDING, State
 
 
 @handles(leaves.TDH_MEM_PAGE_DEMOTE)
@@ -90,7 +90,12 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     small = call.pamt.chunk(hpa, level - 1)
     owner = packed(PT_REG, tdr)
     await step(
-        entry.touch(), table.entry(WRITE), large.entry(WRITE), (small.entries, None, WRITE), (td, "chldcnt", ADD), at="update"
+        entry.touch(),
+        table.entry(WRITE),
+        large.entry(WRITE),
+        (small.entries, None, WRITE),
+        (td, "chldcnt", ADD),
+        at="update",
     )
     write_entry(call, entry, sept.leaf(hpa, state))
     table.free()
@@ -129,5 +134,3 @@ async def poll(call: Call, refusal: Refuse) -> None:
 def interrupted(call: Call, rcx: int, rdx: int) -> Refuse:
     """The caller finds its operands as they were, and calls again."""
     return Refuse(st.TDX_INTERRUPTED_RESTARTABLE, {"rcx": rcx, "rdx": rdx})
-
-

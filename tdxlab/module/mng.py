@@ -137,5 +137,3 @@ async def tdh_mng_key_freeid(call: Call, tdr: int) -> None:
 @handles(leaves.TDH_MNG_KEY_RECLAIMID)
 async def tdh_mng_key_reclaimid(call: Call, tdr: int) -> None:
     """Does nothing, whatever the operand.  Source: [S01:tdh_mng_key_reclaimid.c]"""
-
-

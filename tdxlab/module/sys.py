@@ -28,10 +28,18 @@ Area = tuple[int, int]
 class Tdmr(Record):
     """A TDMR as configured, and how far its PAMT is initialised.  next: guarded by its lock."""
 
+    base: int
+    end: int
+    lock: Sharex
+    next: int
+    pamts: tuple[Area, ...]
+    reserved: tuple[Area, ...]
     __slots__ = ("base", "end", "lock", "next", "pamts", "reserved")
     FIXED = Record.FIXED | {"base", "end", "lock", "pamts", "reserved"}
 
-    def __init__(self, journal: Journal, base: int, size: int, pamts: tuple[Area, ...], reserved: tuple[Area, ...]) -> None:
+    def __init__(
+        self, journal: Journal, base: int, size: int, pamts: tuple[Area, ...], reserved: tuple[Area, ...]
+    ) -> None:
         lock = Sharex(journal, f"tdmr_lock:{base:#x}", marks=False)
         super().__init__(journal, f"tdmr:{base:#x}", lambda key: (lock, 0))
         values = {"base": base, "end": base + size, "lock": lock, "next": base, "pamts": pamts, "reserved": reserved}
@@ -212,5 +220,3 @@ async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
 
 def _type_of(tdmr: Tdmr, hpa: int) -> int:
     return PT_RSVD if any(base <= hpa < end for base, end in tdmr.reserved) else PT_NDA
-
-

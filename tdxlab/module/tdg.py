@@ -29,7 +29,7 @@ async def tdg_vp_vmcall(call: Call, bitmap: int) -> None:
     """
     regs, chosen = call.regs, tuple(name for n, name in VMCALL_REGISTERS.items() if bitmap >> n & 1)
     exit = exit_for(ExitReason.TDCALL, rcx=bitmap, **{name: getattr(regs, name) for name in chosen})
-    call.vcpu.vmcall, call.vcpu.first_busy_tsc = chosen, None
+    call.vcpu.vmcall = chosen
     regs.rax, regs.rip = st.TDX_SUCCESS, regs.rip + 1
     raise exit
 
@@ -69,12 +69,11 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
 
     # --- all checks passed ---
     assert rule.result is not None
-    await step(entry.touch(), (call.cpu.lp, "interrupt", READ), (call.vcpu, "first_busy_tsc", WRITE), at="accept")
+    await step(entry.touch(), (call.cpu.lp, "interrupt", READ), at="accept")
     chunks = ENTRIES**level
     done = field(entry.word, PROGRESS) if level == LEVEL_2M else 0
     while (done := done + 1) < chunks:
         if call.cpu.interrupt_pending():
-            call.vcpu.first_busy_tsc = None
             write_entry(call, entry, sept.leaf(entry.hpa, entry.state) | place(done, PROGRESS))
             raise Interrupted
     write_entry(call, entry, sept.leaf(entry.hpa, rule.result))
@@ -88,5 +87,3 @@ def not_pending(gpa: int, level: int, entry: Entry) -> Refuse | TdExit:
     if reached and not state.leaf and state is not FREE:
         return Refuse(st.TDX_PAGE_SIZE_MISMATCH.at(level))
     return accept_exit(gpa, level, entry)
-
-

@@ -136,8 +136,9 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
     if vcpu.assoc_lp is None:
         vcpu.assoc_lp = call.cpu.n
         td.num_assoc_vcpus += 1
+    suspected = vcpu.epf_gpas
     await enter_epoch(call, td, vcpu)
-    if vcpu.epf_gpas:
+    if suspected:
         await zero_step.check(call, td, vcpu)
 
     # --- all checks passed ---

@@ -3,7 +3,7 @@
 Numbers, registers: [S01:tdx_api_defs.h, tdx_vmm_dispatcher.c, tdx_td_dispatcher.c] unless the line says else.
 """
 
-# ruff: noqa: E501, E702
+# ruff: noqa: E501
 from __future__ import annotations
 
 from dataclasses import dataclass

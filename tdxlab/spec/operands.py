@@ -1,6 +1,6 @@
 """Operand ids: what bits 31:0 of most refusals name.  Values: [S01:tdx_error_codes_defs.h]."""
 
-# ruff: noqa: E501, E702
+# ruff: noqa: E702
 from __future__ import annotations
 
 from enum import IntEnum

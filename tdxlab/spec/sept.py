@@ -4,6 +4,7 @@ States: [S01:sept_state_lookup.c].  Rules: allowed sets from the same table, res
 A (leaf, state) without a rule is refused with TDX_EPT_ENTRY_STATE_INCORRECT.
 """
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 from dataclasses import dataclass

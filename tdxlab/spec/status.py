@@ -5,7 +5,7 @@ operand id for most refusals, else a level, a state, an exit reason.  Values: [S
 marked 1.5.20 [S25:tdx_error_codes_defs.h].
 """
 
-# ruff: noqa: E501, E702
+# ruff: noqa: E501
 from __future__ import annotations
 
 from tdxlab.spec.operands import Operand

@@ -3,6 +3,7 @@
 [S01:tdx_global_data.h, td_control_structures.h, op_state_lookup.c]
 """
 
+# ruff: noqa: E702
 from __future__ import annotations
 
 from enum import IntEnum

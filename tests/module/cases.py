@@ -1,0 +1,152 @@
+"""Every leaf in some sequence of calls, for the audit of touches: alone, and against a second call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tdxlab.engine.explore import explore
+from tdxlab.engine.run import run
+from tdxlab.hw.cpu import Guest
+from tdxlab.spec import leaves
+from tdxlab.spec import status as st
+from tdxlab.spec.features import V1_5_01, V1_5_25
+from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
+from tdxlab.spec.operands import RCX, Operand
+from tests.module.machine import BASE, HKID, HOST, LARGE, PAGES, TABLES, TDR, TDVPRS, Machine, built
+
+NEW_TABLE = TABLES + 0x10_000
+GPA_4K, GPA_2M = 0x1000, SIZE_2M | 1
+Case = Callable[[Machine], Coroutine[Any, Any, Any]]
+
+
+async def bring_up(machine: Machine) -> None:
+    await machine.bring_up()
+    await machine.call(leaves.TDH_SYS_TDMR_INIT, BASE)
+
+
+async def life(machine: Machine) -> None:
+    await machine.create()
+    await machine.finalize()
+
+
+async def large_page(machine: Machine) -> None:
+    """AUG, split, merge and remove a 2M page of a TD that may run."""
+    await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE)
+    await blocked_and_tracked(machine, GPA_2M)
+    await machine.call(leaves.TDH_MEM_PAGE_DEMOTE, GPA_2M, TDR, NEW_TABLE)
+    await blocked_and_tracked(machine, GPA_2M)
+    await machine.call(leaves.TDH_MEM_PAGE_PROMOTE, GPA_2M, TDR)
+    await blocked_and_tracked(machine, GPA_2M)
+    await machine.call(leaves.TDH_MEM_RANGE_UNBLOCK, GPA_2M, TDR)
+    await blocked_and_tracked(machine, GPA_2M)
+    await machine.call(leaves.TDH_MEM_PAGE_REMOVE, GPA_2M, TDR)
+    await machine.call(leaves.TDH_PHYMEM_PAGE_WBINVD, LARGE)
+
+
+async def small_page(machine: Machine) -> None:
+    """AUG, read, move and remove a 4K page, then its table."""
+    await machine.call(leaves.TDH_MEM_SEPT_ADD, GPA_2M, TDR, NEW_TABLE)
+    await machine.call(leaves.TDH_MEM_PAGE_AUG, SIZE_2M, TDR, PAGES + PAGE_SIZE)
+    await machine.call(leaves.TDH_MEM_SEPT_RD, SIZE_2M, TDR)
+    await blocked_and_tracked(machine, SIZE_2M)
+    await machine.call(leaves.TDH_MEM_PAGE_RELOCATE, SIZE_2M, TDR, PAGES + 2 * PAGE_SIZE)
+    await machine.call(leaves.TDH_PHYMEM_PAGE_RDMD, PAGES + 2 * PAGE_SIZE)
+    await blocked_and_tracked(machine, SIZE_2M)
+    await machine.call(leaves.TDH_MEM_PAGE_REMOVE, SIZE_2M, TDR)
+    await blocked_and_tracked(machine, GPA_2M)
+    await machine.call(leaves.TDH_MEM_SEPT_REMOVE, GPA_2M, TDR)
+
+
+async def blocked_and_tracked(machine: Machine, gpa_level: int) -> None:
+    await machine.call(leaves.TDH_MEM_RANGE_BLOCK, gpa_level, TDR)
+    await machine.call(leaves.TDH_MEM_TRACK, TDR)
+
+
+async def teardown(machine: Machine) -> None:
+    await machine.call(leaves.TDH_MNG_KEY_RECLAIMID, TDR)
+    for tdvpr in TDVPRS:
+        await machine.call(leaves.TDH_VP_FLUSH, tdvpr)
+    await machine.call(leaves.TDH_MNG_VPFLUSHDONE, TDR)
+    await machine.cpus[0].send_ipi(machine.cpus[0])
+    await machine.call(leaves.TDH_PHYMEM_CACHE_WB, 0, gives=st.TDX_INTERRUPTED_RESUMABLE)
+    await machine.cpus[0].take_interrupt()
+    await machine.call(leaves.TDH_PHYMEM_CACHE_WB, 1)
+    await machine.call(leaves.TDH_MNG_KEY_FREEID, TDR)
+    pages = [TDR + n * PAGE_SIZE for n in range(1, 8)]
+    pages += [tdvpr + n * PAGE_SIZE for tdvpr in TDVPRS for n in range(6)]
+    pages += [TABLES + n * PAGE_SIZE for n in range(3)] + [PAGES]
+    await machine.call(leaves.TDH_PHYMEM_PAGE_RECLAIM, TDR, gives=st.TDX_TD_ASSOCIATED_PAGES_EXIST)
+    for page in [*pages, TDR]:
+        await machine.call(leaves.TDH_PHYMEM_PAGE_RECLAIM, page)
+
+
+async def accepts(guest: Guest) -> None:
+    """A guest that accepts, uses and asks."""
+    await guest.tdcall(leaves.TDG_MEM_PAGE_ACCEPT, rcx=GPA_2M)
+    await guest.access(SIZE_2M, write=True)
+    await guest.access(SIZE_2M + PAGE_SIZE)
+    await guest.tdcall(leaves.TDG_MEM_PAGE_ACCEPT, rcx=GPA_2M)
+    await guest.tdcall(leaves.TDG_VP_VEINFO_GET)
+    await guest.tdcall(leaves.TDG_VP_VMCALL, rcx=1 << 10, r10=7)
+
+
+async def accepted(machine: Machine) -> None:
+    await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE)
+    await machine.cpus[0].send_ipi(machine.cpus[0])
+    await machine.enter(accepts)()
+
+
+async def faults(machine: Machine) -> None:
+    """Eight faults at one instruction, of which the last is told without entering; then the page is there."""
+
+    async def touches(guest: Guest) -> None:
+        await guest.access(GPA_4K)
+
+    guest = Guest(touches)
+    for _ in range(8):
+        regs = await machine.cpus[0].vp_enter(TDVPRS[0], guest)
+        assert regs.rax == 48 and regs.r8 == GPA_4K
+    await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, PAGES + PAGE_SIZE)
+    await machine.enter(lambda guest: guest.tdcall(leaves.TDG_MEM_PAGE_ACCEPT, rcx=GPA_4K), vcpu=1)()
+    while not guest.done:
+        await machine.cpus[0].vp_enter(TDVPRS[0], guest)
+
+
+async def ve(machine: Machine) -> None:
+    """A TD that takes #VE on PENDING pages."""
+
+    async def program(guest: Guest) -> None:
+        assert not await guest.access(GPA_4K)
+        info = await guest.tdcall(leaves.TDG_VP_VEINFO_GET)
+        assert (info.rcx, info.r9) == (48, GPA_4K)
+        await guest.tdcall(leaves.TDG_MEM_PAGE_ACCEPT, rcx=GPA_4K)
+        assert await guest.access(GPA_4K)
+
+    await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, PAGES + PAGE_SIZE)
+    await machine.enter(program)()
+
+
+ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
+    "bring_up": (bring_up, {"parts": 0}),
+    "life": (life, {"parts": 2}),
+    "large_page": (large_page, {}),
+    "large_page 1.5.25": (large_page, {"features": V1_5_25}),
+    "small_page": (small_page, {}),
+    "teardown": (teardown, {}),
+    "accepted": (accepted, {}),
+    "faults": (faults, {}),
+    "faults 1.5.25": (faults, {"features": V1_5_25}),
+    "ve": (ve, {"attributes": 0}),
+}
+
+
+def check_alone(name: str) -> None:
+    """Run a case under the audit of reads and writes."""
+    case, options = ALONE[name]
+    machine = built(cpus=1, **options)
+    trace = run(machine.program(lambda: case(machine)), check_reads=True)
+    assert trace.ended == "done"
+
+
+assert (V1_5_01, HKID, HOST, RCX, Operand, explore)
