@@ -23,6 +23,8 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
         notebook,
         timeout=300,
         kernel_name=KERNEL["name"],
+        # the kernel's warning about its own sockets is no news to a reader
+        extra_arguments=["--IPKernelApp.log_level=40"],
         record_timing=False,
         # else a print in two halves is stored as one output or as two, as it happens
         coalesce_streams=True,
