@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Trace
+from tdxlab.scenarios.counts import KINDS, counts
 from tdxlab.views import rows
 from tdxlab.views.frames import names
-from tdxlab.views.picture import regions, summary
+from tdxlab.views.strips import regions, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +64,16 @@ class Film:
                     }
                 )
         return out
+
+    def outcome(self) -> rows.Row:
+        """{faults, splits, kicks, write lock takes, pages_2m, ended, and the verdict on each claim} of this run."""
+        found = counts(self.trace)
+        return {
+            **{name.replace("_", " "): found[name] for name in KINDS},
+            "pages_2m": self.pictures[-1].get("pages_2m", "-"),
+            "ended": self.trace.ended,
+            **self.trace.claims,
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """`rows()` as a `pandas.DataFrame`."""

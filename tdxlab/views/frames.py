@@ -9,8 +9,8 @@ from typing import Any
 
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Event
-from tdxlab.views.picture import facts, regions, runs, summary
 from tdxlab.views.rows import changes, lock_text, note_text
+from tdxlab.views.strips import facts, regions, runs, summary
 
 Frame = dict[str, Any]
 AROUND = 4

@@ -14,8 +14,8 @@ import ipywidgets as w
 from tdxlab.engine.stepper import Stepper
 from tdxlab.views import plots, rows
 from tdxlab.views.film import Film
-from tdxlab.views.picture import regions, summary
 from tdxlab.views.stepping import StepperWidget
+from tdxlab.views.strips import regions, summary
 
 TEXT = "font-size: 15px; line-height: 1.4"
 
@@ -38,11 +38,14 @@ def predict(question: str, options: Sequence[str], right: str, because: str) -> 
 class Designs(w.VBox):  # type: ignore[misc]
     """A stepper for each design, one of them shown.  Each keeps its place when another is chosen.
 
-    make: gives a stepper for a design's name; it is called when that design is first chosen.
+    make: gives a stepper for a design's name; it is called when that design is first chosen.  until: each stepper
+    starts where this text comes first (see `StepperWidget.until`).  follow: or after this schedule.
     """
 
-    def __init__(self, make: Callable[[str], Stepper], designs: Sequence[str]) -> None:
-        self.make = make
+    def __init__(
+        self, make: Callable[[str], Stepper], designs: Sequence[str], *, until: str = "", follow: str = ""
+    ) -> None:
+        self.make, self.until, self.follow = make, until, follow
         self.steppers: dict[str, StepperWidget] = {}
         self.choice = w.ToggleButtons(options=list(designs), description="design", style={"button_width": "auto"})
         self.choice.observe(self._show, "value")
@@ -55,7 +58,11 @@ class Designs(w.VBox):  # type: ignore[misc]
 
     def _widget(self, design: str) -> StepperWidget:
         if design not in self.steppers:
-            self.steppers[design] = StepperWidget(self.make(design))
+            stepper = self.steppers[design] = StepperWidget(self.make(design))
+            if self.until:
+                stepper.until(self.until)
+            if self.follow:
+                stepper.follow(self.follow)
         return self.steppers[design]
 
     def _show(self, change: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ class Look:
 STATES: dict[str, Look] = {
     "FREE":            Look(".", "#FFFFFF", "#000000", "",     "no mapping"),
     "NL_MAPPED":       Look("T", "#D0D0D0", "#000000", "",     "a page table below"),
-    "MAPPED":          Look("M", "#009E73", "#000000", "",     "a page that the guest may use"),
+    "MAPPED":          Look("M", "#009E73", "#000000", "",     "a page; in the S-EPT, an accepted one"),
     "PENDING":         Look("P", "#F0E442", "#000000", "..",   "a page that the guest has not accepted yet"),
     "BLOCKED":         Look("B", "#D55E00", "#000000", "//",   "MAPPED, no new translations"),
     "PENDING_BLOCKED": Look("b", "#E69F00", "#000000", "\\\\", "PENDING, no new translations"),

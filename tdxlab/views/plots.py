@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from tdxlab.engine.trace import Trace
 from tdxlab.views import palette, rows
-from tdxlab.views.picture import Entries, regions, summary
+from tdxlab.views.strips import Entries, regions, summary
 
 FONT: Any = {"font.size": 13, "axes.titlesize": 14, "axes.labelsize": 14, "legend.fontsize": 12, "figure.dpi": 80}
 COLUMNS, ROWS = 32, 16

@@ -7,11 +7,12 @@ whole SEAMCALL or one test of a bit, so a longer span of steps is not a longer t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.trace import Event, Trace
-from tdxlab.spec import status
+from tdxlab.spec import leaves, status
 from tdxlab.spec.status import Status
 
 if TYPE_CHECKING:
@@ -138,6 +139,21 @@ def note_counts(trace: Trace) -> dict[str, int]:
     """How many notes of each kind, calls left out: {"exit": 2, "kick": 1}."""
     kinds = Counter(str(note.get("kind")) for e in trace.events for note in e.notes)
     return {kind: n for kind, n in kinds.items() if kind not in CALLS}
+
+
+def folded(notes: Sequence[Row]) -> list[Row]:
+    """The calls of a list of notes, equal neighbours as one row: leaf, times, status, purpose."""
+    out: list[Row] = []
+    for note in notes:
+        if note.get("kind") not in CALLS:
+            continue
+        leaf, said = str(note.get("leaf", "?")), status_text(note)
+        if out and (out[-1]["leaf"], out[-1]["status"]) == (leaf, said):
+            out[-1]["times"] += 1
+        else:
+            known = leaves.BY_NAME.get(leaf)
+            out.append({"leaf": leaf, "times": 1, "status": said, "purpose": known.purpose if known else ""})
+    return out
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,18 @@ class StepperWidget(anywidget.AnyWidget):
                     self._advance(None)
             raise ValueError(f"Stopped after {AT_MOST} more steps; run again to go on.")
 
+    def until(self, text: str) -> None:
+        """Step on until `text` stands in the function, label or notes of the step that is shown."""
+        with _Refusals(self), self.hold_sync():
+            for _ in range(AT_MOST):
+                if not self.frame["runnable"]:
+                    raise ValueError(f"The run has ended, and {text!r} did not come ({self.frame['ended']}).")
+                self._advance(None)
+                event = self.frame["event"]
+                if any(text in line for line in (event["function"], event["label"], *event["notes"])):
+                    return
+            raise ValueError(f"{text!r} did not come within {AT_MOST} steps.")
+
     def follow(self, schedule: str) -> None:
         """Start again and make the steps of `schedule`, written as `0*5 1 0*3`."""
         with _Refusals(self):

@@ -73,7 +73,8 @@ def facts(picture: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, Mapping):
             out.update({str(k): str(v) for k, v in value.items()})
         elif isinstance(value, (list, tuple)):
-            out.update({f"{key} {i}": str(v) for i, v in enumerate(value)})
+            name = "vCPU" if key == "vcpus" else key
+            out.update({f"{name} {i}": str(v) for i, v in enumerate(value)})
         else:
             out[str(key)] = str(value)
     return out
@@ -89,11 +90,12 @@ def runs(entries: Entries) -> list[tuple[str, int]]:
 
 
 def summary(entries: Entries) -> str:
-    """In words: `2M leaf PENDING`, `1 MAPPED, 511 PENDING`, `nothing`."""
+    """In words: `2M leaf PENDING`, `1 MAPPED, 511 PENDING`, `entry FROZEN`, `nothing`."""
     if entries is None:
         return "nothing"
     if isinstance(entries, str):
-        return "no 2M entry" if entries == "FREE" else f"2M leaf {entries}"
+        kind = "2M leaf" if "MAPPED" in entries or "PENDING" in entries or "BLOCKED" in entries else "entry"
+        return f"{'entry' if entries.startswith('NL_') else kind} {entries}"
     found: dict[str, int] = {}
     for state, n in runs(entries):
         found[state] = found.get(state, 0) + n

@@ -11,7 +11,7 @@ from tdxlab.engine.run import ScheduleError, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.views import palette
 from tdxlab.views.frames import Frame, frame, names, title
-from tdxlab.views.picture import changed, letters, regions
+from tdxlab.views.strips import changed, letters, regions
 
 HELP = "a CPU number steps it · Enter steps on · b back · j N jump to step N · r run to the end · ? help · q quit"
 STATES = {"ready": "can run", "waits": "waits", "done": "has returned"}

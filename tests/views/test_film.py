@@ -27,6 +27,11 @@ def test_moments_are_found_by_what_happened(made: Film) -> None:
         made.after("PROMOTE")
 
 
+def test_the_outcome_is_counts_and_verdicts(made: Film) -> None:
+    outcome = made.outcome()
+    assert (outcome["faults"], outcome["kicks"], outcome["pages_2m"], outcome["T1"]) == (2, 1, 0, True)
+
+
 def test_rows_tell_where_the_memory_became_another(made: Film) -> None:
     found = [(row["step"], row["S-EPT"], row["lpage_info"]) for row in made.rows()]
     assert found == [

@@ -39,6 +39,11 @@ def test_each_design_keeps_its_place() -> None:
     assert view.stepper.cursor == 1 and made == ["a", "b"]
 
 
+def test_steppers_can_start_at_a_place() -> None:
+    assert lesson.Designs(lambda _: Stepper(program()), ["a"], until="fault").stepper.cursor == 1
+    assert lesson.Designs(lambda _: Stepper(program()), ["a"], follow="1 0*3").stepper.schedule == "1 0*3"
+
+
 def test_the_slider_changes_figure_strip_and_text() -> None:
     view = lesson.Scrubber(film(Stepper(program()), [1, 0, 0, 0]), BASE)
     before = [picture.value for picture in view.pictures], view.text.value

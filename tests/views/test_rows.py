@@ -61,6 +61,16 @@ def test_changes_are_one_line_a_cell_and_cut_ones_say_so() -> None:
     assert rows.word_text("x" * 50) == "x" * 37 + "..." and rows.word_text(4096) == "0x1000"
 
 
+def test_equal_neighbours_are_folded_and_told_their_purpose() -> None:
+    call = {"kind": "seamcall", "leaf": "TDH.MNG.ADDCX", "status": "TDX_SUCCESS", "detail": 0}
+    found = rows.folded([call, call, {"kind": "kick"}, {**call, "status": "TDX_OPERAND_BUSY"}])
+    assert [(row["leaf"], row["times"], row["status"]) for row in found] == [
+        ("TDH.MNG.ADDCX", 2, "TDX_SUCCESS"),
+        ("TDH.MNG.ADDCX", 1, "TDX_OPERAND_BUSY"),
+    ]
+    assert found[0]["purpose"]
+
+
 def test_a_status_names_the_operand_that_it_speaks_of() -> None:
     assert rows.status_text({"status": "TDX_OPERAND_BUSY", "detail": 1}).startswith("TDX_OPERAND_BUSY|")
     assert rows.status_text({"status": "TDX_SUCCESS", "detail": 0}) == "TDX_SUCCESS"

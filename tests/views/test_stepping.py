@@ -55,6 +55,13 @@ def test_the_machine_follows_the_cursor(widget: StepperWidget) -> None:
     assert widget.frame["picture"]["facts"]["faults"] == "2"
 
 
+def test_until_stops_at_the_step_that_says_so(widget: StepperWidget) -> None:
+    widget.until("DEMOTE: TDX_SUCCESS")
+    assert widget.cursor == 3 and widget.frame["event"]["function"] == "tdh_mem_page_demote"
+    widget.until("PROMOTE")
+    assert widget.message == "The run has ended, and 'PROMOTE' did not come (done)."
+
+
 def test_run_goes_to_the_end_and_further_steps_are_refused(widget: StepperWidget) -> None:
     widget.run()
     assert widget.frame["ended"] == "done" and widget.message == ""
