@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Words
+from tdxlab.hw.memory import Memory
 from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.lpage_info import KVM_LPAGE_GUEST_INHIBIT_FLAG, KVM_LPAGE_MIXED_FLAG
 from tdxlab.kvm.spte import FROZEN_SPTE, TableSpte, is_shadow_present_pte
 from tdxlab.kvm.tdp_iter import KvmMmuPage, spte_index
-from tdxlab.module.state import Td as ModuleTd
 from tdxlab.spec.bits import SeptEntry
 from tdxlab.spec.levels import LEVEL_2M, PAGE_SHIFT, PG_LEVEL_2M, SIZE_2M, index
 from tdxlab.spec.sept import BY_BITS, STATE_MASK
@@ -31,7 +31,7 @@ def picture(lab: Lab) -> dict[str, Any]:
         return {}
     kvm = lab.tds[0].kvm
     td = lab.module.tds[kvm.tdr_hpa]
-    sept = {gpa: sept_states(lab, td, gpa) for gpa in regions(kvm)}
+    sept = {gpa: sept_states(lab.memory, td.root, td.top_level, gpa) for gpa in regions(kvm)}
     mirror = {gpa: mirror_states(kvm, gpa) for gpa in regions(kvm)}
     return {
         "sept": {gpa: states for gpa, states in sept.items() if not states == mirror[gpa] == "FREE"},
@@ -55,17 +55,16 @@ def state_name(word: int) -> str:
     return BY_BITS[word & STATE_MASK].name
 
 
-def sept_states(lab: Lab, td: ModuleTd, gpa: int) -> States:
-    """What the module's tables hold for a 2M region."""
-    table, level = td.root, td.top_level
+def sept_states(memory: Memory, table: int, level: int, gpa: int) -> States:
+    """What the module's tables hold for a 2M region, from the root `table` at its `level` on."""
     while True:
-        word = lab.memory.sept_page(table)[index(gpa, level)]
+        word = memory.sept_page(table)[index(gpa, level)]
         leads_on = not word & SeptEntry.PS and state_name(word) != "FREE"
         if not leads_on or level < LEVEL_2M:
             return state_name(word)
         table, level = word & SeptEntry.HPA, level - 1
         if level < LEVEL_2M:
-            return [state_name(entry) for entry in lab.memory.sept_page(table)]
+            return [state_name(entry) for entry in memory.sept_page(table)]
 
 
 def mirror_states(kvm: Kvm, gpa: int) -> States:

@@ -87,7 +87,7 @@ def _follow(execution: Execution, prefix: list[int]) -> None:
     for cpu in prefix:
         execution.step(cpu)
     while (runnable := execution.runnable()) and len(execution.schedule) < execution.program.max_steps:
-        execution.step(stay(runnable, execution.schedule[-1] if execution.schedule else None))
+        execution.step(stay(execution, runnable))
 
 
 def _alternatives(execution: Execution, start: int, bound: int | None, todo: list[list[int]]) -> bool:

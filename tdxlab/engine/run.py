@@ -225,6 +225,11 @@ class Execution:
         """(function, file, line) of each model frame of `cpu`, outermost first; empty when its actor has returned."""
         return _stack(self.coroutines[cpu]) if self.pauses[cpu] is not None else []
 
+    def label(self, cpu: int) -> str | None:
+        """The name of the step that `cpu` will make next, if it has one."""
+        pause = self.pauses[cpu]
+        return pause[0] if pause is not None else None
+
     def finish(self) -> None:
         """Give the verdicts."""
         self.trace.ended = self.ended if self.ended != "running" else "cut"
@@ -261,38 +266,70 @@ def _stack(coroutine: Steps) -> list[tuple[str, str, int]]:
     return frames
 
 
-# --- schedulers: each answers "who next?" from the runnable CPUs and who ran last ---
+# --- schedulers: each answers "who next?" of an execution, whose runnable CPUs are given ---
 
-Scheduler = Callable[[list[int], "int | None"], int]
+Scheduler = Callable[[Execution, list[int]], int]
 
 
-def stay(runnable: list[int], previous: int | None) -> int:
+def stay(execution: Execution, runnable: list[int]) -> int:
     """Go on with the CPU that ran last while it can run, else the lowest: no forced switch."""
-    return previous if previous is not None and previous in runnable else runnable[0]
+    previous = execution.schedule[-1] if execution.schedule else None
+    return previous if previous in runnable else runnable[0]
 
 
-def round_robin(runnable: list[int], previous: int | None) -> int:
+def round_robin(execution: Execution, runnable: list[int]) -> int:
     """Switch at every step."""
-    return next((cpu for cpu in runnable if previous is None or cpu > previous), runnable[0])
+    previous = execution.schedule[-1] if execution.schedule else -1
+    return next((cpu for cpu in runnable if cpu > previous), runnable[0])
 
 
 def seeded(seed: int) -> Scheduler:
     """A random walk that is the same for the same seed."""
     dice = random.Random(seed)
-    return lambda runnable, previous: dice.choice(runnable)
+    return lambda execution, runnable: dice.choice(runnable)
 
 
 def given(schedule: Sequence[int], then: Scheduler = stay) -> Scheduler:
     """Follow `schedule`, and `then` when it is used up."""
     rest: Iterator[int] = iter(schedule)
 
-    def choose(runnable: list[int], previous: int | None) -> int:
+    def choose(execution: Execution, runnable: list[int]) -> int:
         cpu = next(rest, None)
         if cpu is None:
-            return then(runnable, previous)
+            return then(execution, runnable)
         if cpu not in runnable:
             raise ScheduleError(f"the schedule asks for CPU {cpu}, but only {runnable} can run there")
         return cpu
+
+    return choose
+
+
+Story = tuple[tuple[int, "str | None"], ...]
+"""A schedule told by what happens: (CPU, the step before which it stops; None = until it can not go on)."""
+
+
+def story(chapters: Story, then: Scheduler = stay) -> Scheduler:
+    """Let each CPU go on to its chapter's end, at least one step, and `then` when the story is told.
+
+    A chapter ends where the CPU is about to make a step whose name contains the text.
+    Raises ScheduleError where a CPU can not get there: the story no longer fits the model.
+    """
+    rest = list(chapters)
+    moved = False
+
+    def choose(execution: Execution, runnable: list[int]) -> int:
+        nonlocal moved
+        while rest:
+            cpu, until = rest[0]
+            there = moved and until is not None and until in (execution.label(cpu) or "")
+            if not there and cpu in runnable:
+                moved = True
+                return cpu
+            if not there and until is not None:
+                raise ScheduleError(f"CPU {cpu} can not go on to {until!r}; it stands before {execution.parked(cpu)}")
+            rest.pop(0)
+            moved = False
+        return then(execution, runnable)
 
     return choose
 
@@ -304,10 +341,8 @@ def run(program: Program, scheduler: Scheduler = stay, *, check_reads: bool = Fa
     """
     execution = Execution(program, tracing=True, check_reads=check_reads)
     try:
-        previous: int | None = None
         while (runnable := execution.runnable()) and len(execution.schedule) < program.max_steps:
-            previous = scheduler(runnable, previous)
-            execution.step(previous)
+            execution.step(scheduler(execution, runnable))
             if wrong := execution.violations():
                 raise AssertionError(f"after step {len(execution.schedule) - 1}: {'; '.join(wrong)}")
         execution.finish()

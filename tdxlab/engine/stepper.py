@@ -56,8 +56,7 @@ class Stepper:
 
     def label(self, cpu: int) -> str | None:
         """The name of the step that `cpu` will make next, if it has one."""
-        pause = self.execution.pauses[cpu]
-        return pause[0] if pause is not None else None
+        return self.execution.label(cpu)
 
     def picture(self) -> dict[str, Any]:
         """The machine's state now, as the program draws it."""
@@ -67,7 +66,7 @@ class Stepper:
         """Let `cpu` make a step (default: go on along the kept path, else with the CPU that ran last)."""
         if cpu is None:
             kept = self.path[self.n] if self.n < len(self.path) else None
-            cpu = kept if kept is not None else stay(self.runnable, self.path[self.n - 1] if self.n else None)
+            cpu = kept if kept is not None else stay(self.execution, self.runnable)
         self.execution.step(cpu)
         if self.path[self.n : self.n + 1] != [cpu]:
             self.path[self.n :] = [cpu]

@@ -68,12 +68,15 @@ class Setting:
         return f"{self} {show_schedule(schedule)}"
 
     def scheduler(self, schedule: str | None, seed: int | None) -> Scheduler:
-        """Follow `schedule`, else a random walk from `seed`, else the scenario's stored one for this design."""
+        """Follow `schedule`, else a random walk from `seed`, else the scenario's story for this design.
+
+        A story speaks of the grain of locks; with whole SEAMCALLs each CPU goes on as long as it can.
+        """
         if schedule is not None:
             return engine_run.given(self.parse_schedule(schedule))
         if seed is not None:
             return engine_run.seeded(seed)
-        return engine_run.given(read_schedule(get(self.scenario).schedules.get(self.design, "")))
+        return engine_run.story(get(self.scenario).stories.get(self.design, ()) if self.grain == "lock" else ())
 
 
 def run(

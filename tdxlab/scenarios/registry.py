@@ -12,11 +12,11 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
-from tdxlab.engine.run import Program
+from tdxlab.engine.run import Program, Story
 from tdxlab.lab import Lab
 
 Build = Callable[[Lab], Program]
@@ -24,16 +24,19 @@ Build = Callable[[Lab], Program]
 
 @dataclass(frozen=True)
 class Control:
-    """The run that must break `claim`: under another `design`, or with the function `without` doing nothing.
+    """The run that must break `claim`: under another `design`, with the function `without` doing nothing, or another
+    `build` that leaves the cause out.
 
-    without: "tdxlab.kvm.tdx.tdx_track"; it then returns 0 at once.  text: what is turned off, for people.
+    without: "tdxlab.kvm.tdx_sept.tdx_track"; it then returns 0 at once.  text: what is turned off, for people.
+    A design that breaks the claim in the scenario's `breaks` is a control of its own and is not repeated here.
     """
 
     claim: str
     text: str
     design: str = "seed"
     without: str | None = None
-    schedule: str = ""
+    build: Build | None = None
+    story: Story = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Scenario:
     """name and question for people; claims: {id: sentence}; build: makes the program on a fresh machine.
 
     breaks: {design: ids of the claims that it breaks}; the first design is the default.  machine: what the Lab is
-    made with.  schedules: {design: the stored schedule that shows its verdict}, as CPU numbers in run lengths.
+    made with.  stories: {design: the stored schedule that shows its verdict, at the grain of locks}.
     """
 
     name: str
@@ -50,7 +53,7 @@ class Scenario:
     breaks: Mapping[str, tuple[str, ...]]
     build: Build
     machine: Mapping[str, Any] = field(default_factory=dict)
-    schedules: Mapping[str, str] = field(default_factory=dict)
+    stories: Mapping[str, Story] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
 
     def expected(self, design: str, claim: str) -> bool | None:
@@ -67,7 +70,7 @@ def scenario(
     claims: Mapping[str, str],
     breaks: Mapping[str, tuple[str, ...]],
     machine: Mapping[str, Any] | None = None,
-    schedules: Mapping[str, str] | None = None,
+    stories: Mapping[str, Story] | None = None,
     controls: tuple[Control, ...] = (),
 ) -> Callable[[Build], Scenario]:
     """Register the decorated `build`; the question is its docstring."""
@@ -75,7 +78,7 @@ def scenario(
     def register(build: Build) -> Scenario:
         assert name not in ALL, f"two scenarios are called {name}"
         question = (build.__doc__ or "").strip()
-        ALL[name] = Scenario(name, question, claims, breaks, build, machine or {}, schedules or {}, controls)
+        ALL[name] = Scenario(name, question, claims, breaks, build, machine or {}, stories or {}, controls)
         return ALL[name]
 
     return register
@@ -95,6 +98,12 @@ def get(name: str) -> Scenario:
     if name not in scenarios:
         raise ValueError(f"no scenario is called {name!r}; these are: {', '.join(sorted(scenarios))}")
     return scenarios[name]
+
+
+def control_program(scenario: Scenario, control: Control, grain: str = "lock") -> Program:
+    """The program of a control run.  No invariants: the machine is broken on purpose."""
+    lab = Lab(design=control.design, grain=grain, **scenario.machine)
+    return replace((control.build or scenario.build)(lab), invariants=())
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from tdxlab.engine.run import (
     run,
     seeded,
     show_schedule,
+    story,
 )
 from tdxlab.engine.step import ADD, OTHERS, READ, WRITE, covers, dependent, one_step, step
 
@@ -266,6 +267,18 @@ def test_a_broken_invariant_stops_the_run_where_it_broke() -> None:
     )
     with pytest.raises(AssertionError, match="after step 3: small: x is 2"):
         run(sharp)
+
+
+def test_a_story_is_a_schedule_told_by_what_happens() -> None:
+    program, _ = counter(1)
+    told = story(((0, "store"), (1, None), (0, None)))
+    assert run(program, told).schedule == [0, 1, 1, 0]
+
+
+def test_a_story_that_no_longer_fits_is_refused() -> None:
+    program, _ = counter(1)
+    with pytest.raises(ScheduleError, match="can not go on to 'gone'"):
+        run(program, story(((0, "gone"),)))
 
 
 def test_schedules_print_and_paste_back() -> None:

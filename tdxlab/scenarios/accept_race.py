@@ -1,0 +1,65 @@
+"""Two vCPUs accept the same range at different levels."""
+
+from __future__ import annotations
+
+from tdxlab.engine.claims import History, of_history
+from tdxlab.engine.run import Program, Story
+from tdxlab.guest.accept import GuestProgram, accept_page
+from tdxlab.hw.cpu import Guest
+from tdxlab.lab import Lab
+from tdxlab.scenarios.looks import count
+from tdxlab.scenarios.registry import Control, scenario
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
+
+
+# vCPU 0 has mapped 2M for its ACCEPT and is about to enter again, when vCPU 1 comes with 4K
+BETWEEN_MAP_AND_ACCEPT: Story = ((0, "enter vCPU 0"), (0, "enter vCPU 0"), (1, None), (0, None))
+
+
+def accepts(level: int) -> GuestProgram:
+    """Accept the page at 0 at `level`."""
+
+    async def program(guest: Guest) -> None:
+        await accept_page(guest, 0, level)
+
+    return program
+
+
+def no_split_in_the_fault(history: History) -> bool:
+    """No fault wanted to split under mmu_lock for read, and at most one split was made under it for write."""
+    return count(history, "warn") == 0 and count(history, "split") <= 1
+
+
+def _program(lab: Lab, *levels: int) -> Program:
+    td = lab.create_td(memory="2M")
+    return lab.program(
+        lambda: [td.vcpu(n, accepts(level)) for n, level in enumerate(levels)],
+        [of_history("HP02", no_split_in_the_fault)],
+        [f"vCPU {n}: ACCEPT {'2M' if level == PG_LEVEL_2M else '4K'}" for n, level in enumerate(levels)],
+        max_steps=2_000,
+    )
+
+
+@scenario(
+    "accept-race",
+    claims={
+        "HP02": "An accept level carried per fault or per vCPU goes wrong when vCPUs accept one range at different levels; "
+        "GUEST_INHIBIT has at most one split, under mmu_lock for write."
+    },
+    breaks={"seed": (), "error_code": ("HP02",), "rfc_v1": ("HP02",)},
+    stories=dict.fromkeys(("seed", "error_code", "rfc_v1"), BETWEEN_MAP_AND_ACCEPT),
+    controls=(
+        Control(
+            "HP02",
+            "the bits are set under mmu_lock for read",
+            design="inhibit_read_upgrade",
+            story=BETWEEN_MAP_AND_ACCEPT,
+        ),
+    ),
+)
+def accept_race(lab: Lab) -> Program:
+    """vCPU 0 accepts a page at 2M while vCPU 1 accepts it at 4K: does any fault have to split under the read lock?
+
+    The stored schedule lets vCPU 1 in when KVM has mapped 2M for vCPU 0, and vCPU 0 has not yet accepted it.
+    """
+    return _program(lab, PG_LEVEL_2M, PG_LEVEL_4K)

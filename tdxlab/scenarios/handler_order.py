@@ -1,0 +1,39 @@
+"""Split first, forbid then, and both in one locked section."""
+
+from __future__ import annotations
+
+from tdxlab.engine.claims import always
+from tdxlab.engine.run import Program
+from tdxlab.guest.programs import accepts, touches
+from tdxlab.lab import Lab
+from tdxlab.scenarios.looks import TABLES, inhibited, leaf_2m
+from tdxlab.scenarios.registry import scenario
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
+
+
+@scenario(
+    "handler-order",
+    claims={
+        "HP07": "The EPT-violation handler splits under mmu_lock for write, sets GUEST_INHIBIT in the same locked section, "
+        "and only then lets the fault be handled: the bit is never seen while a 2M leaf is there."
+    },
+    breaks={"seed": (), "inhibit_write": (), "inhibit_read": ("HP07",), "inhibit_read_upgrade": ("HP07",)},
+    machine={"cpus": 2},
+)
+def handler_order(lab: Lab) -> Program:
+    """Can anyone see GUEST_INHIBIT set for a region in which a 2M leaf is mapped?
+
+    vCPU 0 accepts a page at 4K, vCPU 1 touches another page of the same 2M region.
+    """
+    td = lab.create_td(memory="2M")
+    huge = leaf_2m(td)
+
+    def bit_implies_no_leaf() -> bool:
+        return not (inhibited(td, 0, PG_LEVEL_2M) and huge(0))
+
+    return lab.program(
+        lambda: [td.vcpu(0, accepts((0, PG_LEVEL_4K))), td.vcpu(1, touches(PAGE_SIZE))],
+        [always("HP07", bit_implies_no_leaf, over=("lpage_info", *TABLES))],
+        ["vCPU 0: ACCEPT 4K", "vCPU 1: touch"],
+        max_steps=3_000,
+    )

@@ -1,0 +1,47 @@
+"""What claims look at: the S-EPT and `lpage_info` of a TD, and the SEAMCALLs in a run's history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from tdxlab.engine.claims import History
+from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
+from tdxlab.lab import Td
+from tdxlab.picture import States, sept_states
+from tdxlab.spec.levels import PAGE_SHIFT
+
+TABLES = ("sept",)
+"""The kind of cell that `sept_of` and `leaf_2m` read."""
+
+
+def sept_of(td: Td) -> Callable[[int], States]:
+    """A function: what does the S-EPT hold for the 2M region at this GPA?  One state, or 512."""
+    module_td = td.lab.module.tds[td.kvm.tdr_hpa]
+    # looked up here: neither changes while the TD lives, and a claim must read no more than it names
+    memory, root, level = td.lab.memory, module_td.root, module_td.top_level
+    return lambda gpa: sept_states(memory, root, level, gpa)
+
+
+def leaf_2m(td: Td) -> Callable[[int], bool]:
+    """A function: is the 2M region at this GPA mapped by one leaf of the S-EPT?"""
+    sept = sept_of(td)
+    return lambda gpa: isinstance(states := sept(gpa), str) and states not in ("FREE", "NL_MAPPED")
+
+
+def inhibited(td: Td, gpa: int, level: int) -> bool:
+    """Is GUEST_INHIBIT set for `gpa` at `level`?"""
+    return hugepage_test_guest_inhibit(td.slot.lpage_info, gpa >> PAGE_SHIFT, level)
+
+
+def calls(history: History, kind: str = "seamcall", *, cpu: int | None = None, of: Iterable[str] = ()) -> list[str]:
+    """The SEAMCALLs (or TDCALLs) in order, as "LEAF STATUS"; `of` picks leaves."""
+    return [
+        f"{h['leaf']} {h['status']}"
+        for h in history
+        if h["kind"] == kind and (cpu is None or h["cpu"] == cpu) and (not of or h["leaf"] in of)
+    ]
+
+
+def count(history: History, kind: str, **data: object) -> int:
+    """How many notes of this kind have these values."""
+    return sum(h["kind"] == kind and all(h.get(k) == v for k, v in data.items()) for h in history)
