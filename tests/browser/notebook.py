@@ -4,6 +4,7 @@ A view is reached through `page` (Playwright's); what JupyterLab itself needs is
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
@@ -53,6 +54,14 @@ class Notebook:
         failed = self.page.locator(ERROR)
         assert failed.count() == 0, failed.first.inner_text()
         self.wait_idle()
+
+    def until(self, true: Callable[[], bool], what: str) -> None:
+        """Look until `true()`; fail saying `what` was awaited."""
+        for _ in range(PATIENCE // 50):
+            if true():
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"waited in vain until {what}")
 
     def outputs(self) -> Locator:
         """Every output, in order."""
