@@ -9,6 +9,7 @@ from tdxlab.engine.cells import Journal, Record
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.sharex import Refuse, Sharex
 from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.pamt import packed
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M, shift
@@ -203,20 +204,20 @@ async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
         return st.TDX_TDMR_ALREADY_INITIALIZED
 
     # --- all checks passed ---
-    end = tdmr.next + CHUNK_BYTES
-    chunks = [call.pamt.chunk(hpa, LEVEL_4K) for hpa in range(tdmr.next, end, SIZE_2M)]
-    await step((sys, None, WRITE), *((chunk.entries, None, WRITE) for chunk in chunks), at="update")
-    for chunk, hpa in zip(chunks, range(tdmr.next, end, SIZE_2M), strict=True):
+    start, end = tdmr.next, tdmr.next + CHUNK_BYTES
+    chunks = {hpa: call.pamt.chunk(hpa, LEVEL_4K) for hpa in range(start, end, SIZE_2M)}
+    touches = await step(*((chunk.entries, None, WRITE) for chunk in chunks.values()), at="update")
+    for hpa, chunk in chunks.items():
         if any(base < hpa + SIZE_2M and hpa < stop for base, stop in tdmr.reserved):
-            pages = range(hpa, hpa + SIZE_2M, PAGE_SIZE)
-            chunk.entries.fill([_type_of(tdmr, page) << 16 for page in pages])
+            chunk.entries.fill([_type_of(tdmr, page) for page in range(hpa, hpa + SIZE_2M, PAGE_SIZE)])
     tdmr.next = end
-    done = end - end % SIZE_1G
-    if end == done:
+    if end % SIZE_1G == 0:
+        touches.append((sys, "usable", WRITE))
         sys.usable = (*sys.usable, (end - SIZE_1G, end))
-    call.regs.rdx = done
+    call.regs.rdx = end - end % SIZE_1G
     return None
 
 
 def _type_of(tdmr: Tdmr, hpa: int) -> int:
-    return PT_RSVD if any(base <= hpa < end for base, end in tdmr.reserved) else PT_NDA
+    # the PAMT entry of a page that nobody uses yet
+    return packed(PT_RSVD if any(base <= hpa < end for base, end in tdmr.reserved) else PT_NDA, 0)

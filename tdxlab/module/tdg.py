@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.engine.step import READ, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import sept
 from tdxlab.module.dispatch import Call, handles

@@ -126,7 +126,7 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
     if rcx & ~(VpEnter.TDVPR | VpEnter.HINT | VpEnter.RESUME_L1):
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, exclusive=False)
-    await step((vcpu, None, WRITE), (td, "num_assoc_vcpus", ADD), at="associate")
+    touches = await step((vcpu, None, WRITE), at="associate")
     if vcpu.state is not VcpuState.READY:
         raise bad_state(call, vcpu)
     if vcpu.assoc_lp not in (None, call.cpu.n):
@@ -134,6 +134,7 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
     if hint and not vcpu.trap_exit:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     if vcpu.assoc_lp is None:
+        touches.append((td, "num_assoc_vcpus", ADD))
         vcpu.assoc_lp = call.cpu.n
         td.num_assoc_vcpus += 1
     suspected = vcpu.epf_gpas

@@ -7,13 +7,15 @@ from typing import Any
 
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import run
-from tdxlab.hw.cpu import Guest
+from tdxlab.engine.step import WRITE, step
+from tdxlab.hw.cpu import Guest, Regs
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.features import V1_5_01, V1_5_25
+from tdxlab.spec.bits import SeptEntry
+from tdxlab.spec.features import V1_5_25
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
-from tdxlab.spec.operands import RCX, Operand
-from tests.module.machine import BASE, HKID, HOST, LARGE, PAGES, TABLES, TDR, TDVPRS, Machine, built
+from tdxlab.spec.operands import RCX
+from tests.module.machine import LARGE, PAGES, TABLES, TDR, TDVPRS, Machine, built
 
 NEW_TABLE = TABLES + 0x10_000
 GPA_4K, GPA_2M = 0x1000, SIZE_2M | 1
@@ -22,7 +24,7 @@ Case = Callable[[Machine], Coroutine[Any, Any, Any]]
 
 async def bring_up(machine: Machine) -> None:
     await machine.bring_up()
-    await machine.call(leaves.TDH_SYS_TDMR_INIT, BASE)
+    await machine.init_tdmr()
 
 
 async def life(machine: Machine) -> None:
@@ -92,6 +94,7 @@ async def accepts(guest: Guest) -> None:
 
 
 async def accepted(machine: Machine) -> None:
+    await machine.call(leaves.TDH_VP_FLUSH, TDVPRS[0])
     await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE)
     await machine.cpus[0].send_ipi(machine.cpus[0])
     await machine.enter(accepts)()
@@ -127,6 +130,34 @@ async def ve(machine: Machine) -> None:
     await machine.enter(program)()
 
 
+async def kept_off(machine: Machine) -> None:
+    """A guest that is kept off an entry for the host, until the host is told."""
+    await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, PAGES + PAGE_SIZE)
+    page = machine.memory.sept_page(TABLES + 2 * PAGE_SIZE)
+    await step((page, 1, WRITE))
+    page.put(1, page[1] | SeptEntry.HP)
+    guest = Guest(accepts_twice)
+    for _ in range(2):
+        await machine.cpus[0].vp_enter(TDVPRS[0], guest)
+
+
+async def accepts_twice(guest: Guest) -> None:
+    for _ in range(2):
+        regs = await guest.tdcall(leaves.TDG_MEM_PAGE_ACCEPT, rcx=GPA_4K)
+        assert regs.rax == st.TDX_OPERAND_BUSY.at(RCX)
+
+
+async def fatal(machine: Machine) -> None:
+    """A triple fault ends a vCPU, a machine check ends the TD."""
+    cpu = machine.cpus[0]
+    for tdvpr, reason in zip(TDVPRS, (2, 6), strict=True):
+        regs = Regs(leaves.TDH_VP_ENTER.number, rcx=tdvpr)
+        await machine.module.seamcall(cpu, regs)
+        await machine.module.vm_exit(cpu, regs, reason, 0)
+        assert regs.status.detail == reason
+    await machine.call(leaves.TDH_MEM_TRACK, TDR, gives=st.TDX_TD_FATAL)
+
+
 ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
     "bring_up": (bring_up, {"parts": 0}),
     "life": (life, {"parts": 2}),
@@ -138,6 +169,8 @@ ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
     "faults": (faults, {}),
     "faults 1.5.25": (faults, {"features": V1_5_25}),
     "ve": (ve, {"attributes": 0}),
+    "kept_off": (kept_off, {}),
+    "fatal": (fatal, {}),
 }
 
 
@@ -149,4 +182,76 @@ def check_alone(name: str) -> None:
     assert trace.ended == "done"
 
 
-assert (V1_5_01, HKID, HOST, RCX, Operand, explore)
+# --- two calls at once: (what the set-up adds, the two actors) ---
+
+
+def seamcalls(cpu: int, *calls: tuple[Any, ...]) -> Callable[[Machine], Callable[[], Any]]:
+    """An actor that makes some SEAMCALLs, whatever they answer."""
+
+    def actor(machine: Machine) -> Callable[[], Any]:
+        async def go() -> list[st.Status]:
+            return [await machine.any(leaf, *operands, cpu=cpu) for leaf, *operands in calls]
+
+        return go
+
+    return actor
+
+
+def guest_accepts(cpu: int, gpa_level: int) -> Callable[[Machine], Callable[[], Any]]:
+    """An actor that enters a vCPU, which accepts a page.  It gives up after some TD exits."""
+
+    async def once(guest: Guest) -> None:
+        await guest.tdcall(leaves.TDG_MEM_PAGE_ACCEPT, rcx=gpa_level)
+
+    def actor(machine: Machine) -> Callable[[], Any]:
+        async def go() -> None:
+            guest = Guest(once)
+            await machine.cpus[cpu].vp_enter(TDVPRS[cpu], guest)
+
+        return go
+
+    return actor
+
+
+AUG_4K = leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, PAGES + PAGE_SIZE
+AUG_2M = leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE
+BLOCK_4K, BLOCK_2M = (leaves.TDH_MEM_RANGE_BLOCK, GPA_4K, TDR), (leaves.TDH_MEM_RANGE_BLOCK, GPA_2M, TDR)
+TRACK = leaves.TDH_MEM_TRACK, TDR
+DEMOTE = leaves.TDH_MEM_PAGE_DEMOTE, GPA_2M, TDR, NEW_TABLE
+
+PAIRS: dict[str, tuple[tuple[tuple[Any, ...], ...], Any, Any]] = {
+    "AUG, AUG": ((), seamcalls(0, AUG_4K), seamcalls(1, AUG_4K)),
+    "AUG 4K, AUG 2M of one frame": (
+        (),
+        seamcalls(0, (leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, LARGE + PAGE_SIZE)),
+        seamcalls(1, AUG_2M),
+    ),
+    "AUG, ACCEPT": ((), seamcalls(0, AUG_4K), guest_accepts(1, GPA_4K)),
+    "BLOCK, ACCEPT": ((AUG_4K,), seamcalls(0, BLOCK_4K), guest_accepts(1, GPA_4K)),
+    "REMOVE, ACCEPT": (
+        (AUG_4K, BLOCK_4K, TRACK),
+        seamcalls(0, (leaves.TDH_MEM_PAGE_REMOVE, GPA_4K, TDR)),
+        guest_accepts(1, GPA_4K),
+    ),
+    "DEMOTE, ACCEPT": ((AUG_2M, BLOCK_2M, TRACK), seamcalls(0, DEMOTE), guest_accepts(1, SIZE_2M)),
+    "DEMOTE, DEMOTE": ((AUG_2M, BLOCK_2M, TRACK), seamcalls(0, DEMOTE), seamcalls(1, DEMOTE)),
+    "TRACK, VP.ENTER": ((), seamcalls(0, TRACK, TRACK), guest_accepts(1, GPA_4K)),
+    "TRACK, TRACK": ((), seamcalls(0, TRACK), seamcalls(1, TRACK)),
+    "FLUSH, VP.ENTER": ((), seamcalls(0, (leaves.TDH_VP_FLUSH, TDVPRS[1])), guest_accepts(1, GPA_4K)),
+    "SEPT.ADD, SEPT.ADD": (
+        (),
+        seamcalls(0, (leaves.TDH_MEM_SEPT_ADD, GPA_2M, TDR, NEW_TABLE)),
+        seamcalls(1, (leaves.TDH_MEM_SEPT_ADD, GPA_2M, TDR, NEW_TABLE + PAGE_SIZE)),
+    ),
+}
+BOUND, MAX_EXECUTIONS = 1, 400
+
+
+def check_pair(name: str, bound: int | None = BOUND) -> Any:
+    """Search the schedules of two calls under the audit; returns the result."""
+    before, first, second = PAIRS[name]
+    machine = built()
+    for leaf, *operands in before:
+        machine.alone(machine.call(leaf, *operands))
+    program = machine.program(first(machine), second(machine))
+    return explore(program, bound=bound, max_executions=MAX_EXECUTIONS, check_reads=True)

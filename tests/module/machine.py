@@ -36,9 +36,7 @@ class Machine:
         self.module = TdxModule(self.memory, features, lps=cpus)
         self.cpus = [Cpu(n, self.memory, self.module, grain) for n in range(cpus)]
 
-    async def call(
-        self, leaf: Leaf, *operands: int, cpu: int = 0, version: int = 0, gives: int = TDX_SUCCESS
-    ) -> Regs:
+    async def call(self, leaf: Leaf, *operands: int, cpu: int = 0, version: int = 0, gives: int = TDX_SUCCESS) -> Regs:
         """A SEAMCALL that must answer `gives`."""
         named = dict(zip(leaf.registers, operands, strict=False))
         regs = await self.cpus[cpu].seamcall(leaf, version, **named)

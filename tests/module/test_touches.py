@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from tdxlab.engine.explore import explore
 from tdxlab.engine.run import run
-from tdxlab.hw.cpu import Guest
-from tdxlab.spec import leaves
-from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
 
 TDR, TDVPR, OTHER_TDVPR = 0x1_0010_0000, 0x1_0011_0000, 0x1_0012_0000
 TABLES, PAGES, LARGE = 0x1_0100_0000, 0x1_0200_0000, 0x1_1000_0000
