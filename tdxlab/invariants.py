@@ -19,7 +19,7 @@ from tdxlab.module.sept import Entry
 from tdxlab.module.state import Td as ModuleTd
 from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PG_LEVEL_2M, shift
 from tdxlab.spec.pamt import PT_EPT, PT_REG
-from tdxlab.spec.sept import FREE
+from tdxlab.spec.sept import FREE, FREE_ENTRY
 
 if TYPE_CHECKING:
     from tdxlab.lab import Lab
@@ -102,10 +102,11 @@ class Sweep:
         todo: list[tuple[KvmMmuPage, int | None]] = [(kvm.mirror_root, td.root)]
         for sp, table in todo:
             page = self.lab.memory.sept_page(table) if table is not None else None
-            for i, spte in enumerate(sp.spt):
-                entry = Entry(page, i, sp.level - 1, page[i]) if page is not None else None
-                if spte == SHADOW_NONPRESENT_VALUE and (entry is None or entry.state is FREE):
+            words: Sequence[int | None] = page if page is not None else [None] * len(sp.spt)
+            for i, (spte, word) in enumerate(zip(sp.spt, words, strict=True)):
+                if spte == SHADOW_NONPRESENT_VALUE and word in (None, FREE_ENTRY):
                     continue
+                entry = Entry(page, i, sp.level - 1, word) if page is not None and word is not None else None
                 gpa = (sp.gfn << PAGE_SHIFT) + (i << shift(sp.level - 1))
                 yield Pair(gpa, entry, spte, sp)
                 if isinstance(spte, TableSpte):

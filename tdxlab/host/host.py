@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tdxlab.engine.cells import Journal, Table
 from tdxlab.engine.locks import Mutex
+from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.cpu import Cpu
 from tdxlab.hw.memory import Memory, PageAllocator
 from tdxlab.spec.levels import PG_LEVEL_4K, pg_level_to_tdx_sept_level
@@ -17,7 +18,9 @@ from tdxlab.spec.levels import PG_LEVEL_4K, pg_level_to_tdx_sept_level
 class Host:
     """tdmr: (base, bytes) of the memory that TDX may use.  pamt: where its PAMT areas begin.  hkids: for TDs."""
 
-    __slots__ = ("allocator", "cpus", "global_hkid", "hkids", "journal", "memory", "pamt", "tdmr", "tdx_lock")
+    __slots__ = (
+        "allocator", "cpus", "global_hkid", "hkids", "irqs_off", "journal", "memory", "pamt", "tdmr", "tdx_lock",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Host:
         self.journal: Journal = memory.journal
         self.cpus, self.memory, self.tdmr, self.pamt = tuple(cpus), memory, tdmr, pamt
         self.allocator = PageAllocator(self.journal, tdmr[0], tdmr[0] + tdmr[1], len(cpus))
+        self.irqs_off = Table(self.journal, "irqs_off", False)  # {cpu: with interrupts disabled?}
         self.tdx_lock = Mutex(self.journal, "tdx_lock")
         self.global_hkid = hkids[0]
         self.hkids = Table(self.journal, "hkids", None, lambda key: (self.tdx_lock, 0))  # {hkid: in use?}
@@ -61,10 +65,25 @@ class Host:
         """Context: tdx_lock."""
         self.hkids.put(hkid, False)
 
+    async def local_irq_disable(self) -> None:
+        """From here on an interrupt stays pending on this CPU, or makes a guest on it exit."""
+        n = self.journal.cpu
+        await step((self.irqs_off, n, WRITE), at="local_irq_disable")
+        self.irqs_off.put(n, True)
+
+    async def local_irq_enable(self) -> None:
+        """What is pending is taken now."""
+        n = self.journal.cpu
+        await step((self.irqs_off, n, WRITE), (self.cpu.lp, "interrupt", WRITE), at="local_irq_enable")
+        self.irqs_off.put(n, False)
+        self.cpu.lp.interrupt = 0
+
     async def smp_call_function_many(self, targets: Sequence[int]) -> None:
         """Interrupt other CPUs, and wait until each has taken the interrupt: a guest there has left by then."""
         others = [self.cpus[n] for n in targets if n != self.journal.cpu]
         for target in others:
-            await self.cpu.send_ipi(target)
+            await step((self.irqs_off, target.n, READ), (target.lp, "interrupt", WRITE), at=f"IPI to CPU {target.n}")
+            if self.irqs_off[target.n]:  # else it is taken at once
+                target.lp.interrupt = 1
         for target in others:
             await self.cpu.wait_ipi(target)

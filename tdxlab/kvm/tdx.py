@@ -36,16 +36,18 @@ async def kvm_arch_vcpu_ioctl_run(vcpu: KvmVcpu, guest: Guest) -> int:
 
 async def vcpu_enter_guest(vcpu: KvmVcpu, guest: Guest) -> int:
     """One entry and its exit.  Returns -errno, EXIT_TO_USERSPACE or a positive number for "again"."""
-    # One step.  On hardware: interrupts off, mode written, barrier, requests read; the kicker in the opposite order.
+    await vcpu.kvm.host.local_irq_disable()
+    # One step.  On hardware: mode written, barrier, requests read; the kicker in the opposite order.
     await step((vcpu, "mode", WRITE), (vcpu, "requests", WRITE), at=f"enter vCPU {vcpu.vcpu_id}")
     if vcpu.requests & KVM_REQ_VM_DEAD:
+        await vcpu.kvm.host.local_irq_enable()
         return -EIO
     vcpu.requests = 0
     vcpu.mode = IN_GUEST_MODE
     entered = await tdx_vcpu_run(vcpu, guest)
     await step((vcpu, "mode", WRITE), at="outside guest mode")
     vcpu.mode = OUTSIDE_GUEST_MODE
-    await vcpu.kvm.host.cpu.take_interrupt()
+    await vcpu.kvm.host.local_irq_enable()
     if not entered:
         await step(at="try to enter again", ready=OTHERS)
         return RESUME_GUEST
