@@ -45,7 +45,7 @@ def normalise(notebook: NotebookNode) -> None:
 
 def text(notebook: NotebookNode) -> str:
     """The file's text."""
-    return nbformat.writes(notebook) + "\n"
+    return f"{nbformat.writes(notebook)}\n"
 
 
 def main(names: list[str]) -> int:

@@ -125,10 +125,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     path = _chromium()
     from playwright.sync_api import sync_playwright
 
+    profile = tmp_path_factory.mktemp("profile")
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
+            profile,
             executable_path=path,
+            # else its libraries leave caches in the reader's home, or here
+            env={**os.environ, "HOME": str(profile), "XDG_CACHE_HOME": str(profile), "XDG_RUNTIME_DIR": str(profile)},
             headless=True,
             viewport={"width": 1400, "height": 1600},
             args=FLAGS,
