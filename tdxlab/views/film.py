@@ -65,7 +65,7 @@ class Film:
                 )
         return out
 
-    def outcome(self) -> rows.Row:
+    def outcome(self) -> dict[str, Any]:
         """{faults, splits, kicks, write lock takes, pages_2m, ended, and the verdict on each claim} of this run."""
         found = counts(self.trace)
         return {

@@ -70,6 +70,7 @@ def claim_words(stepper: Stepper) -> dict[str, str]:
         "always": ("holds", "broken") if done else ("holds so far", "broken"),
         "sometimes": ("seen", "not seen") if done else ("seen", "not seen yet"),
         "at_end": ("holds", "fails") if done else ("judged at the end", "fails"),
+        "history": ("holds", "fails") if done else ("judged at the end", "fails"),
     }
     return {claim.id: words[claim.kind][0 if holds[claim.id] else 1] for claim in stepper.program.claims}
 

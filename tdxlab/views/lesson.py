@@ -7,10 +7,11 @@ notebook stores does not depend on it.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets as w
 
+from tdxlab.engine.run import show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.views import plots, rows
 from tdxlab.views.film import Film
@@ -38,14 +39,19 @@ def predict(question: str, options: Sequence[str], right: str, because: str) -> 
 class Designs(w.VBox):  # type: ignore[misc]
     """A stepper for each design, one of them shown.  Each keeps its place when another is chosen.
 
-    make: gives a stepper for a design's name; it is called when that design is first chosen.  until: each stepper
-    starts where this text comes first (see `StepperWidget.until`).  follow: or after this schedule.
+    make: gives a stepper for a design's name; it is called when that design is first chosen.  schedules: {design: the
+    path that lies ready}.  until: each stepper starts where this text comes first (see `StepperWidget.until`).
     """
 
     def __init__(
-        self, make: Callable[[str], Stepper], designs: Sequence[str], *, until: str = "", follow: str = ""
+        self,
+        make: Callable[[str], Stepper],
+        designs: Sequence[str],
+        *,
+        schedules: Mapping[str, Sequence[int]] | None = None,
+        until: str = "",
     ) -> None:
-        self.make, self.until, self.follow = make, until, follow
+        self.make, self.schedules, self.until = make, schedules or {}, until
         self.steppers: dict[str, StepperWidget] = {}
         self.choice = w.ToggleButtons(options=list(designs), description="design", style={"button_width": "auto"})
         self.choice.observe(self._show, "value")
@@ -59,10 +65,10 @@ class Designs(w.VBox):  # type: ignore[misc]
     def _widget(self, design: str) -> StepperWidget:
         if design not in self.steppers:
             stepper = self.steppers[design] = StepperWidget(self.make(design))
+            stepper.follow(show_schedule(self.schedules.get(design, ())))
+            stepper.jump(0)
             if self.until:
                 stepper.until(self.until)
-            if self.follow:
-                stepper.follow(self.follow)
         return self.steppers[design]
 
     def _show(self, change: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tdxlab.engine.run import read_schedule, show_schedule, stay
+from tdxlab.engine.run import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.views import palette
 from tdxlab.views.frames import Frame, frame, names, title
@@ -25,7 +25,7 @@ AT_MOST = 2000
 
 
 class StepperWidget(anywidget.AnyWidget):
-    """Draws an `engine.stepper.Stepper` and steps it.  Bad input gives a sentence in `message`, never a traceback.
+    """Draws an `engine.stepper.Stepper` from its start and steps it.  Bad input gives a sentence in `message`, never a traceback.
 
     cursor: the step that is shown, 0 to len(path) - 1.  path: the numbers of the frames from the set-up on.
     message: the last refusal, or "".  ack: the browser's last request that has been dealt with.
@@ -43,6 +43,7 @@ class StepperWidget(anywidget.AnyWidget):
 
     def __init__(self, stepper: Stepper, **traits: Any) -> None:
         self.stepper = stepper
+        stepper.jump(0)
         self._frames: list[Frame] = [frame(stepper)]
         self._next: dict[tuple[int, int], int] = {}  # (frame, CPU that steps there) -> frame: the tree of visited steps
         super().__init__(path=[0], static=_static(stepper), **traits)
@@ -130,7 +131,7 @@ class StepperWidget(anywidget.AnyWidget):
     def _advance(self, cpu: int | None) -> None:
         kept = self.path[self.cursor + 1 :]
         if cpu is None:
-            cpu = self._frames[kept[0]]["event"]["cpu"] if kept else stay(self.frame["runnable"], self._last())
+            cpu = self._frames[kept[0]]["event"]["cpu"] if kept else self._stay()
         here = self.path[self.cursor]
         if (here, cpu) not in self._next:
             self._run_machine(cpu)
@@ -140,8 +141,10 @@ class StepperWidget(anywidget.AnyWidget):
             self.path = [*self.path[: self.cursor + 1], there]
         self.cursor += 1
 
-    def _last(self) -> int | None:
-        return self.frame["event"]["cpu"] if self.cursor else None
+    def _stay(self) -> int:
+        last = self.frame["event"]["cpu"] if self.cursor else None
+        runnable: list[int] = self.frame["runnable"]
+        return last if last in runnable else runnable[0]
 
     def _run_machine(self, cpu: int) -> None:
         # The machine may stand elsewhere on the path, or on one that was left.

@@ -40,8 +40,10 @@ def test_each_design_keeps_its_place() -> None:
 
 
 def test_steppers_can_start_at_a_place() -> None:
-    assert lesson.Designs(lambda _: Stepper(program()), ["a"], until="fault").stepper.cursor == 1
-    assert lesson.Designs(lambda _: Stepper(program()), ["a"], follow="1 0*3").stepper.schedule == "1 0*3"
+    view = lesson.Designs(lambda _: Stepper(program()), ["a"], schedules={"a": [1, 0, 0]}, until="fault")
+    assert view.stepper.cursor == 1 and len(view.stepper.path) == 4
+    view.stepper.step()
+    assert view.stepper.schedule == "1 0"
 
 
 def test_the_slider_changes_figure_strip_and_text() -> None:
