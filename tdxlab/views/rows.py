@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tdxlab.engine.explore import Result
 from tdxlab.engine.trace import Event, Trace
 from tdxlab.spec import leaves, status
 from tdxlab.spec.status import Status
@@ -154,6 +155,18 @@ def folded(notes: Sequence[Row]) -> list[Row]:
             known = leaves.BY_NAME.get(leaf)
             out.append({"leaf": leaf, "times": 1, "status": said, "purpose": known.purpose if known else ""})
     return out
+
+
+def search(result: Result) -> Row:
+    """What a search found, without its seconds: schedules, complete, how the runs ended, and a verdict each claim."""
+    verdicts = {id: "holds" if v.holds else f"broken, {v.preemptions} preemptions" for id, v in result.claims.items()}
+    return {
+        "schedules": result.executions,
+        "bound": "none" if result.bound is None else result.bound,
+        "complete": "yes" if result.complete else "no",
+        "ended": ", ".join(f"{n} {how}" for how, (n, _) in sorted(result.outcomes.items())),
+        **verdicts,
+    }
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ AT_MOST = 2000
 
 
 class StepperWidget(anywidget.AnyWidget):
-    """Draws an `engine.stepper.Stepper` from its start and steps it.  Bad input gives a sentence in `message`, never a traceback.
+    """Draws an `engine.stepper.Stepper` from its start and steps it.
 
+    Bad input gives a sentence in `message`, never a traceback.
     cursor: the step that is shown, 0 to len(path) - 1.  path: the numbers of the frames from the set-up on.
     message: the last refusal, or "".  ack: the browser's last request that has been dealt with.
     static: what never changes (names, claims, colours).

@@ -1,5 +1,6 @@
 """Rows of a trace: what a reader is told about each step, and spans that nest."""
 
+from tdxlab.engine.explore import explore
 from tdxlab.engine.run import given, run
 from tdxlab.engine.trace import Event, Trace
 from tdxlab.views import rows
@@ -69,6 +70,12 @@ def test_equal_neighbours_are_folded_and_told_their_purpose() -> None:
         ("TDH.MNG.ADDCX", 1, "TDX_OPERAND_BUSY"),
     ]
     assert found[0]["purpose"]
+
+
+def test_a_search_says_its_bound_and_how_runs_ended() -> None:
+    found = rows.search(explore(program(), bound=1))
+    assert found["bound"] == 1 and found["complete"] == "no" and found["ended"] == f"{found['schedules']} done"
+    assert (found["T1"], found["T2"]) == ("holds", "holds")
 
 
 def test_a_status_names_the_operand_that_it_speaks_of() -> None:
