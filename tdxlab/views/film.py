@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Trace
-from tdxlab.scenarios.counts import KINDS, counts
 from tdxlab.views import rows
 from tdxlab.views.frames import names
 from tdxlab.views.strips import regions, summary
@@ -66,14 +65,8 @@ class Film:
         return out
 
     def outcome(self) -> dict[str, Any]:
-        """{faults, splits, kicks, write lock takes, pages_2m, ended, and the verdict on each claim} of this run."""
-        found = counts(self.trace)
-        return {
-            **{name.replace("_", " "): found[name] for name in KINDS},
-            "pages_2m": self.pictures[-1].get("pages_2m", "-"),
-            "ended": self.trace.ended,
-            **self.trace.claims,
-        }
+        """`rows.outcome` of this run, and how many 2M mappings there are at its end."""
+        return {"pages_2m": self.pictures[-1].get("pages_2m", "-"), **rows.outcome(self.trace)}
 
     def to_frame(self) -> pd.DataFrame:
         """`rows()` as a `pandas.DataFrame`."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.explore import Result
 from tdxlab.engine.trace import Event, Trace
+from tdxlab.scenarios.counts import KINDS
+from tdxlab.scenarios.counts import counts as summed
 from tdxlab.spec import leaves, status
 from tdxlab.spec.status import Status
 
@@ -43,7 +45,7 @@ def status_text(note: Row) -> str:
 
 def arguments_text(note: Row) -> str:
     """What a note says besides its kind and the call's leaf and status: `gpa=0x40000000 level=2M`."""
-    rest = {k: v for k, v in note.items() if k not in ("kind", "leaf", "status", "detail") and v is not None}
+    rest = {k: v for k, v in note.items() if k not in ("kind", "leaf", "status", "detail") and v not in (None, [])}
     return " ".join(f"{k}={value_text(k, v)}" for k, v in rest.items())
 
 
@@ -155,6 +157,12 @@ def folded(notes: Sequence[Row]) -> list[Row]:
             known = leaves.BY_NAME.get(leaf)
             out.append({"leaf": leaf, "times": 1, "status": said, "purpose": known.purpose if known else ""})
     return out
+
+
+def outcome(trace: Trace) -> Row:
+    """{faults, splits, kicks, write lock takes, ended, and the verdict on each claim} of one run."""
+    found = summed(trace)
+    return {**{name.replace("_", " "): found[name] for name in KINDS}, "ended": trace.ended, **trace.claims}
 
 
 def search(result: Result) -> Row:
