@@ -1,0 +1,104 @@
+"""Faults, pre-faults, conversions, builds: each path of KVM once, with what it leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from tdxlab.engine.run import alone
+from tdxlab.guest.programs import accepts, tdx_vm_huge_page, touches, touches_then_accepts
+from tdxlab.kvm.kvm_main import EINVAL, EOPNOTSUPP
+from tdxlab.kvm.mem_attributes import kvm_gmem_punch_hole
+from tdxlab.kvm.tdp_iter import descend
+from tdxlab.kvm.tdx_build import tdx_td_finalize
+from tdxlab.lab import Lab
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+
+
+def test_an_empty_tree_takes_two_tables_and_one_aug(go):
+    ran = go(lambda td: [td.vcpu(0, touches(0))])
+    assert ran.leaves == ["MEM.SEPT.ADD", "MEM.SEPT.ADD", "MEM.PAGE.AUG"]
+
+
+def test_prefault_access_and_accept_all_map_2m(go):
+    async def prefault(td):
+        await td.prefault(0, 0, SIZE_2M)
+
+    for actor in (prefault, lambda td: td.vcpu(0, touches(0)), lambda td: td.vcpu(0, accepts((0, PG_LEVEL_2M)))):
+        assert go(lambda td, actor=actor: [actor(td)]).picture["pages_2m"] == 1
+
+
+def test_prefault_of_4k_needs_no_split(go):
+    async def prefault_then_accept(td):
+        await td.prefault(0, 0, 0x1000)
+        await td.vcpu(0, accepts((0, PG_LEVEL_4K)))
+
+    assert go(lambda td: [prefault_then_accept(td)])["splits"] == 1
+    forced = go(lambda td: [prefault_then_accept(td)], "seed,prefault=force_4k")
+    assert forced["splits"] == 0 and forced.accepts == ["TDX_SUCCESS"]
+
+
+def test_4k_folios_are_never_mapped_larger(go):
+    ran = go(lambda td: [td.vcpu(0, touches(0))], folio="4K", memory="2M")
+    assert ran.accepts == ["TDX_PAGE_SIZE_MISMATCH", "TDX_SUCCESS"] and ran.picture["pages_2m"] == 0
+
+
+def test_prefault_before_finalize_is_refused():
+    lab = Lab()
+    td = lab.create_td(finalize=False)
+    assert lab.alone(td.prefault(0, 0, SIZE_2M)) == -EOPNOTSUPP
+
+
+def test_conversion_splits_zaps_one_page_and_the_block_stays_4k(go):
+    ran = go(lambda td: [td.vcpu(0, tdx_vm_huge_page(0))])
+    assert ran.accepts == ["TDX_SUCCESS", "TDX_PAGE_SIZE_MISMATCH", "TDX_SUCCESS"]
+    assert ran["splits"] == 1 and ran["kicks"] == 2
+    assert ran.leaves.count("PHYMEM.PAGE.WBINVD") == 1 and ran.leaves.count("MEM.PAGE.DEMOTE") == 1
+    assert ran.picture["sept"][0] == ["MAPPED"] * 512 and 0 not in ran.picture["lpage_info"]
+
+
+def test_punching_a_hole_splits_at_its_ends(go):
+    async def punch(td):
+        await td.vcpu(0, touches(0))
+        slot = td.slot
+        await kvm_gmem_punch_hole(td.kvm, slot, 4, 8)
+
+    ran = go(lambda td: [punch(td)])
+    assert ran["splits"] == 1 and ran.picture["sept"][0][3:9] == ["MAPPED", *["FREE"] * 4, "MAPPED"]
+
+
+def test_a_build_maps_4k_and_the_same_address_2m_once_the_td_runs():
+    lab = Lab()
+    td = lab.create_td(memory="4M", image=3, finalize=False)
+    assert td.kvm.stat["pages_4k"] == 3 and td.kvm.stat["pages_2m"] == 0
+    td.finalize()
+    lab.alone(td.vcpu(0, accepts((SIZE_2M, PG_LEVEL_2M))))
+    assert td.kvm.stat["pages_2m"] == 1
+
+
+def test_a_second_finalize_is_refused():
+    lab = Lab()
+    td = lab.create_td()
+    assert lab.alone(tdx_td_finalize(td.kvm)) == -EINVAL
+
+
+def test_dropping_the_lock_to_allocate_makes_the_walk_start_again(go):
+    ran = go(lambda td: [td.vcpu(0, touches_then_accepts(0, (0, PG_LEVEL_4K)))])
+    takes = [note["why"] for note in ran.trace.notes("mmu_lock_write")]
+    assert takes == ["guest inhibit", "tdp_mmu_alloc_sp_for_split"]
+
+
+def test_the_mirror_is_frozen_while_the_module_is_called(go):
+    ran = go(lambda td: [td.vcpu(0, touches(0))])
+    frozen = [e.n for e in ran.trace.events if e.at == "cmpxchg to FROZEN_SPTE"]
+    thawed = [e.n for e in ran.trace.events if e.at == "unfreeze: the new SPTE"]
+    calls = [e.n for e in ran.trace.events for n in e.notes if n.get("leaf", "").startswith("TDH.MEM")]
+    assert all(a < call < b for a, call, b in zip(frozen, calls, thawed, strict=True))
+
+
+@pytest.mark.parametrize("order", [9, 0])
+def test_a_td_is_built_on_any_folio(order):
+    lab = Lab(cpus=1)
+    td = lab.create_td(memory="2M", folio="2M" if order else "4K")
+    alone(lab.journal, td.vcpu(0, touches(0)))
+    it = descend(td.kvm.mirror_root, 0, PG_LEVEL_2M, [])
+    assert it.is_leaf is (order == 9)

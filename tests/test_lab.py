@@ -1,0 +1,99 @@
+"""The machine as a whole: what it refuses, its register level, its invariants, and that runs repeat."""
+
+from __future__ import annotations
+
+import pytest
+
+from tdxlab.engine.explore import explore
+from tdxlab.engine.run import run, seeded
+from tdxlab.guest.programs import accepts, touches
+from tdxlab.invariants import Sweep
+from tdxlab.kvm.spte import SHADOW_NONPRESENT_VALUE
+from tdxlab.lab import Lab
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.status import TDX_GPA_RANGE_NOT_BLOCKED, Status
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"dpamt": True}, {"module": "0.9"}, {"memory": "64M"}, {"memory": "much"}, {"design": "nobody"}],
+)
+def test_what_cannot_be_made_is_refused_with_a_sentence(options):
+    with pytest.raises(ValueError, match=r"\w+ .* \w+"):
+        Lab(**options)
+
+
+def test_seamcalls_at_register_level():
+    lab = Lab()
+    td = lab.create_td()
+    lab.alone(td.prefault(0, 0, SIZE_2M))
+    page = lab.host.alloc_page()
+    regs = lab.seamcall("TDH.MEM.PAGE.DEMOTE", rcx=1, rdx=td.kvm.tdr_hpa, r8=page)
+    assert Status(regs["rax"]).code == TDX_GPA_RANGE_NOT_BLOCKED
+
+
+def test_a_guest_at_register_level():
+    lab = Lab()
+    td = lab.create_td()
+    lab.alone(td.prefault(0, 0, SIZE_2M))
+    lab.seamcall("TDH.VP.ENTER", rcx=td.kvm.vcpus[0].tdvpr_hpa)
+    assert lab.tdcall("TDG.MEM.PAGE.ACCEPT", rcx=1)["rax"] == 0
+
+
+def actors(td):
+    return [td.vcpu(0, accepts((0, PG_LEVEL_4K))), td.vcpu(1, touches(0x1000))]
+
+
+def test_the_same_schedule_gives_the_same_trace():
+    lab = Lab()
+    td = lab.create_td()
+    program = lab.program(lambda: actors(td))
+    first, second = (run(program, seeded(7)) for _ in range(2))
+    assert first.to_dicts() == second.to_dicts() and first.schedule == second.schedule
+    again = Lab()
+    other = again.create_td()
+    assert run(again.program(lambda: actors(other)), seeded(7)).to_dicts() == first.to_dicts()
+
+
+@pytest.mark.parametrize("grain", ["seamcall", "lock"])
+def test_invariants_hold_in_every_schedule_with_one_preemption(grain):
+    lab = Lab(grain=grain)
+    td = lab.create_td(memory="2M")
+    result = explore(lab.program(lambda: actors(td)), bound=1, max_executions=80)
+    assert result.outcomes.keys() == {"done"}
+
+
+def test_invariants_see_what_is_wrong():
+    lab = Lab()
+    td = lab.create_td()
+    lab.alone(td.vcpu(0, touches(0, SIZE_2M)))
+    kvm = td.kvm
+    level_2 = kvm.mirror_root.spt[0].child.spt[0].child
+
+    def wrong() -> set[str]:
+        return {i.id for i in Sweep(lab).invariants() if i.quiet() and i.violations()}
+
+    assert wrong() == set()
+    mark = lab.journal.mark()
+    level_2.spt.put(0, SHADOW_NONPRESENT_VALUE)
+    assert wrong() == {"S-EPT and mirror"}
+    lab.journal.rewind(mark)
+    kvm.stat.put("pages_2m", 1)
+    assert wrong() == {"pages_2m"}
+    lab.journal.rewind(mark)
+    td.slot.gmem.folios.put(0, td.slot.gmem.folios[512])
+    assert wrong() == {"mirror and guest_memfd", "one owner for each page"}
+    lab.journal.rewind(mark)
+    page = lab.module.pamt.page(td.slot.gmem.folios[0], 1)
+    page.chunk.entries.put(page.i, 0)
+    assert wrong() == {"PAMT behind S-EPT"}
+
+
+def test_a_picture_is_plain_data():
+    lab = Lab()
+    td = lab.create_td(memory="4M")
+    lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_4K), (SIZE_2M, PG_LEVEL_2M))))
+    picture = lab.program(list).picture()
+    assert picture["sept"][0][:2] == ["MAPPED", "FREE"] == picture["mirror"][0][:2]
+    assert picture["sept"][SIZE_2M] == "MAPPED" and picture["pages_2m"] == 1
+    assert picture["lpage_info"] == {0: ["GUEST_INHIBIT"]} and picture["locks"] == {"mmu_lock": "free"}
