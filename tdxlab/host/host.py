@@ -50,6 +50,13 @@ class Host:
         """The HPA of a free page of PG_LEVEL_4K or PG_LEVEL_2M, or None."""
         return self.allocator.alloc(pg_level_to_tdx_sept_level(level))
 
+    def must_alloc(self, level: int = PG_LEVEL_4K) -> int:
+        """`alloc_page` for a set-up.  Raises MemoryError."""
+        page = self.alloc_page(level)
+        if page is None:
+            raise MemoryError("the machine has no free page left; make it with more memory")
+        return page
+
     def free_page(self, hpa: int, level: int = PG_LEVEL_4K) -> None:
         """Give a page back."""
         self.allocator.free(hpa, pg_level_to_tdx_sept_level(level))

@@ -158,7 +158,10 @@ class Cpu:
         return 0
 
     def _note(self, kind: str, leaf: Leaf, regs: Regs) -> None:
-        self.journal.note(kind, leaf=leaf.name, status=regs.status.name, detail=regs.status.detail)
+        # the caller's locks: the leaf has given its own back
+        locks = [cell.name for cell, _, exclusive in self.journal.held.get(self.n, ()) if not exclusive]
+        locks += [f"{cell.name} (exclusive)" for cell, _, exclusive in self.journal.held.get(self.n, ()) if exclusive]
+        self.journal.note(kind, leaf=leaf.name, status=regs.status.name, detail=regs.status.detail, locks=locks)
 
     # --- the guest's side ---
 
@@ -183,11 +186,11 @@ class Guest:
     Made anew for each execution, with its coroutine: nothing here outlives a rewind.
     """
 
-    __slots__ = ("_life", "cpu", "done", "regs")
+    __slots__ = ("_life", "cpu", "done", "program", "regs")
 
     def __init__(self, program: Callable[[Guest], Coroutine[Pause, list[Touch], Any]]) -> None:
-        self._life = self._live(program)
-        self.done = False
+        self.program, self.done = program, False
+        self._life: Coroutine[Pause, list[Touch], None] | None = None
         self.cpu: Cpu
         self.regs: Regs
 
@@ -247,8 +250,8 @@ class Guest:
         if not self.cpu.lp.vcpu:
             await _td_exit()
 
-    async def _live(self, program: Callable[[Guest], Coroutine[Pause, list[Touch], Any]]) -> None:
-        await program(self)
+    async def _live(self) -> None:
+        await self.program(self)
         self.done = True
         while True:  # a guest with nothing left to do is idle
             await self.tdcall(TDG_VP_VMCALL, rcx=R10_AND_R11, r10=0, r11=EXIT_REASON_HLT)
@@ -257,9 +260,10 @@ class Guest:
     def run(self, cpu: Cpu, regs: Regs) -> Generator[Pause, list[Touch], None]:
         """Go on until the next TD exit.  The guest's steps are steps of the caller."""
         self.cpu, self.regs = cpu, regs
+        life = self._life = self._life or self._live()
         reply: Any = None
         while True:
-            pause = self._life.send(reply)
+            pause = life.send(reply)
             if pause is TD_EXIT:
                 return
             reply = yield pause

@@ -60,7 +60,7 @@ class Held:
         mine = await step(*reads, (lock, i, SHARE))
         word = lock[i]
         if word & EXCLUSIVE:
-            raise self._refused(lock, i, operand, mine)
+            raise self._refused(lock, i, operand, mine, READER)
         if not self.host and word & HP:
             mine[-1] = lock, i, READ
             raise Refuse(TDX_OPERAND_BUSY_HOST_PRIORITY.at(operand))
@@ -144,11 +144,12 @@ class Held:
         self.locks.append((lock, i, exclusive))
         self.journal.took(lock, i, exclusive)
 
-    def _refused(self, lock: Sharex, i: int, operand: int, mine: list[Touch]) -> Refuse:
-        # a host call that fails marks the lock; a guest call only looks
+    def _refused(self, lock: Sharex, i: int, operand: int, mine: list[Touch], readers: int = 0) -> Refuse:
+        # A host call that fails marks the lock, a guest call only looks.  Who wanted a share stays counted until
+        # the exclusive holder's release clears the word [oracle contention: 0x7].
         if self.host and lock.marks:
             mine[-1] = lock, i, FAIL
-            lock.put(i, lock[i] | HP)
+            lock.put(i, (lock[i] | HP) + readers)
         else:
             mine[-1] = lock, i, READ
         return Refuse(TDX_OPERAND_BUSY.at(operand))
@@ -158,7 +159,7 @@ def give(lock: Cell, i: Key, exclusive: bool, journal: Journal) -> None:
     """Give one lock back, within the caller's step.  The mark stays."""
     assert isinstance(lock, Words)
     if isinstance(lock, Sharex):
-        lock.put(i, lock[i] - (EXCLUSIVE if exclusive else READER))
+        lock.put(i, lock[i] & HP if exclusive else lock[i] - READER)
         journal.gave(lock, i, exclusive)
     elif i is None:
         lock.fill([word & ~ENTRY_LOCK for word in lock])

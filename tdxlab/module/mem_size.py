@@ -111,7 +111,10 @@ async def hold_children(call: Call, parent: Entry) -> list[int]:
     if call.features.promote_tree_exclusive:
         await step((page, None, READ), at="512 entries")
         return [word & ~ENTRY_HP for word in page]
-    return await call.held.all_entries(page, RCX)
+    try:
+        return await call.held.all_entries(page, RCX)
+    except Refuse as busy:
+        raise Refuse(busy.status, parent.view()) from None
 
 
 def alike(words: list[int], parent: Entry) -> State:

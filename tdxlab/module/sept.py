@@ -52,9 +52,9 @@ class Entry:
         if state is FREE:
             shown = SeptEntry.SVE
         elif state.leaf:
-            shown = RWX | SeptEntry.MT | SeptEntry.IPAT | SeptEntry.PS | SeptEntry.HPA | SeptEntry.SVE | SeptEntry.XU
+            shown = RWX | SeptEntry.MT | SeptEntry.IPAT | SeptEntry.PS | SeptEntry.HPA | SeptEntry.SVE
         else:
-            shown = RWX | SeptEntry.PS | SeptEntry.XU
+            shown = RWX | SeptEntry.PS
         return {"rcx": self.word & shown, "rdx": self.level | state.code << 8}
 
 

@@ -19,6 +19,17 @@ from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
     },
     breaks={"seed": (), "inhibit_write": (), "inhibit_read": ("HP07",), "inhibit_read_upgrade": ("HP07",)},
     machine={"cpus": 2},
+    stories={
+        # vCPU 1 has seen "2M allowed" under the read lock, and maps it after vCPU 0 has set the bit
+        "inhibit_read": (
+            (0, "read_lock mmu_lock"),
+            *[(1, "cmpxchg to FROZEN_SPTE")] * 3,
+            (0, "read_lock mmu_lock"),
+            (1, None),
+        ),
+        # vCPU 1 has mapped 2M when vCPU 0 sets the bit, and only then looks for a leaf to split
+        "inhibit_read_upgrade": ((1, "guest: TDG.MEM.PAGE.ACCEPT"), (0, None)),
+    },
 )
 def handler_order(lab: Lab) -> Program:
     """Can anyone see GUEST_INHIBIT set for a region in which a 2M leaf is mapped?

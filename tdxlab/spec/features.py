@@ -26,8 +26,6 @@ class ModuleFeatures:
     """Host calls that write an S-EPT entry keep its host-priority bit."""
     state_in_detail: bool
     """OP_STATE_INCORRECT and VCPU_STATE_INCORRECT carry the state in bits 31:0."""
-    entry_extra: bool
-    """S-EPT entries hold the HKID, and bit 10 (execute for user addresses) where they are mapped."""
     cache_wb_polls_after_last: bool
     """PHYMEM.CACHE.WB polls for interrupts after its last part too."""
 
@@ -41,7 +39,6 @@ V1_5_01 = ModuleFeatures(
     sept_tree_host_priority=False,  # [S01:td_control_structures.h]
     keeps_entry_priority=False,  # [S01:sept_manager.c]
     state_in_detail=False,  # [oracle v1.5.01]
-    entry_extra=False,  # [oracle v1.5.01, dump rows]
     cache_wb_polls_after_last=True,  # [oracle v1.5.01 tour H]
 )
 V1_5_25 = ModuleFeatures(
@@ -53,7 +50,6 @@ V1_5_25 = ModuleFeatures(
     sept_tree_host_priority=True,  # [S25:td_control_structures.h], from 1.5.20
     keeps_entry_priority=True,  # [S25:sept_manager.c], from 1.5.20
     state_in_detail=True,  # [oracle v1.5.25 tour B]
-    entry_extra=True,  # [oracle v1.5.25, dump rows]
     cache_wb_polls_after_last=False,  # [oracle v1.5.25 tour H]
 )
 PROFILES = {features.version: features for features in (V1_5_01, V1_5_25)}

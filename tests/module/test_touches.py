@@ -1,24 +1,26 @@
-"""Every leaf under the engine's audit of reads and writes, alone and against a second call."""
+"""Every leaf under the audit of reads and writes: alone, and against a second call."""
 
-from __future__ import annotations
+import pytest
 
-from collections.abc import Callable
-from typing import Any
-
-from tdxlab.engine.run import run
-
-TDR, TDVPR, OTHER_TDVPR = 0x1_0010_0000, 0x1_0011_0000, 0x1_0012_0000
-TABLES, PAGES, LARGE = 0x1_0100_0000, 0x1_0200_0000, 0x1_1000_0000
-SPARE = TABLES + 0x1_0000
-HOST = 0x1_5000_0000
+from tests.module import cases
 
 
-def test_bring_up_declares_what_it_touches(booted: Any) -> None:
-    booted.journal.log = None
-    machine = type(booted)()
-    trace = run(machine.program(lambda: coroutine(machine.boot)), check_reads=True)
-    assert trace.ended == "done"
+@pytest.mark.parametrize("name", cases.ALONE)
+def test_a_call_declares_what_it_uses(name: str) -> None:
+    cases.check_alone(name)
 
 
-async def coroutine(function: Callable[[], None]) -> None:
-    function()
+@pytest.mark.parametrize("name", cases.PAIRS)
+def test_two_calls_declare_what_they_share(name: str) -> None:
+    result = cases.check_pair(name, bound=2)
+    assert set(result.outcomes) == {"done"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_no_touch_can_be_removed() -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-m", "tests.module.mutation"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -1,20 +1,9 @@
-"""Recordings of the real module against the emulated one.
-
-A recording is lines of JSON, also gzipped.  A part of it starts from a fresh machine, or from a set-up that is
-built once and rewound for each case.  The handlers see registers only; what the recording expects is compared
-afterwards.  Formats: the README beside the recordings.
-"""
+"""The machine that recordings were made on, and what each of their lines does to the emulated one."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import re
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tdxlab.engine.cells import Journal
@@ -24,11 +13,9 @@ from tdxlab.hw.memory import Memory
 from tdxlab.hw.sharex import Held, Refuse, Sharex
 from tdxlab.module import HANDLERS, TdxModule, exits, sept
 from tdxlab.spec import leaves
-from tdxlab.spec.bits import PamtEntry
-from tdxlab.spec.bits import field as bits_of
 from tdxlab.spec.features import PROFILES
-from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SHIFT
-from tdxlab.spec.tdstate import LifeCycle
+from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, index
+from tdxlab.spec.sept import NL_BLOCKED
 
 CMRS = ((0x1_0000_0000, 0x8000_0000),)
 LPS = 4
@@ -43,28 +30,11 @@ OTHER_LP = 99  # whoever holds a lock in a `lock` line
 
 NO_HANDLER = "no handler for the leaf"
 NO_LINE = "harness line not built"
-AFTER = "after one of these in the same part"
 REGISTERS = leaves.REGISTERS
-SHOWN = ("dump", "pamt", "tdinfo", "memr")  # lines that show state
-UNLISTED = re.compile(r"(\d+) further \S+ calls not listed")  # a note that stands for calls like the one before
-VCPU_1 = "100110000"
-
-
-@dataclass
-class Report:
-    """What `replay` counts.  calls = agreed + mismatches + skipped."""
-
-    calls: int = 0
-    agreed: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    state_lines: int = 0
-    state_agreed: int = 0
-    mismatches: list[dict[str, Any]] = field(default_factory=list)
-    state_mismatches: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Unbuilt(Exception):
-    """The line can not be run.  The reason is one of the three."""
+    """The line can not be run.  The reason is NO_HANDLER or NO_LINE."""
 
 
 class RecordedCpu(Cpu):
@@ -100,7 +70,7 @@ class Machine:
 
     # --- calls ---
 
-    def seamcall(self, rax: int, operands: Iterable[int] = ()) -> dict[str, int]:
+    def seamcall(self, rax: int, operands: Iterable[int] = ()) -> dict[str, Any]:
         """SEAMCALL on the current LP."""
         if self.cpu.lp.vcpu:
             raise Unbuilt(NO_LINE)
@@ -108,7 +78,7 @@ class Machine:
         self._go(self.module.seamcall(self.cpu, regs))
         return self._seen(regs)
 
-    def tdcall(self, rax: int, operands: list[int]) -> dict[str, int]:
+    def tdcall(self, rax: int, operands: list[int]) -> dict[str, Any]:
         """TDCALL by the vCPU inside the TD on the current LP."""
         regs = self.guests[self.lp]
         regs.rax = rax
@@ -153,14 +123,15 @@ class Machine:
         self.cpu.polls = 0
         alone(self.journal, call, self.lp)
 
-    def _seen(self, regs: Regs) -> dict[str, int]:
+    def _seen(self, regs: Regs) -> dict[str, Any]:
         # RAX and the operand registers, on the side where the LP is now
         if self.cpu.lp.vcpu:
             self.guests[self.lp] = regs
         else:
             self.guests.pop(self.lp, None)
-        return {"to": bool(self.cpu.lp.vcpu), "rax": regs.rax} | {name: getattr(regs, name) for name in REGISTERS}
-
+        return {"to": "td" if self.cpu.lp.vcpu else "vmm", "rax": regs.rax} | {
+            name: getattr(regs, name) for name in REGISTERS
+        }
 
     # --- lines about the machine ---
 
@@ -217,9 +188,27 @@ class Machine:
             raise Unbuilt(NO_LINE)
         return (of_module | of_td)[name], 0
 
+    def lock_value(self, name: str, *args: str) -> int:
+        """The word of that lock: for an S-EPT entry, all of the entry."""
+        if name == "septe":
+            return self.entry(int(args[0], 16), int(args[1], 16), int(args[2])).word
+        lock, i = self.lock_word(name, *args)
+        return lock[i]
+
+    def rewind(self, mark: int) -> None:
+        """Back to a set-up."""
+        self.journal.rewind(mark)
+        self.held.clear()
+        self.guests.clear()
+        self.lp = 0
+
     def entry(self, tdr: int, gpa: int, level: int) -> sept.Entry:
-        """The Secure-EPT entry where a walk to `level` ends."""
-        return sept.walk(self.memory, self.module.tds[tdr], gpa, level, [])
+        """The Secure-EPT entry at `level` or where the tree ends; blocked tables are gone through."""
+        entry = sept.walk(self.memory, self.module.tds[tdr], gpa, level, [])
+        while entry.level > level and entry.state is NL_BLOCKED:
+            page, i = self.memory.sept_page(entry.hpa), index(gpa, entry.level - 1)
+            entry = sept.Entry(page, i, entry.level - 1, page[i])
+        return entry
 
     # --- lines that show state ---
 
@@ -308,7 +297,9 @@ LINES: dict[str, Callable[..., Any]] = {
     "intr": _set_polls,
     "tsc": _add_tsc,
     "memw": lambda machine, hpa, *data: machine.memory.write(int(hpa, 16), bytes.fromhex("".join(data))),
-    "memfill": lambda machine, hpa, nbytes, byte: machine.memory.write(int(hpa, 16), bytes([int(byte, 16)]) * int(nbytes, 16)),
+    "memfill": lambda machine, hpa, nbytes, byte: machine.memory.write(
+        int(hpa, 16), bytes([int(byte, 16)]) * int(nbytes, 16)
+    ),
     "memr": Machine.memr,
     "dump": Machine.dump,
     "pamt": Machine.pamt,
@@ -319,173 +310,3 @@ LINES: dict[str, Callable[..., Any]] = {
     "eptviol": Machine.ept_violation,
     "vmexit": Machine.other_exit,
 }
-
-
-class Replay:
-    """One file after another, each part on its own machine."""
-
-    def __init__(self, module: str | None, only: str | None) -> None:
-        self.version, self.only = module, only
-        self.report = Report()
-        self.file = self.part = ""
-        self.machine: Machine | None = None
-        self.broken = False
-
-    def lines(self, path: Path) -> None:
-        """Run one recording."""
-        self.file, self.machine, last = path.name, None, ""
-        for line in read_lines(path):
-            if "setup" in line:
-                self._contention(line["setup"])
-            elif "section" in line or "trace" in line:
-                self.part = str(line.get("section", line.get("trace")))
-                self.machine, self.broken = None, False
-            elif "call" in line:
-                self._case(line)
-            elif "cmd" in line and self._wanted():
-                self._line(line)
-                last = line["cmd"]
-            elif (unlisted := UNLISTED.match(line.get("note", ""))) and self._wanted():
-                for _ in range(int(unlisted[1])):
-                    self._line({"cmd": last})
-
-    def _wanted(self) -> bool:
-        return self.only is None or self.part == self.only or self.part.split(" ")[0] == self.only
-
-    def _fresh(self) -> Machine:
-        if self.machine is None:
-            self.machine = Machine(self.version or "1.5.01")
-        return self.machine
-
-    def _line(self, line: dict[str, Any]) -> None:
-        cmd, machine = line["cmd"], self._fresh()
-        is_call = "rax" in line
-        try:
-            if self.broken:
-                raise Unbuilt(AFTER)
-            got = machine.run(cmd)
-        except Unbuilt as unbuilt:
-            self.broken = True
-            if is_call:
-                self._skip(str(unbuilt))
-            return
-        if is_call:
-            self._compare(cmd, line, got)
-        elif cmd.split()[0] in SHOWN:
-            self._compare_state(cmd, line, got)
-
-    def _skip(self, reason: str) -> None:
-        self.report.calls += 1
-        self.report.skipped[reason] += 1
-
-    def _compare(self, cmd: str, line: dict[str, Any], got: dict[str, Any]) -> None:
-        self.report.calls += 1
-        expected = expected_of(cmd, line)
-        if all(got.get(key) == value for key, value in expected.items()):
-            self.report.agreed += 1
-            return
-        self._differs(self.report.mismatches, cmd, expected, got)
-
-    def _differs(self, found: list[dict[str, Any]], cmd: str, expected: dict[str, Any], got: dict[str, Any]) -> None:
-        keys = [key for key, value in expected.items() if got.get(key) != value]
-        pair = {"expected": {key: shown(expected[key]) for key in keys}, "got": {key: shown(got.get(key)) for key in keys}}
-        found.append({"file": self.file, "trace": self.part, "call": cmd} | pair)
-
-    def _compare_state(self, cmd: str, line: dict[str, Any], got: dict[str, Any]) -> None:
-        self.report.state_lines += 1
-        expected = {key: line[key] for key in got}
-        if expected == got:
-            self.report.state_agreed += 1
-        else:
-            self._differs(self.report.state_mismatches, cmd, expected, got)
-
-
-    # --- cases with a lock held by somebody else ---
-
-    def _contention(self, setup: list[dict[str, Any]]) -> None:
-        # build the machine once; each case rewinds to here
-        machine = self.machine = Machine(self.version or "1.5.01")
-        for line in setup:
-            machine.run(line["cmd"])
-        self.mark = machine.journal.mark()
-
-    def _case(self, line: dict[str, Any]) -> None:
-        machine = self._fresh()
-        try:
-            self._run_case(machine, line)
-        except Unbuilt as unbuilt:
-            self._skip(str(unbuilt))
-        finally:
-            machine.journal.rewind(self.mark)
-            machine.held.clear()
-            machine.lp = 0
-
-    def _run_case(self, machine: Machine, line: dict[str, Any]) -> None:
-        call, lock = line["call"], line["lock_cmd"]
-        if "rax" not in line:
-            return
-        guest = call.startswith("TDG")
-        if guest or line["lock"].startswith("vCPU"):
-            machine.lp = 1
-            machine.run(f"TDH.VP.ENTER {VCPU_1}")
-            machine.lp = 1 if guest else 0
-        if lock:
-            machine.run(lock)
-        self._compare(call, line, machine.run(call))
-        if "lock_raw_after" in line:
-            pass
-        if "retry_after_unlock" in line:
-            machine.run("un" + lock)
-            self._compare(call, line["retry_after_unlock"], machine.run(call))
-
-
-def expected_of(cmd: str, line: dict[str, Any]) -> dict[str, Any]:
-    """What a recorded result says of the registers afterwards.  R8 to R13 are told only where they changed."""
-    expected: dict[str, Any] = {"rax": int(line["rax"], 16)}
-    if "to" in line:
-        expected["to"] = line["to"] == "td"
-    out = line.get("out")
-    if out is None:
-        return expected
-    word, *args = cmd.split()
-    given = [] if word in LINES else [int(arg, 16) for arg in args]
-    if word in ("seamcall", "tdcall"):
-        given = given[1:]
-    if line.get("st", "")[:1] == "(":
-        given = []
-    for i, register in enumerate(REGISTERS):
-        told = out.get(register)
-        expected[register] = int(told, 16) if told is not None else given[i] if i < len(given) else 0
-    return expected
-
-
-def shown(value: Any) -> Any:
-    """A value as the reports show it."""
-    return hex(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a recording.  Raises ValueError with one sentence."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, text in enumerate(file, 1):
-                line = json.loads(text)
-                if not isinstance(line, dict):
-                    raise ValueError(f"{path.name} line {number} is not an object")
-                yield line
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no recording: {error}") from None
-
-
-def replay(files: Iterable[str | Path], module: str | None = None, only: str | None = None, explain: int = 0) -> dict[str, Any]:
-    """Run recordings and count what agrees.
-
-    module: the version, if not what the recording says.  only: one part, by its name or the first word of it.
-    """
-    if module is not None and module not in PROFILES:
-        raise ValueError(f"there is no module {module}; there are {', '.join(PROFILES)}")
-    run = Replay(module, only)
-    for file in files:
-        run.lines(Path(file))
-    return asdict(run.report) | {"skipped": dict(run.report.skipped)}

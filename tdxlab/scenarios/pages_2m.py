@@ -1,0 +1,60 @@
+"""`pages_2m`, the statistic that says how many huge pages a VM has."""
+
+from __future__ import annotations
+
+from tdxlab.engine.claims import always
+from tdxlab.engine.run import Program
+from tdxlab.guest.accept import accept_page, touch
+from tdxlab.guest.programs import tdx_vm_huge_page
+from tdxlab.hw.cpu import Guest
+from tdxlab.kvm.spte import FROZEN_SPTE
+from tdxlab.lab import Lab
+from tdxlab.scenarios.looks import TABLES, leaf_2m
+from tdxlab.scenarios.registry import Control, scenario
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
+
+
+@scenario(
+    "pages-2m",
+    claims={"HP24": "pages_2m is the number of 2M leaves in the S-EPT, at every step at which no mapping is being changed."},
+    breaks={"seed": (), "inhibit_write": (), "force_4k": (), "mainline_616": ()},
+    machine={"cpus": 1},
+    controls=(
+        Control(
+            "HP24", "a split does not count the 2M leaf off", without="tdxlab.kvm.tdp_mmu_write.kvm_update_page_stats"
+        ),
+    ),
+)
+def pages_2m(lab: Lab) -> Program:
+    """Does `pages_2m` keep up when pages are mapped, split, converted and mapped again?
+
+    The guest of the selftest tdx_vm_huge_page in region 0; then region 1 is touched and accepted at 4K.
+    """
+    td = lab.create_td(memory="4M")
+    kvm, huge = td.kvm, leaf_2m(td)
+
+    async def guest(guest: Guest) -> None:
+        await tdx_vm_huge_page(0)(guest)
+        await touch(guest, SIZE_2M)
+        await guest.access(SIZE_2M + PAGE_SIZE, write=True)
+        await accept_page(guest, SIZE_2M, PG_LEVEL_4K)
+
+    def counted() -> bool:
+        # in flight: mmu_lock is held for write, or an SPTE is frozen
+        frozen = any(FROZEN_SPTE in table for table in mirror())
+        if kvm.mmu_lock[0] or frozen:
+            return True
+        return bool(kvm.stat["pages_2m"] == huge(0) + huge(SIZE_2M))
+
+    def mirror() -> list[list[int]]:
+        tables, todo = [], [kvm.mirror_root]
+        for sp in todo:
+            tables.append(list(sp.spt))
+            todo += [spte.child for spte in sp.spt if hasattr(spte, "child")]
+        return tables
+
+    return lab.program(
+        lambda: [td.vcpu(0, guest)],
+        [always("HP24", counted, over=("mmu_lock", "stat", "mirror", *TABLES))],
+        ["vCPU 0"],
+    )

@@ -1,0 +1,63 @@
+"""The SEAMCALLs of a split, and what the kick is for."""
+
+from __future__ import annotations
+
+from tdxlab.engine.claims import History, of_history
+from tdxlab.engine.run import Program, Story
+from tdxlab.guest.accept import accept_page
+from tdxlab.guest.programs import touches_then_accepts
+from tdxlab.hw.cpu import Guest
+from tdxlab.lab import Lab
+from tdxlab.scenarios.registry import Control, scenario
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+
+SPLIT = ["TDH.MEM.RANGE.BLOCK", "TDH.MEM.TRACK", "kick", "TDH.MEM.PAGE.DEMOTE"]
+
+# vCPU 1 is inside the guest when vCPU 0 splits
+WITH_A_VCPU_INSIDE: Story = ((1, "guest: read"), (0, "write_lock mmu_lock"))
+
+
+def in_this_order(history: History) -> bool:
+    """vCPU 0 made BLOCK, TRACK, a kick and DEMOTE, all with success, and no UNBLOCK."""
+    done = [h.get("leaf", h["kind"]) for h in history if h["cpu"] == 0 and h.get("status", "TDX_SUCCESS") == "TDX_SUCCESS"]
+    wanted = [*SPLIT, "TDH.MEM.RANGE.UNBLOCK"]
+    return [name for name in done if name in wanted] == SPLIT and not any(h["kind"] == "kvm_bug_on" for h in history)
+
+
+@scenario(
+    "split-sequence",
+    claims={
+        "HP14": "A split is BLOCK, TRACK, a kick of the vCPUs, then DEMOTE, in this order, and no UNBLOCK after it "
+        "(the half without Dynamic PAMT)."
+    },
+    breaks={"seed": (), "inhibit_write": ()},
+    machine={"cpus": 2},
+    stories={"seed": WITH_A_VCPU_INSIDE, "inhibit_write": WITH_A_VCPU_INSIDE},
+    controls=(
+        Control(
+            "HP14",
+            "no kick: DEMOTE says TDX_TLB_TRACKING_NOT_DONE while a vCPU of the old epoch is inside",
+            without="tdxlab.kvm.tdx_sept.kvm_make_all_cpus_request",
+            story=WITH_A_VCPU_INSIDE,
+        ),
+        Control("HP14", "no TRACK", without="tdxlab.kvm.tdx_sept.tdx_track", story=WITH_A_VCPU_INSIDE),
+    ),
+)
+def split_sequence(lab: Lab) -> Program:
+    """Which SEAMCALLs split a 2M page, in which order, while another vCPU runs?
+
+    vCPU 0 touches a region, which KVM maps at 2M, and accepts it at 4K.  vCPU 1 works in a region of its own.
+    """
+    td = lab.create_td(memory="4M")
+
+    async def work(guest: Guest) -> None:
+        await accept_page(guest, SIZE_2M, PG_LEVEL_2M)
+        for _ in range(6):
+            await guest.access(SIZE_2M)
+
+    return lab.program(
+        lambda: [td.vcpu(0, touches_then_accepts(0, (0, PG_LEVEL_4K), (PAGE_SIZE, PG_LEVEL_4K))), td.vcpu(1, work)],
+        [of_history("HP14", in_this_order)],
+        ["vCPU 0: touch, ACCEPT 4K", "vCPU 1: works beside it"],
+        max_steps=3_000,
+    )
