@@ -96,7 +96,7 @@ class Scrubber(w.VBox):  # type: ignore[misc]
 
     def show(self, n: int) -> None:
         """Draw the state after `n` steps."""
-        self.pictures[0].value = plots.png(self.timeline.show(n))
+        self.pictures[0].value = self.timeline.png(n)
         self.pictures[1].value = plots.png(self.strips.show({"now": self.film.pictures[n]}))
         self.text.value = f"<div style='{TEXT}; min-height: 4.2em'>{html.escape(self.line(n))}</div>"
 

@@ -63,6 +63,8 @@ def key_text(key: Any) -> str:
     """An index of a cell: decimal when small, hex when it looks like an address."""
     if isinstance(key, int) and key >= 1 << 16:
         return f"{key:#x}"
+    if isinstance(key, tuple):
+        return " ".join(map(key_text, key))
     return "all" if key is None else str(key)
 
 
