@@ -15,9 +15,9 @@ from tdxlab.engine.cells import Journal, Record
 from tdxlab.engine.step import READ, WRITE, Pause, Touch, one_step, step
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.tlb import Tlb
-from tdxlab.spec.bits import EptViolation, SeptEntry, field
+from tdxlab.spec.bits import EptViolation, GpaLevel, SeptEntry, field
 from tdxlab.spec.leaves import TDG_VP_VMCALL, TDH_VP_ENTER, Leaf
-from tdxlab.spec.levels import index, shift
+from tdxlab.spec.levels import index, shift, tdx_level_to_pg_level
 from tdxlab.spec.status import Status
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class Cpu:
         """SEAMCALL.  operands: registers by name.  Returns the registers afterwards."""
         regs = Regs(leaf.number | version << 16, **operands)
         await self.at_grain(self.module.seamcall(self, regs), leaf.name)
-        self._note("seamcall", leaf, regs)
+        self._note("seamcall", leaf, regs, operands.get("rcx", 0))
         return regs
 
     async def vp_enter(self, rcx: int, guest: Guest, **operands: int) -> Regs:
@@ -141,6 +141,7 @@ class Cpu:
             at=f"wait for CPU {target.n}",
             ready=lambda: target.lp.peek("interrupt") == 0,
         )
+        assert not target.lp.interrupt
 
     async def take_interrupt(self) -> None:
         """The host's interrupt handler: nothing is pending afterwards."""
@@ -157,11 +158,15 @@ class Cpu:
         """The time stamp counter.  Left out: time; it stands still."""
         return 0
 
-    def _note(self, kind: str, leaf: Leaf, regs: Regs) -> None:
+    def _note(self, kind: str, leaf: Leaf, regs: Regs, rcx: int = 0) -> None:
         # the caller's locks: the leaf has given its own back
         locks = [cell.name for cell, _, exclusive in self.journal.held.get(self.n, ()) if not exclusive]
         locks += [f"{cell.name} (exclusive)" for cell, _, exclusive in self.journal.held.get(self.n, ()) if exclusive]
-        self.journal.note(kind, leaf=leaf.name, status=regs.status.name, detail=regs.status.detail, locks=locks)
+        where = {}
+        if leaf.operands[:1] == (("rcx", "gpa_level"),):
+            where = {"gpa": rcx & GpaLevel.GPA, "level": tdx_level_to_pg_level(rcx & GpaLevel.LEVEL)}
+        answer = {"status": regs.status.name, "detail": regs.status.detail}
+        self.journal.note(kind, leaf=leaf.name, **answer, **where, locks=locks)
 
     # --- the guest's side ---
 

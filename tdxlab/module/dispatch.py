@@ -42,8 +42,8 @@ class Call:
     """One SEAMCALL or TDCALL: its registers, its locks, and the machine."""
 
     __slots__ = (
-        "busy_since", "cpu", "features", "held", "leaf", "memory", "module", "pamt", "regs", "td", "tdmrs", "usable", "vcpu",
-        "version",
+        "busy_since", "cpu", "features", "held", "leaf", "memory", "module", "pamt", "regs", "td", "tdmrs", "usable",
+        "vcpu", "version",
     )  # fmt: skip
 
     def __init__(self, module: TdxModule, cpu: Cpu, regs: Regs, leaf: Leaf, version: int) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from tdxlab.engine.cells import Journal
 from tdxlab.engine.explore import explore
-from tdxlab.engine.run import run
-from tdxlab.engine.step import WRITE, step
+from tdxlab.engine.run import Program, run
+from tdxlab.engine.step import SHARE, WRITE, step
 from tdxlab.hw.cpu import Guest, Regs
+from tdxlab.hw.sharex import Held, Sharex
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import SeptEntry
@@ -213,6 +215,47 @@ def guest_accepts(cpu: int, gpa_level: int) -> Callable[[Machine], Callable[[], 
     return actor
 
 
+def kicks(machine: Machine) -> Callable[[], Any]:
+    """An actor on CPU 0 that gets the guest on CPU 1 out."""
+
+    async def go() -> None:
+        await machine.cpus[0].send_ipi(machine.cpus[1])
+        await machine.cpus[0].wait_ipi(machine.cpus[1])
+
+    return go
+
+
+def guest_runs(machine: Machine) -> Callable[[], Any]:
+    """An actor on CPU 1 whose guest does nothing, and which takes the kick whenever it comes."""
+
+    async def go() -> None:
+        cpu = machine.cpus[1]
+        await cpu.vp_enter(TDVPRS[1], Guest(idles))
+        await step((cpu.lp, "interrupt", WRITE), ready=lambda: bool(cpu.lp.peek("interrupt")))
+        await cpu.take_interrupt()
+
+    async def idles(guest: Guest) -> None:
+        pass
+
+    return go
+
+
+def check_locks() -> None:
+    """Each attempt at a lock names the lock in its step."""
+    journal = Journal()
+    lock = Sharex(journal, "lock")
+
+    async def takes() -> None:
+        held = Held(journal)
+        await held.shared(lock, 0, RCX)
+        await held.release()
+        await held.exclusive(lock, 0, RCX)
+        await held.release()
+
+    trace = run(Program(journal, lambda: [takes()]))
+    assert [event.touches for event in trace.events] == [[("lock", 0, mode)] for mode in (SHARE, SHARE, WRITE, WRITE)]
+
+
 AUG_4K = leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, PAGES + PAGE_SIZE
 AUG_2M = leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE
 BLOCK_4K, BLOCK_2M = (leaves.TDH_MEM_RANGE_BLOCK, GPA_4K, TDR), (leaves.TDH_MEM_RANGE_BLOCK, GPA_2M, TDR)
@@ -236,6 +279,7 @@ PAIRS: dict[str, tuple[tuple[tuple[Any, ...], ...], Any, Any]] = {
     "DEMOTE, ACCEPT": ((AUG_2M, BLOCK_2M, TRACK), seamcalls(0, DEMOTE), guest_accepts(1, SIZE_2M)),
     "DEMOTE, DEMOTE": ((AUG_2M, BLOCK_2M, TRACK), seamcalls(0, DEMOTE), seamcalls(1, DEMOTE)),
     "TRACK, VP.ENTER": ((), seamcalls(0, TRACK, TRACK), guest_accepts(1, GPA_4K)),
+    "kick, VP.ENTER": ((), kicks, guest_runs),
     "TRACK, TRACK": ((), seamcalls(0, TRACK), seamcalls(1, TRACK)),
     "FLUSH, VP.ENTER": ((), seamcalls(0, (leaves.TDH_VP_FLUSH, TDVPRS[1])), guest_accepts(1, GPA_4K)),
     "SEPT.ADD, SEPT.ADD": (

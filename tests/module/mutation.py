@@ -113,6 +113,7 @@ def survives(mutant: Mutant) -> bool:
     try:
         from tests.module import cases
 
+        cases.check_locks()
         for name in cases.ALONE:
             cases.check_alone(name)
         for name in cases.PAIRS:

@@ -5,6 +5,10 @@ import pytest
 from tests.module import cases
 
 
+def test_an_attempt_at_a_lock_declares_it() -> None:
+    cases.check_locks()
+
+
 @pytest.mark.parametrize("name", cases.ALONE)
 def test_a_call_declares_what_it_uses(name: str) -> None:
     cases.check_alone(name)

@@ -49,7 +49,7 @@ def test_leaves_have_operands_in_register_order() -> None:
 
 def test_a_leaf_is_found_by_both_of_its_spellings() -> None:
     assert leaves.named("TDH.MEM.PAGE.AUG") is leaves.named("tdh_mem_page_aug") is leaves.HOST[6]
-    with pytest.raises(ValueError, match="there is no leaf TDH.NO"):
+    with pytest.raises(ValueError, match="there is no leaf"):
         leaves.named("TDH.NO")
 
 

@@ -1,0 +1,205 @@
+"""Memory, its allocator, the TLB, try-locks, and a guest on a processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tdxlab.engine.cells import Journal
+from tdxlab.engine.explore import explore
+from tdxlab.engine.run import Program, alone
+from tdxlab.hw.cpu import Cpu, Guest, Regs
+from tdxlab.hw.memory import Memory, PageAllocator
+from tdxlab.hw.sharex import ENTRY_HP, ENTRY_LOCK, EXCLUSIVE, HP, READER, Held, Refuse, Sharex
+from tdxlab.hw.tlb import Tlb
+from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VMCALL, TDH_MEM_TRACK
+from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M
+from tdxlab.spec.operands import RCX
+from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY
+
+# --- memory ---
+
+
+def test_memory_is_zero_until_written_and_bytes_cross_pages() -> None:
+    memory = Memory(Journal(), [(0, SIZE_1G)])
+    memory.write(PAGE_SIZE - 4, bytes(range(8)))
+    assert memory.read(PAGE_SIZE - 4, 4) == bytes(range(4))
+    assert memory.read(PAGE_SIZE, 8) == bytes([4, 5, 6, 7, 0, 0, 0, 0])
+    assert memory.page(PAGE_SIZE).name == "page:0x1000" and memory.sept_page(PAGE_SIZE).name == "sept:0x1000"
+
+
+def test_a_page_that_was_only_looked_at_is_no_state() -> None:
+    memory = Memory(Journal(), [(0, SIZE_1G)])
+    mark = memory.journal.mark()
+    memory.page(0)
+    memory.write(0, b"x")
+    memory.journal.rewind(mark)
+    assert memory.read(0, 1) == b"\0"
+
+
+def test_pages_are_handed_out_per_cpu_and_come_back() -> None:
+    journal = Journal()
+    pages = PageAllocator(journal, SIZE_2M + 1, 10 * SIZE_2M, cpus=2)
+    first, second = pages.alloc(), pages.alloc()
+    assert (first, second) == (2 * SIZE_2M, 2 * SIZE_2M + PAGE_SIZE)
+    journal.cpu = 1
+    assert pages.alloc(LEVEL_2M) == 6 * SIZE_2M
+    assert first is not None
+    pages.free(first)
+    assert pages.alloc() == first, "what a CPU frees it has again"
+
+
+def test_a_share_that_is_used_up_gives_no_page_and_no_page_twice() -> None:
+    pages = PageAllocator(Journal(), SIZE_2M, 3 * SIZE_2M, cpus=1)
+    got = [pages.alloc() for _ in range(2 * 512 + 1)]
+    assert got[-1] is None and len(set(got[:-1])) == 1024
+
+
+# --- TLB ---
+
+
+@pytest.mark.parametrize("level", [LEVEL_4K, LEVEL_2M, LEVEL_1G])
+def test_a_translation_is_remembered_until_flushed(level: int) -> None:
+    tlb = Tlb(Journal(), 0)
+    tlb.remember(SIZE_1G + 5 * SIZE_2M + 0x3008, level, 7 * SIZE_1G, True)
+    offset = {LEVEL_4K: 0x8, LEVEL_2M: 0x3008, LEVEL_1G: 5 * SIZE_2M + 0x3008}[level]
+    assert tlb.translate(SIZE_1G + 5 * SIZE_2M + 0x3008) == (7 * SIZE_1G + offset, True)
+    assert tlb.translate(SIZE_1G + 6 * SIZE_2M) is None
+    tlb.flush()
+    assert tlb.translate(SIZE_1G + 5 * SIZE_2M + 0x3008) is None
+
+
+# --- try-locks ---
+
+
+def attempt(journal: Journal, lock: Any, how: str, host: bool = True) -> Any:
+    held = Held(journal, host)
+    try:
+        alone(journal, getattr(held, how)(lock, 0, RCX))
+    except Refuse as refusal:
+        return refusal.status
+    return held
+
+
+def test_shares_go_together_and_an_exclusive_holder_is_alone() -> None:
+    journal = Journal()
+    lock = Sharex(journal, "lock")
+    first, second = attempt(journal, lock, "shared"), attempt(journal, lock, "shared")
+    assert lock[0] == 2 * READER
+    assert attempt(journal, lock, "exclusive") == TDX_OPERAND_BUSY.at(RCX)
+    assert lock[0] == 2 * READER | HP, "a refused host call leaves its mark"
+    alone(journal, first.release())
+    alone(journal, second.release())
+    assert lock[0] == HP, "which stays after the release"
+    assert attempt(journal, lock, "shared", host=False) == TDX_OPERAND_BUSY_HOST_PRIORITY.at(RCX)
+    assert isinstance(attempt(journal, lock, "exclusive"), Held)
+    assert lock[0] == EXCLUSIVE, "and goes when a host call gets the lock"
+
+
+def test_only_the_sole_reader_can_upgrade() -> None:
+    journal = Journal()
+    lock = Sharex(journal, "lock")
+    held = attempt(journal, lock, "shared")
+    other = attempt(journal, lock, "shared")
+    with pytest.raises(Refuse):
+        alone(journal, held.upgrade(lock, 0, RCX))
+    alone(journal, other.release())
+    alone(journal, held.upgrade(lock, 0, RCX))
+    assert lock[0] == EXCLUSIVE
+
+
+def test_a_plain_lock_has_no_mark() -> None:
+    journal = Journal()
+    lock = Sharex(journal, "lock", marks=False)
+    attempt(journal, lock, "exclusive")
+    assert attempt(journal, lock, "shared") == TDX_OPERAND_BUSY.at(RCX)
+    assert lock[0] == EXCLUSIVE
+
+
+def test_an_entry_carries_its_lock_and_the_mark() -> None:
+    memory = Memory(Journal(), [])
+    page, journal = memory.sept_page(0), memory.journal
+    word = page[0]
+    guest = attempt(journal, page, "entry", host=False)
+    assert page[0] == word | ENTRY_LOCK
+    assert attempt(journal, page, "entry") == TDX_OPERAND_BUSY.at(RCX)
+    alone(journal, guest.release())
+    assert page[0] == word | ENTRY_HP
+    assert attempt(journal, page, "entry", host=False) == TDX_OPERAND_BUSY_HOST_PRIORITY.at(RCX)
+    assert attempt(journal, page, "entry").locks and page[0] == word | ENTRY_LOCK
+
+
+def test_two_attempts_have_one_winner_under_every_schedule() -> None:
+    journal = Journal()
+    lock = Sharex(journal, "lock")
+    wins: list[int] = []
+
+    async def tries(cpu: int) -> None:
+        held = Held(journal)
+        try:
+            await held.exclusive(lock, 0, RCX)
+            wins.append(cpu)
+        except Refuse:
+            pass
+
+    explore(Program(journal, lambda: [tries(0), tries(1)]), check_reads=True)
+    assert sorted(set(wins)) == [0, 1] and len(wins) == 3, "one for each of two schedules and the rerun"
+
+
+# --- a guest on a processor ---
+
+
+class Exits:
+    """A module that lets every guest in, and out at each TDCALL but ACCEPT."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+
+    async def seamcall(self, cpu: Cpu, regs: Regs) -> None:
+        self.entries += 1
+        cpu.lp.vcpu, regs.rip = 1, self.entries
+
+    async def tdcall(self, cpu: Cpu, regs: Regs) -> None:
+        if regs.rax == TDG_VP_VMCALL.number:
+            cpu.lp.vcpu = 0
+            regs.rip += 1
+        elif self.entries > 1:
+            regs.rip += 1  # the second try is let through
+        else:
+            cpu.lp.vcpu = 0
+
+    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> bool:
+        raise AssertionError
+
+    async def external_interrupt(self, cpu: Cpu, regs: Regs) -> None:
+        cpu.lp.vcpu, regs.rax = 0, 1
+
+
+def test_a_call_whose_rip_stays_is_executed_again_after_the_next_entry() -> None:
+    memory, module, did = Memory(Journal(), []), Exits(), []
+    cpu = Cpu(0, memory, module)
+
+    async def program(guest: Guest) -> None:
+        await guest.tdcall(TDG_MEM_PAGE_ACCEPT, rcx=0)
+        did.append("accepted")
+
+    guest = Guest(program)
+    alone(memory.journal, cpu.vp_enter(0, guest))
+    assert did == [] and not guest.done
+    alone(memory.journal, cpu.vp_enter(0, guest))
+    assert did == ["accepted"] and guest.done, "it went on after its last exit: idle"
+
+
+@pytest.mark.parametrize("grain, steps", [("seamcall", 1), ("lock", 0)])
+def test_the_grain_is_decided_by_the_processor(grain: str, steps: int) -> None:
+    memory = Memory(Journal(), [])
+    cpu = Cpu(0, memory, Exits(), grain)
+    call = cpu.seamcall(TDH_MEM_TRACK)
+    made = 0
+    try:
+        while True:
+            call.send(None if not made else [])
+            made += 1
+    except StopIteration:
+        assert made == steps
