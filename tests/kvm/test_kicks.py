@@ -1,0 +1,76 @@
+"""Keeping vCPUs out: kicks, wait_for_sept_zap, the one retry, and a VM that is found broken."""
+
+from __future__ import annotations
+
+from tdxlab.engine.run import seeded
+from tdxlab.engine.step import step
+from tdxlab.guest.programs import accepts, touches, touches_then_accepts
+from tdxlab.host import seamcall
+from tdxlab.kvm.kvm_main import EIO
+from tdxlab.kvm.tdx_sept import tdx_no_vcpus_enter_start, tdx_no_vcpus_enter_stop
+from tdxlab.lab import Lab
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.status import TDX_OPERAND_BUSY
+
+
+def test_a_kick_waits_until_the_guest_has_left(go):
+    """A vCPU that is inside the guest gets the interrupt, leaves, and only then DEMOTE is made."""
+
+    def actors(td):
+        elsewhere = touches(*(SIZE_2M + 0x1000 * n for n in range(6)))
+        return [td.vcpu(0, touches_then_accepts(0, (0, PG_LEVEL_4K))), td.vcpu(1, elsewhere)]
+
+    runs = [go(actors, scheduler=seeded(seed)) for seed in range(8, 17)]
+    kicked = [ran for ran in runs if any(note["ipis"] for note in ran.trace.notes("kick"))]
+    assert kicked
+    for ran in kicked:
+        kick = ran.trace.notes("kick")[0]["n"]
+        left = next(e.n for e in ran.trace.events[kick:] if e.cpu == 1 and e.at == "local_irq_enable")
+        demote = next(n["n"] for n in ran.trace.notes("seamcall") if n["leaf"] == "TDH.MEM.PAGE.DEMOTE")
+        assert kick < left < demote and ran.trace.ended == "done"
+
+
+def test_busy_is_met_by_keeping_vcpus_out_and_one_more_try(go, monkeypatch):
+    """The first BLOCK is answered BUSY here; who holds the entry in the module is the module's own tests' business."""
+    real, calls = seamcall.tdh_mem_range_block, []
+
+    async def busy_once(*arguments):
+        answer = await real(*arguments) if calls else (TDX_OPERAND_BUSY.at(1), 0, 0)
+        calls.append(answer)
+        return answer
+
+    monkeypatch.setattr(seamcall, "tdh_mem_range_block", busy_once)
+    ran = go(lambda td: [td.vcpu(0, touches_then_accepts(0, (0, PG_LEVEL_4K))), td.vcpu(1, touches(SIZE_2M))])
+    assert len(calls) == 2 and (ran["splits"], ran["kicks"]) == (1, 2) and ran.trace.ended == "done"
+    flags = [new for e in ran.trace.events for name, key, _, new in e.delta if key == "wait_for_sept_zap"]
+    assert flags == [True, False]
+
+
+def test_no_vcpu_enters_while_they_are_kept_out(go):
+    async def keep_out(td):
+        kvm = td.kvm
+        await kvm.mmu_lock.write_lock()
+        await tdx_no_vcpus_enter_start(kvm)
+        for n in range(40):
+            await step(at=f"out {n}")
+            assert not td.lab.cpus[1].lp.peek("vcpu"), "a vCPU is inside"
+        await tdx_no_vcpus_enter_stop(kvm)
+        kvm.mmu_lock.write_unlock()
+
+    for seed in range(6):
+        ran = go(lambda td: [keep_out(td), td.vcpu(1, touches(0, SIZE_2M))], scheduler=seeded(seed))
+        assert ran.trace.ended == "done" and ran.picture["pages_2m"] == 2
+
+
+def test_a_refused_seamcall_bugs_the_vm_and_stops_its_vcpus():
+    lab = Lab()
+    td = lab.create_td()
+    lab.alone(td.vcpu(0, accepts((SIZE_2M, PG_LEVEL_2M))))
+    page = lab.host.alloc_page(PG_LEVEL_2M)
+    regs = lab.seamcall("TDH.MEM.PAGE.AUG", rcx=1, rdx=td.kvm.tdr_hpa, r8=page)  # behind KVM's back
+    assert regs["rax"] == 0
+    assert lab.alone(td.prefault(0, 0, SIZE_2M)) == -EIO
+    assert td.kvm.vm_bugged
+    assert lab.alone(td.vcpu(0, touches(SIZE_2M))) == -EIO
+
+
