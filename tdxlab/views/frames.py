@@ -9,6 +9,7 @@ from typing import Any
 
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Event
+from tdxlab.scenarios.registry import load_all
 from tdxlab.views.rows import changes, lock_text, note_text
 from tdxlab.views.strips import facts, regions, runs, summary
 
@@ -73,6 +74,13 @@ def claim_words(stepper: Stepper) -> dict[str, str]:
         "history": ("holds", "fails") if done else ("judged at the end", "fails"),
     }
     return {claim.id: words[claim.kind][0 if holds[claim.id] else 1] for claim in stepper.program.claims}
+
+
+def claim_texts(stepper: Stepper) -> dict[str, str]:
+    """The sentence of each claim: its own, else the scenario's."""
+    known = load_all().get(stepper.program.meta.get("scenario", ""))
+    sentences = known.claims if known else {}
+    return {claim.id: claim.text or sentences.get(claim.id, "") for claim in stepper.program.claims}
 
 
 def picture_frame(picture: Mapping[str, Any]) -> Frame:

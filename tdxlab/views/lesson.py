@@ -81,7 +81,7 @@ class Scrubber(w.VBox):  # type: ignore[misc]
     def __init__(self, film: Film, base: int | None = None) -> None:
         self.film = film
         self.timeline = plots.Timeline(film.trace, film.names)
-        self.strips = plots.Strips({"now": film.pictures[0]}, base, wide=True)
+        self.strips = plots.Strips({"": film.pictures[0]}, base, wide=True)
         last = len(film.pictures) - 1
         self.slider = w.IntSlider(
             value=0, min=0, max=last, description="step", continuous_update=False, layout=w.Layout(width="95%")
@@ -89,7 +89,9 @@ class Scrubber(w.VBox):  # type: ignore[misc]
         self.play = w.Play(min=0, max=last, interval=700)
         w.jslink((self.play, "value"), (self.slider, "value"))
         self.text = w.HTML()
-        self.pictures = [w.Image(format="png", layout=w.Layout(max_width="100%")) for _ in range(2)]
+        self.pictures = [
+            w.Image(format="png", layout=w.Layout(max_width="100%", align_self="flex-start")) for _ in range(2)
+        ]
         self.slider.observe(lambda change: self.show(change["new"]), "value")
         self.show(0)
         super().__init__([w.HBox([self.play, self.slider]), self.text, *self.pictures])
@@ -97,7 +99,7 @@ class Scrubber(w.VBox):  # type: ignore[misc]
     def show(self, n: int) -> None:
         """Draw the state after `n` steps."""
         self.pictures[0].value = self.timeline.png(n)
-        self.pictures[1].value = plots.png(self.strips.show({"now": self.film.pictures[n]}))
+        self.pictures[1].value = plots.png(self.strips.show({"": self.film.pictures[n]}))
         self.text.value = f"<div style='{TEXT}; min-height: 4.2em'>{html.escape(self.line(n))}</div>"
 
     def line(self, n: int) -> str:

@@ -107,7 +107,7 @@ class Timeline:
         labels = [f"CPU {cpu}" + (f"\n{names[cpu]}" if cpu < len(names) else "") for cpu in self.cpus]
         axes.set_yticks([self._lane(cpu) for cpu in self.cpus], labels)
         axes.set_ylim(self._lane(self.cpus[-1]) - 0.7 if self.cpus else -1, 1.45)
-        axes.set_xlim(0, 1.07 * self.steps)
+        axes.set_xlim(0, 1.1 * self.steps)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step (steps are not time)")
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -238,7 +238,7 @@ class Strips:
         self.grids[moment, side].set_visible(not one)
         name = {"sept": "S-EPT", "mirror": "mirror"}[side]
         title = f"{name}: {summary(entries)}"
-        axes.set_title(f"{moment}\n{title}" if side == self.sides[0] else title, fontsize=13)
+        axes.set_title(f"{moment}\n{title}" if moment and side == self.sides[0] else title, fontsize=13)
         for text in self.letters.pop((moment, side), []):
             text.remove()
         self.letters[moment, side] = self._letters(axes, entries)
@@ -283,8 +283,10 @@ def strips(moments: Mapping[str, Mapping[str, Any]], base: int | None = None, mi
     return Strips(moments, base, mirror).figure
 
 
-def bars(values: Mapping[str, int], unit: str, title: str = "", marked: Sequence[str] = ()) -> Figure:
-    """One bar a design, its number beside it.  marked: designs that break a claim, hatched.  Log axis if needed."""
+def bars(
+    values: Mapping[str, int], unit: str, title: str = "", marked: Sequence[str] = (), claim: str = "a claim"
+) -> Figure:
+    """One bar a design, its number beside it.  marked: designs that break `claim`, hatched.  Log axis if needed."""
     names = list(values)
     fig, axes = figure(10, 1.6 + 0.5 * len(names))
     with plt.rc_context(FONT):
@@ -305,8 +307,8 @@ def bars(values: Mapping[str, int], unit: str, title: str = "", marked: Sequence
         axes.spines[["top", "right"]].set_visible(False)
         if marked:
             handles = [
-                Patch(facecolor=palette.STATES["BLOCKED"].fill, edgecolor="black", hatch="//", label="breaks a claim"),
-                Patch(facecolor=palette.CPUS[0], edgecolor="black", label="keeps its claims"),
+                Patch(facecolor=palette.STATES["BLOCKED"].fill, edgecolor="black", hatch="//", label=f"breaks {claim}"),
+                Patch(facecolor=palette.CPUS[0], edgecolor="black", label=f"keeps {claim}"),
             ]
             fig.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return fig

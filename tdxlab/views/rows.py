@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.explore import Result
 from tdxlab.engine.trace import Event, Trace
+from tdxlab.kvm.tdx import EXIT_NAMES
 from tdxlab.scenarios.counts import KINDS
 from tdxlab.scenarios.counts import counts as summed
 from tdxlab.spec import leaves, status
@@ -37,8 +38,10 @@ def value_text(name: str, value: Any) -> str:
 
 
 def status_text(note: Row) -> str:
-    """The status of a call with its operand or other detail: `TDX_OPERAND_BUSY|SEPT_TREE`."""
+    """The status of a call with its operand, exit reason or other detail: `TDX_OPERAND_BUSY|SEPT_TREE`."""
     name, detail = str(note.get("status", "?")), int(note.get("detail") or 0)
+    if note.get("leaf") == "TDH.VP.ENTER" and detail in EXIT_NAMES:
+        return f"{name}|{EXIT_NAMES[detail]}"
     code = next((code for code, known in status.NAMES.items() if known == name), None)
     return name if code is None else str(Status(code + detail))
 
@@ -169,7 +172,7 @@ def outcome(trace: Trace) -> Row:
 
 def search(result: Result) -> Row:
     """What a search found, without its seconds: schedules, complete, how the runs ended, and a verdict each claim."""
-    verdicts = {id: "holds" if v.holds else f"broken, {v.preemptions} preemptions" for id, v in result.claims.items()}
+    verdicts = {id: "holds" if v.holds else f"broken (preemptions: {v.preemptions})" for id, v in result.claims.items()}
     return {
         "schedules": result.executions,
         "bound": "none" if result.bound is None else result.bound,

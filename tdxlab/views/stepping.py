@@ -17,7 +17,7 @@ import traitlets
 from tdxlab.engine.run import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.views import palette
-from tdxlab.views.frames import Frame, frame, names, title
+from tdxlab.views.frames import Frame, claim_texts, frame, names, title
 
 HERE = Path(__file__).parent
 AT_MOST = 2000
@@ -210,7 +210,7 @@ def _static(stepper: Stepper) -> dict[str, Any]:
     return {
         "title": title(stepper),
         "names": names(stepper),
-        "claims": {claim.id: claim.text for claim in stepper.program.claims},
+        "claims": claim_texts(stepper),
         "states": {state: asdict(look) for state, look in palette.STATES.items()},
         "other": asdict(palette.OTHER),
         "cpus": list(palette.CPUS),

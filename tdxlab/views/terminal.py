@@ -10,7 +10,7 @@ from tabulate import tabulate
 from tdxlab.engine.run import ScheduleError, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.views import palette
-from tdxlab.views.frames import Frame, frame, names, title
+from tdxlab.views.frames import Frame, claim_texts, frame, names, title
 from tdxlab.views.strips import changed, letters, regions
 
 HELP = "a CPU number steps it · Enter steps on · b back · j N jump to step N · r run to the end · ? help · q quit"
@@ -26,7 +26,7 @@ def draw(stepper: Stepper, before: dict[str, Any] | None = None) -> str:
     if now["picture"]["facts"]:
         parts.append(tabulate([now["picture"]["facts"]], headers="keys", tablefmt="simple", disable_numparse=True))
     if now["claims"]:
-        texts = {claim.id: claim.text for claim in stepper.program.claims}
+        texts = claim_texts(stepper)
         rows = [(id, verdict, texts[id]) for id, verdict in now["claims"].items()]
         parts.append(tabulate(rows, tablefmt="plain"))
     return "\n\n".join(part for part in parts if part)
