@@ -57,6 +57,10 @@ class Tdmr(Record):
         if at < self.end:
             yield at, self.end
 
+    def reserves(self, start: int, stop: int) -> bool:
+        """Is some of [start, stop) in a reserved area?"""
+        return any(base < stop and start < end for base, end in self.reserved)
+
 
 async def hold_global(call: Call, exclusive: bool = True) -> None:
     """The global lock, whose refusal has a status of its own."""
@@ -205,19 +209,15 @@ async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
 
     # --- all checks passed ---
     start, end = tdmr.next, tdmr.next + CHUNK_BYTES
-    chunks = {hpa: call.pamt.chunk(hpa, LEVEL_4K) for hpa in range(start, end, SIZE_2M)}
-    touches = await step(*((chunk.entries, None, WRITE) for chunk in chunks.values()), at="update")
-    for hpa, chunk in chunks.items():
-        if any(base < hpa + SIZE_2M and hpa < stop for base, stop in tdmr.reserved):
-            chunk.entries.fill([_type_of(tdmr, page) for page in range(hpa, hpa + SIZE_2M, PAGE_SIZE)])
+    reserved = [hpa for hpa in range(start, end, SIZE_2M) if tdmr.reserves(hpa, hpa + SIZE_2M)]
+    chunks = [call.pamt.chunk(hpa, LEVEL_4K) for hpa in reserved]
+    touches = await step(*((chunk.entries, None, WRITE) for chunk in chunks), at="update")
+    for hpa, chunk in zip(reserved, chunks, strict=True):
+        types = (PT_RSVD if tdmr.reserves(page, page + 1) else PT_NDA for page in range(hpa, hpa + SIZE_2M, PAGE_SIZE))
+        chunk.entries.fill([packed(type, 0) for type in types])
     tdmr.next = end
     if end % SIZE_1G == 0:
         touches.append((sys, "usable", WRITE))
         sys.usable = (*sys.usable, (end - SIZE_1G, end))
     call.regs.rdx = end - end % SIZE_1G
     return None
-
-
-def _type_of(tdmr: Tdmr, hpa: int) -> int:
-    # the PAMT entry of a page that nobody uses yet
-    return packed(PT_RSVD if any(base <= hpa < end for base, end in tdmr.reserved) else PT_NDA, 0)

@@ -61,7 +61,12 @@ class Question:
 
 
 # The answers of RFC v2, which the seed documents describe.  A preset says only where it differs from them.
-SEED = {"accept_level": "guest_inhibit", "inhibit_lock": "test_first", "prefault": "as_large_as_allowed"}
+SEED = {
+    "accept_level": "guest_inhibit",
+    "inhibit_lock": "test_first",
+    "prefault": "as_large_as_allowed",
+    "teardown": "fast",
+}
 PRESETS: dict[str, dict[str, str]] = {
     "seed": {},
     "rfc_v1": {"accept_level": "per_vcpu", "prefault": "force_4k"},
@@ -71,7 +76,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "inhibit_write": {"inhibit_lock": "write"},
     "inhibit_read": {"inhibit_lock": "read"},
     "inhibit_read_upgrade": {"inhibit_lock": "read_upgrade"},
-    "mainline_616": {"accept_level": "only_4k"},
+    "mainline_616": {"accept_level": "only_4k", "teardown": "slow"},
 }
 
 

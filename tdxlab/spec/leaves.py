@@ -12,7 +12,7 @@ NULL_PA = (1 << 64) - 1  # "no page"
 REGISTERS = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
     """side: "host" (SEAMCALL) or "guest" (TDCALL).  operands: (register, meaning) in order.
 

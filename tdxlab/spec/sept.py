@@ -15,7 +15,7 @@ from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.status import TDX_EPT_ENTRY_STATE_INCORRECT, TDX_GPA_RANGE_ALREADY_BLOCKED, Status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class State:
     """bits: the state bits of the raw entry.  code: what RDX and the exit qualification call it.
 
