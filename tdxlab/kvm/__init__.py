@@ -2,9 +2,10 @@
 
 Read in this order: `kvm_main` (a VM, its locks and vCPUs), `lpage_info`, `spte`, `tdp_iter`, `mmu` (a fault), `tdp_mmu`
 (the mirror under mmu_lock for read), `tdp_mmu_write` (and for write), `tdx_sept` (the S-EPT follows), `tdx` (a vCPU's
-entries and exits), `tdx_build`, `mem_attributes`.  The open questions: `accept_level`, `inhibit_lock`, `prefault`.
+entries and exits), `tdx_build`, `mem_attributes`.  The open questions: `accept_level`, `inhibit_lock`, `prefault`,
+`teardown`.
 """
 
-from tdxlab.kvm import accept_level, inhibit_lock, prefault
+from tdxlab.kvm import accept_level, inhibit_lock, prefault, teardown
 
-QUESTIONS = (accept_level.question, inhibit_lock.question, prefault.question)
+QUESTIONS = (accept_level.question, inhibit_lock.question, prefault.question, teardown.question)

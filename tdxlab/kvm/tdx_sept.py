@@ -144,12 +144,14 @@ async def tdx_track(kvm: Kvm) -> None:
 async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
     """Unmap a leaf: BLOCK, TRACK and kick, REMOVE, WBINVD of each 4K.  Returns 0 or -errno.
 
-    On failure the page stays the TD's while the host believes it free.  Context: mmu_lock held for write.
-    Left out: resetting the page's content (needed on CPUs with the partial-write erratum).
+    Once the HKID is released one RECLAIM does it.  On failure the page stays the TD's while the host believes it free.
+    Context: mmu_lock held for write.  Left out: resetting the page's content (CPUs with the partial-write erratum).
     """
     if kvm.hkid < 0:
-        await kvm_vm_bugged(kvm, "private page removed after the HKID was released")
-        return -EINVAL
+        err = await seamcall.tdh_phymem_page_reclaim(kvm.host, pfn << PAGE_SHIFT)
+        if err.error:
+            await kvm_vm_bugged(kvm, f"tdh_phymem_page_reclaim: {err}")
+        return -EIO if err.error else 0
     if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
         return ret
     await tdx_track(kvm)

@@ -1,0 +1,119 @@
+"""When a VM goes, are private pages taken back while its key is in use, or after?
+
+While the HKID is assigned each page costs BLOCK, TRACK, REMOVE and a WBINVD of each 4K.  Once it is released, and the
+caches were written back as a whole, one RECLAIM for each leaf is enough.
+
+A variant is one function: take_back(kvm), which leaves no leaf in the mirror and no HKID.
+Source: reference kvm-host 2h, kvm-host-checked F.5, F.6.  Left out: S-EPT pages freed by RCU, MMU notifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tdxlab.host import seamcall
+from tdxlab.kvm.kvm_main import Kvm, kvm_mmu_write_lock
+from tdxlab.kvm.spte import TableSpte
+from tdxlab.kvm.tdp_iter import KvmMmuPage
+from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_leafs
+from tdxlab.spec.design import Question
+from tdxlab.spec.leaves import TDH_VP_FLUSH
+from tdxlab.spec.status import TDX_INTERRUPTED_RESUMABLE
+
+question = Question("teardown", __doc__)
+
+
+# --- fast: KVM_TDX_TERMINATE_VM releases the HKID first ---
+
+
+async def release_then_reclaim(kvm: Kvm) -> None:
+    """The TD is in teardown when its pages are zapped."""
+    await tdx_mmu_release_hkid(kvm)
+    await zap_private(kvm)
+
+
+question.variant("fast", take_back=release_then_reclaim, source="RFC v2's base: the shutdown optimisation, June 2025")
+
+
+# --- slow: guest_memfd is released first, while the TD could still run ---
+
+
+async def remove_then_release(kvm: Kvm) -> None:
+    """Each page is removed as at run time."""
+    await zap_private(kvm)
+    await tdx_mmu_release_hkid(kvm)
+
+
+question.variant("slow", take_back=remove_then_release, source="Linux 6.16")
+
+
+async def kvm_destroy_vm(kvm: Kvm) -> None:
+    """Give back all that the VM holds: leaves, HKID, folios, vCPUs, tables bottom-up, the TD's root last.
+
+    Context: no vCPU runs any more, and none ever will.  What the module does not give back is leaked, with a WARN.
+    """
+    await kvm.design.teardown.take_back(kvm)
+    for slot in kvm.memslots:
+        await slot.gmem.truncate(slot.gmem_pgoff, slot.gmem_pgoff + slot.npages)
+    for vcpu in kvm.vcpus:
+        for page in (*vcpu.tdcx_hpas, vcpu.tdvpr_hpa):
+            await tdx_reclaim_control_page(kvm, page)
+        for cache in (vcpu.mmu_shadow_page_cache, vcpu.mmu_external_spt_cache):
+            for page in cache.objects:
+                kvm.host.free_page(page)
+            cache.objects = ()
+    for sp in tables_bottom_up(kvm.mirror_root):
+        if sp.external_spt is not None:
+            await tdx_reclaim_control_page(kvm, sp.external_spt)
+        kvm.host.free_page(sp.spt_hpa)
+    for page in (*kvm.tdcs_hpas, kvm.tdr_hpa):
+        await tdx_reclaim_control_page(kvm, page)
+
+
+async def zap_private(kvm: Kvm) -> None:
+    """Zap every leaf of every memslot."""
+    await kvm_mmu_write_lock(kvm, "destroy")
+    for slot in kvm.memslots:
+        await tdp_mmu_zap_leafs(kvm, slot.base_gfn, slot.base_gfn + slot.npages)
+    kvm.mmu_lock.write_unlock()
+
+
+async def tdx_mmu_release_hkid(kvm: Kvm) -> None:
+    """VP.FLUSH of each vCPU where it ran last, VPFLUSHDONE, CACHE.WB, KEY.FREEID."""
+    host = kvm.host
+    for vcpu in kvm.vcpus:
+        await host.cpus[vcpu.cpu].seamcall(TDH_VP_FLUSH, rcx=vcpu.tdvpr_hpa)
+    await host.tdx_lock.lock()
+    errors = [await seamcall.tdh_mng_vpflushdone(host, kvm.tdr_hpa)]
+    err = await seamcall.tdh_phymem_cache_wb(host, resume=False)
+    while err.code == TDX_INTERRUPTED_RESUMABLE:
+        err = await seamcall.tdh_phymem_cache_wb(host, resume=True)
+    errors += [err, await seamcall.tdh_mng_key_freeid(host, kvm.tdr_hpa)]
+    if any(err.error for err in errors):
+        kvm.journal.note("warn", what=f"the HKID is leaked: {errors}")
+    else:
+        host.tdx_guest_keyid_free(kvm.hkid)
+        kvm.hkid = -1
+    host.tdx_lock.unlock()
+
+
+async def tdx_reclaim_control_page(kvm: Kvm, page: int) -> None:
+    """Take a page back from the module and free it; a TDR is flushed from the caches too.
+
+    Left out: the WBINVD of the TDR names the module's own key.
+    """
+    err = await seamcall.tdh_phymem_page_reclaim(kvm.host, page)
+    if not err.error and page == kvm.tdr_hpa:
+        err = await seamcall.tdh_phymem_page_wbinvd_hkid(kvm.host, kvm.host.global_hkid, page)
+    if err.error:
+        kvm.journal.note("warn", what=f"page {page:#x} is leaked: {err}")
+    else:
+        kvm.host.free_page(page)
+
+
+def tables_bottom_up(sp: KvmMmuPage) -> Iterator[KvmMmuPage]:
+    """The tables of the mirror, children before parents."""
+    for spte in sp.spt:
+        if isinstance(spte, TableSpte):
+            yield from tables_bottom_up(spte.child)
+    yield sp
