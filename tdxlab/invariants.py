@@ -17,7 +17,7 @@ from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.module.sept import Entry
 from tdxlab.module.state import Td as ModuleTd
-from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PG_LEVEL_2M, shift
+from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K, shift
 from tdxlab.spec.pamt import PT_EPT, PT_REG
 from tdxlab.spec.sept import FREE, FREE_ENTRY
 
@@ -35,6 +35,15 @@ class Pair:
     entry: Entry | None
     spte: int
     sp: KvmMmuPage
+
+
+def mirror_tables(kvm: Kvm) -> list[KvmMmuPage]:
+    """The tables of the mirror, top down."""
+    tables = [kvm.mirror_root]
+    for sp in tables:
+        if sp.level > PG_LEVEL_4K:
+            tables += [spte.child for spte in sp.spt if isinstance(spte, TableSpte)]
+    return tables
 
 
 class Sweep:
@@ -82,10 +91,9 @@ class Sweep:
         kvms = [td.kvm for td in self.lab.tds]
         if not self.dirty or any(kvm.mmu_lock.peek(0) for kvm in kvms):
             return False
-        pairs = {kvm.name: list(self.walk(kvm)) for kvm in kvms}
-        if any(pair.spte == FROZEN_SPTE for each in pairs.values() for pair in each):
+        if any(FROZEN_SPTE in sp.spt for kvm in kvms for sp in mirror_tables(kvm)):
             return False
-        self.pairs = pairs
+        self.pairs = {kvm.name: list(self.walk(kvm)) for kvm in kvms}
         self.dirty = False
         return True
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tdxlab.engine.cells import Cell, Journal, Key, audit
 from tdxlab.engine.claims import Claim, Invariant, Watch
 from tdxlab.engine.step import OTHERS, READ, Pause, Steps, Touch, covers
-from tdxlab.engine.trace import Event, Trace
+from tdxlab.engine.trace import Event, Trace, plain
 
 T = TypeVar("T")
 ENGINE = __file__.rsplit("/", 1)[0]
@@ -210,7 +210,7 @@ class Execution:
             at=pause[0],
             stack=stack,
             touches=[(cell.name, key, mode) for cell, key, mode in touches],
-            delta=[(name, key, old, new) for (name, key), (old, new) in journal.net(mark).items()],
+            delta=[(name, key, plain(old), plain(new)) for (name, key), (old, new) in journal.net(mark).items()],
             held=[(cell.name, key, exclusive) for cell, key, exclusive in journal.held.get(cpu, ())],
             notes=list(journal.notes),
             runnable=runnable,

@@ -46,9 +46,9 @@ def one_step(leaf: Coroutine[Pause, list[Touch], T], at: str | None = None) -> G
 
     The event's footprint is the union of what the inner steps declared; the driver knows it only afterwards.
     """
-    footprint = yield at, (), None
     reply: Any = None
     try:
+        footprint = yield at, (), None
         while True:
             _, touches, ready = leaf.send(reply)
             if ready is not None:
@@ -57,6 +57,8 @@ def one_step(leaf: Coroutine[Pause, list[Touch], T], at: str | None = None) -> G
             reply = footprint
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
+    finally:
+        leaf.close()  # abandoned before it began, or in between
 
 
 def covers(touch: Touch, cell: Cell, key: Key) -> bool:

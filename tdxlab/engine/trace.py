@@ -40,6 +40,17 @@ class Event:
         return ", ".join(f"{mode} {cell}" for cell, _, mode in self.touches) or "start"
 
 
+def plain(value: Any) -> Any:
+    """A cell's value as data that needs no machine: numbers, texts, tuples of them, else a name."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)  # an SPTE may know the table that it points to
+    if isinstance(value, tuple | list):
+        return tuple(plain(v) for v in value)
+    return getattr(value, "name", type(value).__name__)
+
+
 @dataclass(slots=True)
 class Trace:
     """The events of one run, its schedule, and how it ended ("done", "deadlock", "cut", "fatal: reason")."""

@@ -53,6 +53,7 @@ class Kvm(Record):
         "design", "host", "mmu_lock", "slots_lock", "lock", "memslots", "vcpus", "mirror_root", "mem_attr_array",
         "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
     }  # fmt: skip
+    UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed")
     __slots__ = (  # noqa: RUF023
         # wired once, or changed only while no vCPU can run
         "design", "host", "mmu_lock", "slots_lock", "lock", "memslots", "vcpus", "mirror_root",
@@ -67,7 +68,7 @@ class Kvm(Record):
     )  # fmt: skip
 
     def __init__(self, journal: Journal, name: str, host: Host, design: Design) -> None:
-        super().__init__(journal, name)
+        super().__init__(journal, name, lambda key: (self.slots_lock, 0) if key in self.UNDER_SLOTS_LOCK else None)
         self.design, self.host = design, host
         self.mmu_lock = RwLock(journal, f"mmu_lock:{name}")
         self.slots_lock = Mutex(journal, f"slots_lock:{name}")

@@ -79,7 +79,7 @@ def _program(lab: Lab, guest: GuestProgram) -> Program:
     claims={
         "HP01": "A 4K ACCEPT in a pending 2M mapping exits until KVM splits it; told the level, KVM needs one exit. "
         "In a 2M page that is accepted there is no exit but TDX_PAGE_ALREADY_ACCEPTED.",
-        "HP05": "A guest that accepts after KVM has mapped 2M costs exactly one BLOCK, TRACK, kick and DEMOTE a region.",
+        "HP05": "A guest that accepts after KVM has mapped 2M costs one BLOCK, TRACK, kick and DEMOTE a region.",
     },
     breaks={
         "seed": (),

@@ -63,12 +63,14 @@ def _program(lab: Lab, block_first: bool) -> Program:
 @scenario(
     "demote-needs-block",
     claims={
-        "HP43": "Today's module wants RANGE.BLOCK and TRACK before each DEMOTE of a TD that can run; at build time neither."
+        "HP43": "Today's module wants RANGE.BLOCK and TRACK before DEMOTE when the TD can run; at build time neither."
     },
     breaks={"seed": ()},
     machine={"cpus": 1},
     controls=(
-        Control("HP43", "BLOCK and TRACK come before the first DEMOTE", build=lambda lab: _program(lab, block_first=True)),
+        Control(
+            "HP43", "BLOCK and TRACK come before the first DEMOTE", build=lambda lab: _program(lab, block_first=True)
+        ),
     ),
 )
 def demote_needs_block(lab: Lab) -> Program:

@@ -33,13 +33,13 @@ def _program(lab: Lab, prefault: bool) -> Program:
     def actors() -> list[Steps]:
         return [vcpu()]
 
-    return lab.program(actors, [of_history("HP04", no_split)], ["vCPU 0: firmware, then Linux"])
+    return lab.program(actors, [of_history("HP04", no_split)], ["vCPU 0: firmware, then Linux"], max_steps=4_000)
 
 
 @scenario(
     "linux-boot",
     claims={
-        "HP04": "A Linux TD accepts before KVM populates, so with the accept level honoured nothing is split in its boot; "
+        "HP04": "A Linux TD accepts before KVM populates, so if the accept level is honoured its boot splits nothing; "
         "a pre-fault of 2M changes that."
     },
     breaks={"seed": (), "rfc_v1": (), "error_code": (), "force_4k": (), "ignore": ("HP04",)},

@@ -7,6 +7,7 @@ from tdxlab.engine.run import Program
 from tdxlab.guest.accept import accept_page, touch
 from tdxlab.guest.programs import tdx_vm_huge_page
 from tdxlab.hw.cpu import Guest
+from tdxlab.invariants import mirror_tables
 from tdxlab.kvm.spte import FROZEN_SPTE
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import TABLES, leaf_2m
@@ -16,7 +17,9 @@ from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
 
 @scenario(
     "pages-2m",
-    claims={"HP24": "pages_2m is the number of 2M leaves in the S-EPT, at every step at which no mapping is being changed."},
+    claims={
+        "HP24": "pages_2m is the number of 2M leaves in the S-EPT, at every step at which no mapping is being changed."
+    },
     breaks={"seed": (), "inhibit_write": (), "force_4k": (), "mainline_616": ()},
     machine={"cpus": 1},
     controls=(
@@ -41,17 +44,9 @@ def pages_2m(lab: Lab) -> Program:
 
     def counted() -> bool:
         # in flight: mmu_lock is held for write, or an SPTE is frozen
-        frozen = any(FROZEN_SPTE in table for table in mirror())
-        if kvm.mmu_lock[0] or frozen:
+        if kvm.mmu_lock[0] or any(FROZEN_SPTE in list(sp.spt) for sp in mirror_tables(kvm)):
             return True
         return bool(kvm.stat["pages_2m"] == huge(0) + huge(SIZE_2M))
-
-    def mirror() -> list[list[int]]:
-        tables, todo = [], [kvm.mirror_root]
-        for sp in todo:
-            tables.append(list(sp.spt))
-            todo += [spte.child for spte in sp.spt if hasattr(spte, "child")]
-        return tables
 
     return lab.program(
         lambda: [td.vcpu(0, guest)],

@@ -45,7 +45,7 @@ def prefault_then_accept(lab: Lab) -> Program:
 @scenario(
     "three-ways-to-2m",
     claims={
-        "HP20": "A run-time mapping of 2M can come from a pre-fault, an ACCEPT or an access; S-EPT and mirror end the same."
+        "HP20": "A mapping of 2M can come from a pre-fault, an ACCEPT or an access; S-EPT and mirror end the same."
     },
     breaks={"seed": (), "ignore": (), "force_4k": ("HP20",), "rfc_v1": ("HP20",), "mainline_616": ("HP20",)},
     machine={"cpus": 1},
@@ -54,7 +54,7 @@ def prefault_then_accept(lab: Lab) -> Program:
 def three_ways_to_2m(lab: Lab) -> Program:
     """Which of pre-fault, ACCEPT and access can map 2M?
 
-    Region 0 is pre-faulted and accepted, region 1 accepted, region 2 touched and accepted in the #VE handler; all at 2M.
+    Region 0 is pre-faulted, region 2 touched, region 1 neither; the guest accepts each at 2M.
     """
     td = lab.create_td(memory="6M")
     sept = sept_of(td)

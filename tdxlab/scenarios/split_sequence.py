@@ -19,7 +19,9 @@ WITH_A_VCPU_INSIDE: Story = ((1, "guest: read"), (0, "write_lock mmu_lock"))
 
 def in_this_order(history: History) -> bool:
     """vCPU 0 made BLOCK, TRACK, a kick and DEMOTE, all with success, and no UNBLOCK."""
-    done = [h.get("leaf", h["kind"]) for h in history if h["cpu"] == 0 and h.get("status", "TDX_SUCCESS") == "TDX_SUCCESS"]
+    done = [
+        h.get("leaf", h["kind"]) for h in history if h["cpu"] == 0 and h.get("status", "TDX_SUCCESS") == "TDX_SUCCESS"
+    ]
     wanted = [*SPLIT, "TDH.MEM.RANGE.UNBLOCK"]
     return [name for name in done if name in wanted] == SPLIT and not any(h["kind"] == "kvm_bug_on" for h in history)
 

@@ -10,7 +10,8 @@ from tdxlab.scenarios.looks import count
 from tdxlab.scenarios.registry import scenario
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K
 
-NPAGES = 128  # a share above 99 % needs more than 100
+VCPUS = 2
+NPAGES = 104  # a share above 99 % needs more than 100
 
 
 def taken(history: History) -> int:
@@ -18,19 +19,19 @@ def taken(history: History) -> int:
     return count(history, "mmu_lock_write", why="guest inhibit")
 
 
-def once_a_region(history: History) -> bool:
-    """No more than one take for the region, and no fault that came upon a 2M leaf which the skipped one should split."""
-    return taken(history) <= 1 and count(history, "warn") == 0 and count(history, "kvm_bug_on") == 0
+def once_a_vcpu(history: History) -> bool:
+    """One take for the region, or two if both vCPUs look at once; and no fault comes upon a leaf that was not split."""
+    return taken(history) <= VCPUS and count(history, "warn") == 0 and count(history, "kvm_bug_on") == 0
 
 
 @scenario(
     "lockless-test",
     claims={
-        "WL05": "As GUEST_INHIBIT is never cleared it can be tested without the lock, and the write lock is seldom taken; "
+        "WL05": "As GUEST_INHIBIT is never cleared it can be tested without the lock, which is seldom taken for write; "
         "each take that is skipped is safe: no 2M leaf is there."
     },
     breaks={"seed": (), "inhibit_write": ("WL05",), "inhibit_read_upgrade": ("WL05",)},
-    machine={"cpus": 2},
+    machine={"cpus": VCPUS},
     stories={
         # vCPU 1 touched and got 2M; vCPU 0 has set the bit but not yet split, when vCPU 1 tests it
         "inhibit_read_upgrade": ((1, "guest: TDG.MEM.PAGE.ACCEPT"), (0, "is there a larger leaf?"), (1, None)),
@@ -39,16 +40,16 @@ def once_a_region(history: History) -> bool:
 def lockless_test(lab: Lab) -> Program:
     """Can a vCPU trust GUEST_INHIBIT that it sees without mmu_lock?
 
-    Two vCPUs accept pages of one region at 4K, vCPU 1 after it has touched the region and was mapped 2M.
+    Two vCPUs accept two pages each of one region at 4K, vCPU 1 after it has touched the region.
     """
     td = lab.create_td(memory="2M")
     second = touches_then_accepts(2 * PAGE_SIZE, (2 * PAGE_SIZE, PG_LEVEL_4K), (3 * PAGE_SIZE, PG_LEVEL_4K))
     first = accepts((0, PG_LEVEL_4K), (PAGE_SIZE, PG_LEVEL_4K))
     return lab.program(
         lambda: [td.vcpu(0, first), td.vcpu(1, second)],
-        [of_history("WL05", once_a_region)],
+        [of_history("WL05", once_a_vcpu)],
         ["vCPU 0: ACCEPT 4K", "vCPU 1: touch, ACCEPT 4K"],
-        max_steps=3_000,
+        max_steps=600,
     )
 
 
@@ -72,7 +73,7 @@ def mapped_under_read_lock(history: History) -> bool:
 def accepts_at_4k(lab: Lab) -> Program:
     """Under which lock are the pages mapped when a guest accepts a region page by page?
 
-    One vCPU accepts 128 pages of one region at 4K, so that one take in 128 is below 1 %.
+    One vCPU accepts 104 pages of one region at 4K, so that one take in 104 is below 1 %.
     """
     td = lab.create_td(memory="2M")
     guest = accepts(*((n * PAGE_SIZE, PG_LEVEL_4K) for n in range(NPAGES)))

@@ -31,7 +31,7 @@ def test_verdicts_are_as_expected_and_the_trace_repeats(scenario: Scenario, desi
 @pytest.mark.parametrize(("scenario", "design"), CASES)
 def test_the_naive_search_agrees(scenario: Scenario, design: str) -> None:
     """At the grain of whole SEAMCALLs, with one preemption; the stored schedules add what needs a finer grain."""
-    result = explore(scenario.name, design=design, grain="seamcall", bound=1, max_executions=60, check_reads=True)
+    result = explore(scenario.name, design=design, grain="seamcall", bound=1, max_executions=25, check_reads=True)
     for claim, verdict in result.claims.items():
         if scenario.expected(design, claim):
             assert verdict.holds, (claim, verdict)
