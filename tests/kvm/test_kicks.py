@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tdxlab.engine.run import seeded
+from dataclasses import replace
+
+from tdxlab.engine.run import run, seeded
 from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.host import seamcall
@@ -69,8 +71,10 @@ def test_a_refused_seamcall_bugs_the_vm_and_stops_its_vcpus():
     page = lab.host.alloc_page(PG_LEVEL_2M)
     regs = lab.seamcall("TDH.MEM.PAGE.AUG", rcx=1, rdx=td.kvm.tdr_hpa, r8=page)  # behind KVM's back
     assert regs["rax"] == 0
-    assert lab.alone(td.prefault(0, 0, SIZE_2M)) == -EIO
-    assert td.kvm.vm_bugged
-    assert lab.alone(td.vcpu(0, touches(SIZE_2M))) == -EIO
-
-
+    program = lab.program(lambda: [td.prefault(0, 0, SIZE_2M), td.vcpu(1, touches(SIZE_2M))])
+    ended = run(replace(program, invariants=()), check_reads=True)  # they would find the page at once
+    assert [note["what"] for note in ended.notes("kvm_bug_on")] == [
+        "tdh_mem_page_aug: TDX_EPT_ENTRY_STATE_INCORRECT|RCX"
+    ]
+    assert lab.alone(td.prefault(0, 0, SIZE_2M)) == -EIO and td.kvm.vm_bugged
+    assert lab.alone(td.vcpu(1, touches(SIZE_2M)), 1) == -EIO
