@@ -262,7 +262,7 @@ def _stack(coroutine: Steps) -> list[tuple[str, str, int]]:
         code = frame.f_code
         if not code.co_filename.startswith(ENGINE):
             frames.append((code.co_qualname, code.co_filename, frame.f_lineno))
-        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None) or frame.f_locals.get("driven")
     return frames
 
 

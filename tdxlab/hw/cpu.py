@@ -265,13 +265,17 @@ class Guest:
     def run(self, cpu: Cpu, regs: Regs) -> Generator[Pause, list[Touch], None]:
         """Go on until the next TD exit.  The guest's steps are steps of the caller."""
         self.cpu, self.regs = cpu, regs
-        life = self._life = self._life or self._live()
+        driven = self._life = self._life or self._live()  # the engine looks for this name when it tells who is where
         reply: Any = None
-        while True:
-            pause = life.send(reply)
-            if pause is TD_EXIT:
-                return
-            reply = yield pause
+        try:
+            while True:
+                pause = driven.send(reply)
+                if pause is TD_EXIT:
+                    return
+                reply = yield pause
+        except GeneratorExit:
+            driven.close()
+            raise
 
 
 TD_EXIT: Any = object()
