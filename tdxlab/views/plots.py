@@ -189,7 +189,8 @@ class Strips:
         self.base = base
         self.sides = ("sept", "mirror") if mirror else ("sept",)
         across, down = (len(moments) * len(self.sides), 1) if wide else (len(moments), len(self.sides))
-        self.figure, self.axes = figure(5.2 * across, 1.2 + 3.3 * down, nrows=down, ncols=across, squeeze=False)
+        height = 3.9 if wide else 1.2 + 3.3 * down
+        self.figure, self.axes = figure(5.2 * across, height, nrows=down, ncols=across, squeeze=False)
         self.images: dict[tuple[str, str], Any] = {}
         self.grids: dict[tuple[str, str], LineCollection] = {}
         self.letters: dict[tuple[str, str], list[Any]] = {}

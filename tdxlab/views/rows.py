@@ -34,7 +34,7 @@ def value_text(name: str, value: Any) -> str:
         return f"{value:#x}"
     if name in ("level", "accept_level"):
         return LEVELS.get(value, "none" if value == 0 else str(value))
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def status_text(note: Row) -> str:
