@@ -15,7 +15,7 @@ def test_a_row_for_each_step_with_its_notes() -> None:
     found = rows.events(trace())
     assert [row["step"] for row in found] == list(range(9))
     assert found[0]["notes"] == "fault gpa=0x40005000 accept_level=4K"
-    assert found[3]["notes"] == "SEAMCALL TDH.MEM.PAGE.DEMOTE: TDX_SUCCESS (gpa=0x40000000 level=2M); kick cpus=[1]"
+    assert found[3]["notes"] == "SEAMCALL TDH.MEM.PAGE.DEMOTE: TDX_SUCCESS (gpa=0x40000000 level=2M); kick cpus=1"
 
 
 def test_calls_are_counted_by_leaf_and_status() -> None:
