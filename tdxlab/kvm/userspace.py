@@ -28,7 +28,12 @@ def kvm_set_memory_region(kvm: Kvm, gpa: int, nbytes: int, *, order: int) -> Kvm
 
 
 async def run_vcpu(vcpu: KvmVcpu, guest: Guest) -> int:
-    """A vCPU's thread: KVM_RUN until the guest has nothing left to do.  Returns 0 or -errno."""
+    """A vCPU's thread: KVM_RUN until the guest has nothing left to do.  Returns 0 or -errno.
+
+    Left out: a vCPU that moves to another CPU (VP.FLUSH where it was).
+    """
+    here = vcpu.kvm.journal.cpu
+    assert here == vcpu.cpu, f"vCPU {vcpu.vcpu_id} was made on CPU {vcpu.cpu} and cannot run on CPU {here}"
     while True:
         ret = await kvm_arch_vcpu_ioctl_run(vcpu, guest)
         match vcpu.run:
