@@ -6,6 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import zip_longest
 from typing import Any
 
 from tabulate import tabulate
@@ -105,16 +106,19 @@ def _lines(function: Callable[..., Any]) -> list[str]:
 
 def side_by_side(left: list[str], right: list[str], titles: tuple[str, str], width: int = 76) -> str:
     """Two lists of lines in columns of `width` characters; longer lines go on in the next row."""
-    out = [_row(titles[0], " ", titles[1], width), _row("-" * width, " ", "-" * width, width)]
+    out = [*_pair([titles[0]], [titles[1]], " ", width), _row("-" * width, " ", "-" * width, width)]
     for kind, a, b, c, d in SequenceMatcher(a=left, b=right, autojunk=False).get_opcodes():
         ours, theirs = left[a:b], right[c:d]
         for i in range(max(len(ours), len(theirs))):
-            one = _fold(ours[i], width) if i < len(ours) else []
-            other = _fold(theirs[i], width) if i < len(theirs) else []
-            mark = " " if kind == "equal" else "|" if one and other else "<" if one else ">"
-            for j in range(max(len(one), len(other))):
-                out.append(_row(one[j] if j < len(one) else "", mark, other[j] if j < len(other) else "", width))
+            mark = " " if kind == "equal" else "|" if i < min(len(ours), len(theirs)) else "<" if i < len(ours) else ">"
+            out += _pair(ours[i : i + 1], theirs[i : i + 1], mark, width)
     return "\n".join(out)
+
+
+def _pair(left: list[str], right: list[str], mark: str, width: int) -> list[str]:
+    one = [part for line in left for part in _fold(line, width)]
+    other = [part for line in right for part in _fold(line, width)]
+    return [_row(a, mark, b, width) for a, b in zip_longest(one, other, fillvalue="")]
 
 
 def _row(left: str, mark: str, right: str, width: int) -> str:

@@ -62,3 +62,8 @@ def test_long_lines_go_on_below() -> None:
     wide = "    call(" + ", ".join(["argument"] * 8) + ")"
     lines = text.side_by_side([wide], [], ("a", "b"), 40).splitlines()[2:]
     assert len(lines) > 1 and all(len(line) <= 42 and line[41] == "<" for line in lines)
+
+
+def test_long_titles_go_on_below_too() -> None:
+    lines = text.side_by_side(["a"], ["a"], ("left " * 12, "right"), 40).splitlines()
+    assert len(lines) == 4 and all(len(line) <= 83 for line in lines) and lines[0].endswith("right")
