@@ -11,7 +11,7 @@ from tdxlab.module.pamt import PamtPage
 from tdxlab.module.sept import Entry
 from tdxlab.module.state import Td, refcount_of
 from tdxlab.spec import status as st
-from tdxlab.spec.bits import GpaLevel
+from tdxlab.spec.bits import GpaLevel, TdrFlags
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, size
 from tdxlab.spec.operands import RCX, Operand
@@ -188,4 +188,4 @@ def backing(call: Call, entry: Entry) -> PamtPage:
 
 def tdr_of(flags: int) -> int:
     """The TDR in an operand that has a flag in bit 0."""
-    return flags & ~1
+    return flags & ~TdrFlags.FLAG

@@ -64,7 +64,7 @@ async def tdh_mem_page_add(call: Call, gpa_level: int, tdr: int, hpa: int, sourc
     entry.page.put(entry.i, sept.leaf(hpa, MAPPED))
     page.assign(PT_REG, tdr)
     td.chldcnt += 1
-    td.measurement = measured(td.measurement, b"MEM.PAGE.ADD", gpa)
+    td.measurement = td.measurement.extended(b"MEM.PAGE.ADD", gpa)
 
 
 @handles(leaves.TDH_MEM_PAGE_AUG)

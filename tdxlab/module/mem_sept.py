@@ -18,6 +18,7 @@ from tdxlab.module.gates import (
 )
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
+from tdxlab.spec.bits import TdrFlags
 from tdxlab.spec.levels import ENTRIES, LEVEL_2M, LEVEL_4K
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.pamt import PT_EPT, PT_NDA
@@ -33,7 +34,7 @@ async def tdh_mem_sept_add(call: Call, gpa_level: int, tdr_flags: int, hpa: int,
     With the flag in RDX an entry that leads to one already is a success; version 1 then marks R8 as not used.
     Left out: L2 S-EPT pages (R9 to R11), so nothing to be interrupted between.  Source: [S01:tdh_mem_sept_add.c]
     """
-    tdr, allow_existing = tdr_of(tdr_flags), tdr_flags & 1
+    tdr, allow_existing = tdr_of(tdr_flags), tdr_flags & TdrFlags.FLAG
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_2M, td.top_level)
     check_no_l2_pages(call, l2_pages)

@@ -31,6 +31,7 @@ from tdxlab.spec.sept import MAPPED, PENDING, State
 async def tdh_mem_page_demote(call: Call, gpa_level: int, tdr_flags: int, hpa: int, *_: int) -> None:
     """Split a large page into 512.  They are unblocked and as the page was, MAPPED or PENDING.
 
+    INFERRED: the poll for interrupts comes after the large page's own lock.
     Left out: L2 S-EPT pages (R9-R11), Dynamic PAMT's page pair (R12, R13).  Source: [S01:tdh_mem_page_demote.c]
     """
     tdr = tdr_of(tdr_flags)
@@ -41,7 +42,7 @@ async def tdh_mem_page_demote(call: Call, gpa_level: int, tdr_flags: int, hpa: i
         await check_tracked(td, backing(call, entry))
     table = await hold_page(call, hpa, PT_NDA, R8)
     large = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
-    await poll(call, interrupted(call, gpa_level, tdr_flags))
+    await poll(call, gpa_level, tdr_flags)
 
     # --- all checks passed ---
     assert rule.result is not None
@@ -84,11 +85,10 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     state = alike(words, entry)
     hpa = Entry(page, 0, level - 1, words[0]).hpa
     large = await call.pamt.implicit(call.held, hpa, level, True, RCX)
-    await poll(call, interrupted(call, gpa_level, tdr))
+    await poll(call, gpa_level, tdr)
 
     # --- all checks passed ---
     small = call.pamt.chunk(hpa, level - 1)
-    owner = packed(PT_REG, tdr)
     await step(
         entry.touch(),
         table.entry(WRITE),
@@ -99,7 +99,7 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     )
     write_entry(call, entry, sept.leaf(hpa, state))
     table.free()
-    large.chunk.entries.put(large.i, owner)
+    large.chunk.entries.put(large.i, packed(PT_REG, tdr))  # BEPOCH stays
     small.entries.fill([packed(PT_NDA, tdr)] * ENTRIES)
     td.chldcnt -= 1
     call.regs.rcx = table.hpa
@@ -120,20 +120,14 @@ async def hold_children(call: Call, parent: Entry) -> list[int]:
 def alike(words: list[int], parent: Entry) -> State:
     """The state that all 512 children have; refuses children that can not become one page."""
     first = Entry(parent.page, 0, parent.level - 1, words[0])
-    step_bytes = size(parent.level - 1)
-    contiguous = list(range(words[0], words[0] + size(parent.level), step_bytes))
+    contiguous = list(range(words[0], words[0] + size(parent.level), size(parent.level - 1)))
     if first.state not in (MAPPED, PENDING) or first.hpa % size(parent.level) or words != contiguous:
         raise Refuse(st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX), parent.view())
     return first.state
 
 
-async def poll(call: Call, refusal: Refuse) -> None:
-    """Give up before the changes if an interrupt is pending for the host."""
+async def poll(call: Call, rcx: int, rdx: int) -> None:
+    """Give up before the changes if an interrupt is pending for the host, which finds its operands as they were."""
     await step((call.cpu.lp, "interrupt", READ), at="poll")
     if call.cpu.interrupt_pending():
-        raise refusal
-
-
-def interrupted(call: Call, rcx: int, rdx: int) -> Refuse:
-    """The caller finds its operands as they were, and calls again."""
-    return Refuse(st.TDX_INTERRUPTED_RESTARTABLE, {"rcx": rcx, "rdx": rdx})
+        raise Refuse(st.TDX_INTERRUPTED_RESTARTABLE, {"rcx": rcx, "rdx": rdx})

@@ -39,7 +39,7 @@ async def tdh_mr_extend(call: Call, gpa: int, tdr: int) -> None:
     await step((page, None, READ), at="update")
     first = gpa % PAGE_SIZE // 8
     data = struct.pack("<32Q", *page[first : first + CHUNK_BYTES // 8])
-    td.measurement = measured(td.measurement, b"MR.EXTEND", gpa, data)
+    td.measurement = td.measurement.extended(b"MR.EXTEND", gpa, data)
 
 
 @handles(leaves.TDH_MR_FINALIZE)
@@ -58,9 +58,3 @@ async def tdh_mr_finalize(call: Call, tdr: int) -> None:
     td.mrtd = td.measurement.digest()
     td.op_state = OpState.RUNNABLE
 
-
-def measured(so_far: Any, name: bytes, gpa: int, data: bytes = b"") -> Any:
-    """MRTD's hash with one more block of 128 bytes, a name at 0 and a GPA at 16, and the data behind it."""
-    hasher = so_far.copy()
-    hasher.update((name.ljust(16, b"\0") + gpa.to_bytes(8, "little")).ljust(BLOCK_BYTES, b"\0") + data)
-    return hasher

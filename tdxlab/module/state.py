@@ -74,7 +74,7 @@ class Td(_Fields):
     gpaw: int
     config_flags: int
     num_vcpus: int
-    measurement: Any  # a SHA-384, copied before each update: a value, not state
+    measurement: Measurement
     mrtd: bytes
     # not under that lock: counted atomically
     chldcnt: int
@@ -103,7 +103,7 @@ class Td(_Fields):
         "gpaw": 0,
         "config_flags": 0,
         "num_vcpus": 0,
-        "measurement": hashlib.sha384(),
+        "measurement": Measurement(),
         "mrtd": bytes(48),
         "chldcnt": 0,
         "num_assoc_vcpus": 0,

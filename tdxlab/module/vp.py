@@ -120,6 +120,7 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
     """Run the vCPU on this LP: associate them, count the vCPU in the current TLB epoch, enter.
 
     On success the registers are the guest's, and the LP keeps the locks of TDVPR and TDR until the TD exit.
+    INFERRED: a refusal after the association leaves the vCPU associated.
     Left out: L2 VMs, single-step defence, IBPB.  Source: [S01:tdh_vp_enter.c]
     """
     tdvpr, hint = rcx & VpEnter.TDVPR, rcx & VpEnter.HINT
@@ -150,7 +151,10 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
 
 
 async def enter_epoch(call: Call, td: Td, vcpu: Vcpu) -> None:
-    """Count the vCPU in the current epoch; forget old translations if this is another than last time's."""
+    """Count the vCPU in the current epoch; forget old translations if this is another than last time's.
+
+    Another vCPU on this LP flushes too; INFERRED: here, where the module does it with the ASIDs.
+    """
     touches = await call.held.shared(td.epoch_lock, 0, Operand.TD_EPOCH, (td, "td_epoch", READ), (vcpu, None, WRITE))
     count = refcount_of(td.td_epoch)
     touches.append((td, count, ADD))
