@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 def _list(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.registry import load_all
 
+    known = sorted(load_all().values(), key=lambda s: s.name)
     scenarios = [
         {
             "name": s.name,
@@ -37,12 +38,10 @@ def _list(args: argparse.Namespace) -> Answer:
             "designs": list(s.breaks),
             "expected": {design: {c: bool(s.expected(design, c)) for c in s.claims} for design in s.breaks},
         }
-        for s in sorted(load_all().values(), key=lambda s: s.name)
+        for s in known
     ]
-    table = [
-        [s["name"], " ".join(s["claims"]), " ".join(s["designs"]), s["question"].split("\n")[0]] for s in scenarios
-    ]
-    return {"scenarios": scenarios}, tabulate(table, ["scenario", "claims", "designs", "question"]), 0
+    table = [[s.name, " ".join(s.claims), s.question.split("\n")[0], " ".join(s.breaks)] for s in known]
+    return {"scenarios": scenarios}, tabulate(table, ["scenario", "claims", "question", "designs"]), 0
 
 
 def _show(args: argparse.Namespace) -> Answer:
@@ -99,7 +98,12 @@ def _run(args: argparse.Namespace) -> Answer:
 
 def _run_text(data: dict[str, Any], sentences: Any) -> str:
     numbers = [(key, data[key]) for key in ("steps", "ended", "faults", "splits", "kicks", "write_lock_takes")]
-    calls = [(leaf, status, n) for leaf, statuses in data["seamcalls"].items() for status, n in statuses.items()]
+    calls = [
+        (leaf, status, n)
+        for kind in ("seamcalls", "tdcalls")
+        for leaf, statuses in data[kind].items()
+        for status, n in statuses.items()
+    ]
     said = {True: "holds", False: "broken", None: "-"}
     verdicts = [(claim, said[v["holds"]], said[v["expected"]], sentences[claim]) for claim, v in data["claims"].items()]
     parts = [
@@ -194,7 +198,8 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     out = out or sys.stdout
     try:
         args = _parser().parse_args(argv)
-        data, text, code = args.run(args)
+        answer: Answer = args.run(args)
+        data, text, code = answer
         print(json.dumps(data, default=str) if args.json else text, file=out)
     except (ValueError, OSError) as wrong:
         print(f"tdxlab: {wrong}", file=sys.stderr)

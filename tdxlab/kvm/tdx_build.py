@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 
+from tdxlab.engine.step import OTHERS, READ, step
 from tdxlab.host import seamcall
 from tdxlab.kvm.kvm_main import (
     EBUSY,
@@ -115,15 +116,18 @@ async def tdx_vcpu_init_mem_region(vcpu: KvmVcpu, gpa: int, source: int, npages:
 
 async def tdx_gmem_post_populate(vcpu: KvmVcpu, gpa: int, measure: bool) -> int:
     """One page: the fault path maps it, tables and all; then measure it."""
-    ret = RET_PF_RETRY
-    while ret == RET_PF_RETRY:
+    kvm = vcpu.kvm
+    while True:
         ret = await kvm_mmu_do_page_fault(vcpu, gpa, PFERR_WRITE_MASK | PFERR_PRIVATE_ACCESS)
-        if vcpu.kvm.vm_bugged:
+        if ret != RET_PF_RETRY:
+            break
+        await step((kvm, "vm_bugged", READ), at="retry the fault", ready=OTHERS)
+        if kvm.vm_bugged:
             return -EIO
     if ret != RET_PF_FIXED:
         return ret if ret < 0 else -EIO
     for at in range(0, PAGE_SIZE if measure else 0, EXTEND_BYTES):
-        err, _, _ = await seamcall.tdh_mr_extend(vcpu.kvm.host, vcpu.kvm.tdr_hpa, gpa + at)
+        err, _, _ = await seamcall.tdh_mr_extend(kvm.host, kvm.tdr_hpa, gpa + at)
         if err.error:
             return -EIO
     return 0

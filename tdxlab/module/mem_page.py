@@ -22,7 +22,6 @@ from tdxlab.module.gates import (
     walk_alone,
     write_entry,
 )
-from tdxlab.module.mr import measured
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import PamtEntry

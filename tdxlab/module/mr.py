@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from tdxlab.engine.step import READ, step
 from tdxlab.hw.sharex import Refuse
@@ -16,7 +15,7 @@ from tdxlab.spec.operands import RCX, RDX
 from tdxlab.spec.sept import RULES
 from tdxlab.spec.tdstate import OpState
 
-BLOCK_BYTES, CHUNK_BYTES = 128, 256
+CHUNK_BYTES = 256
 
 
 @handles(leaves.TDH_MR_EXTEND)
@@ -57,4 +56,3 @@ async def tdh_mr_finalize(call: Call, tdr: int) -> None:
     # --- all checks passed ---
     td.mrtd = td.measurement.digest()
     td.op_state = OpState.RUNNABLE
-

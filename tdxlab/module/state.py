@@ -6,11 +6,11 @@ Fields are grouped by the lock that protects them.  A record stands for pages at
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, ClassVar
 
 from tdxlab.engine.cells import Journal, Record
 from tdxlab.hw.sharex import Sharex
+from tdxlab.module.mrtd import Measurement
 from tdxlab.spec.bits import SeptEntry
 from tdxlab.spec.tdstate import LifeCycle, OpState, SysState, VcpuState
 

@@ -11,12 +11,17 @@ KINDS = {"faults": "fault", "splits": "split", "kicks": "kick", "write_lock_take
 
 
 def counts(trace: Trace) -> dict[str, Any]:
-    """{faults, splits, kicks, write_lock_takes, seamcalls: {leaf: {status: n}}} of one run."""
+    """{faults, splits, kicks, write_lock_takes, seamcalls and tdcalls: {leaf: {status: n}}} of one run."""
     kinds = Counter(note["kind"] for event in trace.events for note in event.notes)
-    seamcalls: dict[str, Counter[str]] = defaultdict(Counter)
-    for note in trace.notes("seamcall"):
-        seamcalls[note["leaf"]][note["status"]] += 1
     return {
         **{name: kinds[kind] for name, kind in KINDS.items()},
-        "seamcalls": {leaf: dict(sorted(statuses.items())) for leaf, statuses in sorted(seamcalls.items())},
+        "seamcalls": _by_status(trace, "seamcall"),
+        "tdcalls": _by_status(trace, "tdcall"),
     }
+
+
+def _by_status(trace: Trace, kind: str) -> dict[str, dict[str, int]]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for note in trace.notes(kind):
+        found[note["leaf"]][note["status"]] += 1
+    return {leaf: dict(sorted(statuses.items())) for leaf, statuses in sorted(found.items())}
