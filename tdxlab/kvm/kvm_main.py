@@ -1,6 +1,7 @@
 """A VM: its locks, vCPUs, memslots and requests.  (virt/kvm/kvm_main.c, struct kvm with struct kvm_tdx inside)
 
-Left out: vcpu->mutex (a vCPU belongs to one CPU), SRCU (memslots do not change while vCPUs run), MMU notifiers.
+Left out: kvm->lock and vcpu->mutex (set-ups run alone, a vCPU belongs to one CPU), SRCU (memslots do not change
+while vCPUs run), MMU notifiers.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class Kvm(Record):
     """`struct kvm` and `struct kvm_tdx`."""
 
     FIXED = Record.FIXED | {
-        "design", "host", "mmu_lock", "slots_lock", "lock", "memslots", "vcpus", "mirror_root", "mem_attr_array",
+        "design", "host", "mmu_lock", "slots_lock", "memslots", "vcpus", "mirror_root", "mem_attr_array",
         "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
     }  # fmt: skip
     UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed")
     __slots__ = (  # noqa: RUF023
         # wired once, or changed only while no vCPU can run
-        "design", "host", "mmu_lock", "slots_lock", "lock", "memslots", "vcpus", "mirror_root",
+        "design", "host", "mmu_lock", "slots_lock", "memslots", "vcpus", "mirror_root",
         "mem_attr_array",  # {gfn: private?}, written under slots_lock but read without: every access is a touch
         "stat",  # {"pages_4k", "pages_2m"}: counted with each SPTE
         "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
@@ -72,7 +73,6 @@ class Kvm(Record):
         self.design, self.host = design, host
         self.mmu_lock = RwLock(journal, f"mmu_lock:{name}")
         self.slots_lock = Mutex(journal, f"slots_lock:{name}")
-        self.lock = Mutex(journal, f"kvm_lock:{name}")
         self.memslots: tuple[KvmMemorySlot, ...] = ()
         self.vcpus: tuple[KvmVcpu, ...] = ()
         self.mirror_root: KvmMmuPage
