@@ -1,0 +1,126 @@
+"""The contract of the command line: JSON keys, exit codes, one sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdxlab.cli import main
+
+ORACLE = Path(__file__).parent / "oracle" / "v1.5.01"
+
+
+def answer(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> Any:
+    assert main([*argv, "--json"]) == code
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1, "one JSON object and nothing else"
+    return json.loads(out)
+
+
+def test_list_names_scenarios_claims_designs_and_what_is_expected(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {s["name"]: s for s in answer(capsys, "list")["scenarios"]}
+    accept = found["accept-level"]
+    assert accept.keys() == {"name", "question", "claims", "designs", "expected"}
+    assert accept["expected"]["ignore"] == {"HP01": False, "HP05": False}
+    assert "seed" in accept["designs"]
+
+
+@pytest.mark.parametrize(
+    ("design", "faults", "splits", "kicks"),
+    [
+        ("seed", 3, 1, 1),  # one fault a touched region, one more for the ACCEPT, which splits
+        ("ignore", 12, 0, 0),  # every entry ends in the same fault
+        ("rfc_v1", 12, 0, 0),
+        ("force_4k", 3, 0, 0),  # nothing is mapped at 2M; the second 4K page faults for itself
+    ],
+)
+def test_run_accept_level_counts_as_the_claims_say(
+    capsys: pytest.CaptureFixture[str], design: str, faults: int, splits: int, kicks: int
+) -> None:
+    """HP01, HP05 of the ledger: a fault for ever without the level; with it one BLOCK, TRACK, kick and DEMOTE."""
+    data = answer(capsys, "run", "accept-level", "--design", design)
+    wanted = {"scenario", "design", "grain", "cpus", "schedule", "steps", "faults", "splits", "kicks"}
+    assert wanted | {"write_lock_takes", "seamcalls", "events", "claims"} <= data.keys()
+    assert (data["faults"], data["splits"], data["kicks"]) == (faults, splits, kicks)
+    for leaf in ("TDH.MEM.RANGE.BLOCK", "TDH.MEM.TRACK", "TDH.MEM.PAGE.DEMOTE"):
+        assert data["seamcalls"].get(leaf, {}) == ({"TDX_SUCCESS": splits} if splits else {})
+    assert all(claim["holds"] is claim["expected"] for claim in data["claims"].values())
+
+
+def test_a_printed_schedule_pastes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    walk = answer(capsys, "run", "handler-order", "--seed", "3")
+    again = answer(capsys, "run", "handler-order", "--schedule", walk["schedule"])
+    assert again["events"] == walk["events"] and again["schedule"] == walk["schedule"]
+
+
+def test_a_verdict_that_differs_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    # without the story's switch the design looks as good as any
+    data = answer(capsys, "run", "handler-order", "--design", "inhibit_read", "--schedule", "0", code=1)
+    assert data["claims"]["HP07"] == {"holds": True, "expected": False}
+    answer(capsys, "run", "handler-order", "--design", "inhibit_read")
+    answer(capsys, "run", "handler-order", "--design", "inhibit_read", "--strict", code=1)
+
+
+def test_a_design_that_a_scenario_was_not_written_for_has_no_expectation(capsys: pytest.CaptureFixture[str]) -> None:
+    data = answer(capsys, "run", "accept-level", "--design", "seed,prefault=force_4k")
+    assert {claim["expected"] for claim in data["claims"].values()} == {None}
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv", ".txt"])
+def test_a_trace_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
+    file = tmp_path / f"trace{ending}"
+    answer(capsys, "run", "touch-first", "--trace", str(file))
+    assert "TDH.MEM.PAGE.AUG" in file.read_text()
+
+
+def test_replay_gives_the_counts_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    data = answer(capsys, "replay", str(ORACLE / "tour.jsonl.gz"))
+    assert {"calls", "agreed", "skipped", "state_lines", "state_agreed", "mismatches"} <= data.keys()
+    assert data["calls"] == data["agreed"] + len(data["mismatches"]) + sum(data["skipped"].values())
+    assert not data["mismatches"] and data["agreed"] >= 0.65 * data["calls"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["run"],
+        ["run", "nonsuch"],
+        ["run", "accept-level", "--design", "nonsuch"],
+        ["run", "accept-level", "--design", "seed,accept_level=nonsuch"],
+        ["run", "accept-level", "--design", "./nonsuch.py"],
+        ["run", "accept-level", "--module", "9.9"],
+        ["run", "accept-level", "--cpus", "0"],
+        ["run", "accept-level", "--cpus", "many"],
+        ["run", "accept-level", "--grain", "atom"],
+        ["run", "accept-level", "--schedule", "first"],
+        ["run", "accept-level", "--schedule", "7"],
+        ["run", "accept-level", "--trace", "trace.doc"],
+        ["run", "accept-level", "--trace", "/nonsuch/trace.json"],
+        ["step", "nonsuch"],
+        ["show", "nonsuch_at_all"],
+        ["diff", "nonsuch", "a", "b"],
+        ["diff", "accept_level", "guest_inhibit", "nonsuch"],
+        ["replay", "/nonsuch.jsonl"],
+        ["replay", __file__],
+        ["lab", "--port", "many"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("json_too", [False, True])
+def test_bad_input_gives_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], argv: list[str], json_too: bool
+) -> None:
+    assert main([*argv, *(["--json"] if json_too else [])]) == 2
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert caught.err.startswith("tdxlab: ") and caught.err.count("\n") == 1 and "Traceback" not in caught.err
+
+
+def test_text_output_names_verdicts_and_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "touch-first", "--design", "force_4k"]) == 0
+    out = capsys.readouterr().out
+    assert "TDX_PAGE_SIZE_MISMATCH" in out and "broken" in out and "touch-first@force_4k/lock/1.5.01" in out

@@ -1,0 +1,20 @@
+"""`tdxlab diff` shows two variants and what tells them apart."""
+
+from __future__ import annotations
+
+from tdxlab.diff import diff, show
+
+
+def test_two_variants_stand_side_by_side_with_their_verdicts() -> None:
+    found = diff("accept_level", "guest_inhibit", "ignore")
+    assert found["variants"]["guest_inhibit"]["code"].startswith("async def tdx_check_accept_level")
+    assert found["verdicts"]["accept-level HP01"] == {"guest_inhibit": True, "ignore": False}
+    text = show(found)
+    assert "tdx_check_accept_level" in text and "accept-level HP01" in text
+
+
+def test_a_variant_beside_itself_does_not_differ() -> None:
+    found = diff("inhibit_lock", "write", "write")
+    assert (
+        list(found["variants"]) == ["write"] and "|" not in show(found).split("scenario and claim")[0].split("\n\n")[1]
+    )
