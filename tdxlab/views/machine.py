@@ -79,7 +79,7 @@ PARTS = (
     Part(
         "TDX module",
         "tdxlab/module",
-        "takes try-locks, checks, then updates;\na busy lock refuses the call\nwith TDX_OPERAND_BUSY",
+        "takes try-locks, checks, then updates;\na busy lock: TDX_OPERAND_BUSY",
         *(8.6, 2.6, 5.2, 2.1),
         SEAM,
     ),
