@@ -17,7 +17,7 @@ from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.module.sept import Entry
 from tdxlab.module.state import Td as ModuleTd
-from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K, shift
+from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M, shift
 from tdxlab.spec.pamt import PT_EPT, PT_REG
 from tdxlab.spec.sept import FREE, FREE_ENTRY
 
@@ -68,13 +68,13 @@ class Sweep:
             "mirror and guest_memfd": self.mirror_against_gmem,
             "PAMT behind S-EPT": self.pamt_against_sept,
             "pages_2m": self.pages_2m,
-            "one owner for each page": self.owners,
         }
         tables = [
             Invariant(name, lambda check=check: self._all(check), self.quiet)  # type: ignore[misc]
             for name, check in checks.items()
         ]
-        return (*tables, Invariant("no lock leaked", self.locks, self.ended))
+        owners = Invariant("one owner for each page", lambda: list(self.owners()), self.quiet)
+        return (*tables, owners, Invariant("no lock leaked", self.locks, self.ended))
 
     def ended(self) -> bool:
         """Have all actors returned?"""
@@ -170,16 +170,20 @@ class Sweep:
         if leaves != kvm.stat["pages_2m"]:
             yield f"pages_2m is {kvm.stat['pages_2m']}, the S-EPT has {leaves}"
 
-    def owners(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:
-        """No page is used for two things, or used and free."""
+    def owners(self) -> Iterator[str]:
+        """No page is used for two things, by one TD or by two, or used and free; nor is a part of a 2M page."""
         owner: dict[int, str] = {}
-        for hpa, use in self.uses(kvm, pairs):
-            if hpa in owner:
-                yield f"page {hpa:#x} is {owner[hpa]} and {use}"
+        uses = [use for td in self.lab.tds for use in self.uses(td.kvm, self.pairs[td.kvm.name])]
+        uses += self.free()
+        large = {hpa for hpa, use in uses if use.startswith("2M")}
+        for hpa, use in uses:
+            block = hpa & -SIZE_2M
+            if hpa in owner or (block in large and block != hpa):
+                yield f"page {hpa:#x} is {use} and {owner.get(hpa, 'part of a 2M page')}"
             owner[hpa] = use
 
     def uses(self, kvm: Kvm, pairs: list[Pair]) -> Iterator[tuple[int, str]]:
-        """(page or 2M folio, what it is used for)."""
+        """(page or 2M folio, what a TD uses it for)."""
         for hpa in (kvm.tdr_hpa, *kvm.tdcs_hpas):
             yield hpa, "a TD's control page"
         yield kvm.mirror_root.spt_hpa, "a table of the mirror"
@@ -194,10 +198,14 @@ class Sweep:
             for cache in (vcpu.mmu_shadow_page_cache, vcpu.mmu_external_spt_cache):
                 yield from ((hpa, "in a vCPU's cache") for hpa in cache.objects)
         for slot in kvm.memslots:
-            yield from ((hpa, "a folio of guest_memfd") for hpa in slot.gmem.folios.values())
+            folio = "2M folio of guest_memfd" if slot.gmem.order else "a folio of guest_memfd"
+            yield from ((hpa, folio) for hpa in slot.gmem.folios.values())
+
+    def free(self) -> Iterator[tuple[int, str]]:
+        """(page or 2M block, in which list it is free)."""
         for (_, kind), pages in self.lab.host.allocator.free_pages.items():
             if isinstance(pages, tuple):
-                yield from ((hpa, f"free, {kind}") for hpa in pages)
+                yield from ((hpa, "2M free block" if kind == LEVEL_2M else "free") for hpa in pages)
 
     def locks(self) -> list[str]:
         """Every lock that was taken has been given back."""

@@ -89,6 +89,16 @@ def test_invariants_see_what_is_wrong():
     assert wrong() == {"PAMT behind S-EPT"}
 
 
+def test_a_page_inside_a_folio_of_another_td_has_two_owners():
+    lab = Lab()
+    folio = lab.create_td(memory="2M").slot.gmem.folios[0]
+    other = lab.create_td(memory="2M", folio="4K")
+    owners = next(i for i in Sweep(lab).invariants() if i.id == "one owner for each page")
+    assert owners.quiet() and owners.violations() == []
+    other.slot.gmem.folios.put(7, folio + 0x3000)
+    assert len(owners.violations()) == 1
+
+
 def test_a_picture_is_plain_data():
     lab = Lab()
     td = lab.create_td(memory="4M")
