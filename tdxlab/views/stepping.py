@@ -16,6 +16,7 @@ import traitlets
 
 from tdxlab.engine.run import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
+from tdxlab.engine.trace import Trace
 from tdxlab.views import palette
 from tdxlab.views.frames import Frame, claim_texts, frame, names, title
 
@@ -126,6 +127,12 @@ class StepperWidget(anywidget.AnyWidget):
         """The CPUs of the steps up to the cursor, as `0*5 1`."""
         return show_schedule(self._cpus(self.cursor))
 
+    @property
+    def trace(self) -> Trace:
+        """The trace up to the cursor, for `text`, `plots` and `export`."""
+        self._go_to_cursor()
+        return self.stepper.trace
+
     def _cpus(self, n: int) -> list[int]:
         return [self._frames[i]["event"]["cpu"] for i in self.path[1 : n + 1]]
 
@@ -147,11 +154,14 @@ class StepperWidget(anywidget.AnyWidget):
         runnable: list[int] = self.frame["runnable"]
         return last if last in runnable else runnable[0]
 
-    def _run_machine(self, cpu: int) -> None:
+    def _go_to_cursor(self) -> None:
         # The machine may stand elsewhere on the path, or on one that was left.
         wanted = self._cpus(self.cursor)
         if self.stepper.trace.schedule != wanted:
             self.stepper.follow(wanted)
+
+    def _run_machine(self, cpu: int) -> None:
+        self._go_to_cursor()
         self.stepper.step(cpu)
         self._frames.append(frame(self.stepper))
         self.send({"frames": {str(len(self._frames) - 1): self._frames[-1]}})

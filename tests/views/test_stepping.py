@@ -6,7 +6,12 @@ import pytest
 
 pytest.importorskip("anywidget")
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tdxlab.engine.run import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
+from tdxlab.views.frames import frame
 from tdxlab.views.stepping import StepperWidget
 from tests.views.toy import program
 
@@ -133,3 +138,30 @@ def test_a_cursor_from_the_browser_stays_on_the_path(widget: StepperWidget) -> N
 def test_nothing_is_fetched_from_elsewhere() -> None:
     for text in (StepperWidget._esm, StepperWidget._css):
         assert "http" not in str(text) and "import(" not in str(text) and "url(" not in str(text)
+
+
+def test_the_trace_ends_at_the_cursor(widget: StepperWidget) -> None:
+    widget.run()
+    widget.jump(2)
+    assert [e.cpu for e in widget.trace.events] == [0, 0]
+
+
+COMMANDS = st.one_of(
+    st.tuples(st.just("step"), st.sampled_from([None, 0, 1, 2])),
+    st.tuples(st.just("back")),
+    st.tuples(st.just("jump"), st.integers(-1, 12)),
+    st.tuples(st.just("run")),
+    st.tuples(st.just("follow"), st.lists(st.sampled_from([0, 1]), max_size=6).map(show_schedule)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(COMMANDS, max_size=12))
+def test_whatever_is_pressed_the_frame_is_that_of_a_fresh_run(commands: list[Any]) -> None:
+    widget = StepperWidget(Stepper(program()))
+    for command, *arguments in commands:
+        getattr(widget, command)(*arguments)
+        assert 0 <= widget.cursor < len(widget.path)
+    fresh = Stepper(program())
+    fresh.follow(read_schedule(widget.schedule))
+    assert frame(fresh) == widget.frame
