@@ -1,9 +1,11 @@
 """`make notebooks`: run every notebook and store its outputs so that a second run changes no line.
 
+The first figure of 10_accept_level is the README's picture, and is stored once more for it.
 Names of notebooks on the command line run these alone.  A cell that raises stops everything, and nothing is stored for
 that notebook.
 """
 
+import base64
 import sys
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+PICTURE = NOTEBOOKS.parent / "docs" / "accept_level.png"
+PICTURED = NOTEBOOKS / "10_accept_level.ipynb"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -48,6 +52,12 @@ def text(notebook: NotebookNode) -> str:
     return f"{nbformat.writes(notebook)}\n"
 
 
+def first_figure(notebook: NotebookNode) -> bytes:
+    """The PNG of its first figure."""
+    outputs = (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    return base64.b64decode(next(o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})))
+
+
 def main(names: list[str]) -> int:
     """Run and store the named notebooks, or all."""
     for path in [Path(name) for name in names] or sorted(NOTEBOOKS.glob("*.ipynb")):
@@ -55,6 +65,8 @@ def main(names: list[str]) -> int:
         execute(notebook, path.parent)
         normalise(notebook)
         path.write_text(text(notebook), encoding="utf-8")
+        if path.resolve() == PICTURED:
+            PICTURE.write_bytes(first_figure(notebook))
         print(path.name)
     return 0
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from tests.make_notebooks import NOTEBOOKS, WIDGET_VIEW, normalise, text
+from tests.make_notebooks import NOTEBOOKS, PICTURE, PICTURED, WIDGET_VIEW, first_figure, normalise, text
 
 STORED = sorted(NOTEBOOKS.glob("*.ipynb"))
 
@@ -45,6 +45,12 @@ def test_it_has_a_checked_cell(stored: Path) -> None:
 
 def test_it_prints_no_address_of_a_python_object(stored: Path) -> None:
     assert not re.search(r"\bat 0x[0-9a-f]{8,}>", stored.read_text(encoding="utf-8")), "differs at every run"
+
+
+def test_the_picture_of_the_readme_is_the_notebook_s() -> None:
+    notebook = nbformat.read(PICTURED, as_version=4)
+    assert PICTURE.read_bytes() == first_figure(notebook), "run make notebooks"
+    assert f"docs/{PICTURE.name}" in (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_normalising_drops_what_one_run_leaves_and_keeps_the_rest() -> None:
