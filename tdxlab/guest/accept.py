@@ -20,10 +20,9 @@ from tdxlab.spec.levels import (
     size,
 )
 from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_PAGE_ALREADY_ACCEPTED, TDX_PAGE_SIZE_MISMATCH, Status
+from tdxlab.spec.vmcall import SHARED_BIT, TDVMCALL_MAP_GPA
 
 GuestProgram = Callable[[Guest], Coroutine[Pause, list[Touch], Any]]
-TDVMCALL_MAP_GPA = 0x10001
-SHARED_BIT = 1 << 47
 
 
 def level_bytes(level: int) -> int:

@@ -20,11 +20,10 @@ from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE, gfn_round_for_level
 from tdxlab.spec.bits import ExtendedQualification, field
 from tdxlab.spec.design import Question
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, tdx_level_to_pg_level
+from tdxlab.spec.tdstate import ExtendedExit
 
 if TYPE_CHECKING:
     from tdxlab.kvm.mmu import KvmPageFault
-
-TDX_EXT_EXIT_QUAL_TYPE_ACCEPT = 1
 
 question = Question("accept_level", __doc__)
 
@@ -32,7 +31,7 @@ question = Question("accept_level", __doc__)
 def tdx_accept_level(vcpu: KvmVcpu) -> int:
     """The PG_LEVEL_* at which the guest wanted to accept in the last TD exit, or 0 if that was no ACCEPT."""
     qualification = vcpu.ext_exit_qualification
-    if field(qualification, ExtendedQualification.TYPE) != TDX_EXT_EXIT_QUAL_TYPE_ACCEPT:
+    if field(qualification, ExtendedQualification.TYPE) != ExtendedExit.ACCEPT:
         return 0
     return tdx_level_to_pg_level(field(qualification, ExtendedQualification.REQUESTED))
 

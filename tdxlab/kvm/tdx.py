@@ -16,11 +16,14 @@ from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
 from tdxlab.spec.bits import EptViolation, ExtendedQualification, field
 from tdxlab.spec.levels import PAGE_SHIFT
+from tdxlab.spec.tdstate import ExitReason, ExtendedExit
+from tdxlab.spec.vmcall import TDVMCALL_MAP_GPA
 
-EXIT_REASON_EXTERNAL_INTERRUPT, EXIT_REASON_TDCALL, EXIT_REASON_EPT_VIOLATION = 1, 77, 48
-EXIT_NAMES = {1: "external interrupt", 77: "TDCALL", 48: "EPT violation"}
-TDX_EXT_EXIT_QUAL_TYPE_PENDING_EPT_VIOLATION = 6
-TDVMCALL_MAP_GPA = 0x10001
+EXIT_NAMES: dict[int, str] = {
+    ExitReason.EXTERNAL_INTERRUPT: "external interrupt",
+    ExitReason.TDCALL: "TDCALL",
+    ExitReason.EPT_VIOLATION: "EPT violation",
+}
 
 # What the exit handlers say to the run loop, if not -errno: to userspace, or into the guest again.
 EXIT_TO_USERSPACE, RESUME_GUEST = 0, 1
@@ -79,9 +82,9 @@ async def tdx_handle_exit(vcpu: KvmVcpu, guest: Guest) -> int:
     if vcpu.vp_enter_ret.code or reason not in EXIT_NAMES:
         vcpu.run = ("KVM_EXIT_INTERNAL_ERROR", vcpu.vp_enter_ret)
         return -EIO
-    if reason == EXIT_REASON_EPT_VIOLATION:
+    if reason == ExitReason.EPT_VIOLATION:
         return await tdx_handle_ept_violation(vcpu)
-    if reason == EXIT_REASON_TDCALL:
+    if reason == ExitReason.TDCALL:
         return handle_tdvmcall(vcpu, guest)
     return RESUME_GUEST
 
@@ -125,4 +128,4 @@ async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:
 def tdx_is_pending_violation(vcpu: KvmVcpu) -> bool:
     """Did the guest touch a page that is mapped and pending, without wanting a #VE for it?"""
     kind = field(vcpu.ext_exit_qualification, ExtendedQualification.TYPE)
-    return kind == TDX_EXT_EXIT_QUAL_TYPE_PENDING_EPT_VIOLATION and not vcpu.exit_qualification & EptViolation.ENTRY_RWX
+    return kind == ExtendedExit.PENDING_EPT_VIOLATION and not vcpu.exit_qualification & EptViolation.ENTRY_RWX

@@ -12,8 +12,7 @@ from tdxlab.kvm.lpage_info import LpageInfo
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.tdx import kvm_arch_vcpu_ioctl_run
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE
-
-SHARED_BIT = 1 << 47
+from tdxlab.spec.vmcall import SHARED_BIT
 
 
 def kvm_set_memory_region(kvm: Kvm, gpa: int, nbytes: int, *, order: int) -> KvmMemorySlot:

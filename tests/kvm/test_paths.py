@@ -66,6 +66,18 @@ def test_punching_a_hole_splits_at_its_ends(go):
     assert ran["splits"] == 1 and ran.picture["sept"][0][3:9] == ["MAPPED", *["FREE"] * 4, "MAPPED"]
 
 
+def test_a_whole_folio_is_freed_and_comes_back_with_the_next_fault(go):
+    async def punch(td):
+        await td.vcpu(0, touches(SIZE_2M))
+        await kvm_gmem_punch_hole(td.kvm, td.slot, 512, 1024)
+        assert not td.slot.gmem.folios.peek(512)
+        await td.vcpu(0, touches(SIZE_2M + 0x3000))
+
+    ran = go(lambda td: [punch(td)])
+    assert ran["splits"] == 0 and ran.picture["sept"][SIZE_2M] == "MAPPED"
+    assert ran.leaves.count("PHYMEM.PAGE.WBINVD") == 512
+
+
 def test_a_build_maps_4k_and_the_same_address_2m_once_the_td_runs():
     lab = Lab()
     td = lab.create_td(memory="4M", image=3, finalize=False)
