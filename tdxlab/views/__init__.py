@@ -1,6 +1,6 @@
 """What people look at: text tables, figures, steppers, exports.  Views read traces and pictures and run nothing.
 
-Read in this order: `palette`, `rows` (what a trace says, as plain rows), `text`, `strips` (what a picture holds),
+Read in this order: `palette`, `rows` and `spans` (what a trace says), `text`, `strips` (what a picture holds),
 `frames` (what a stepper shows between two steps), `terminal`, `stepping` (the widget), `film` (a run with a picture
-after each step), `plots`, `machine`, `lesson` (the notebooks' controls), `export`.
+after each step), `plots`, `timeline`, `machine`, `lesson` (the notebooks' controls), `export`.
 """

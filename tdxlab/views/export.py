@@ -15,6 +15,7 @@ from typing import Any
 from tdxlab.engine.run import show_schedule
 from tdxlab.engine.trace import Trace
 from tdxlab.views import rows, text
+from tdxlab.views.spans import Span, function_spans, lock_spans
 
 ChromeEvent = dict[str, Any]
 FUNCTIONS, LOCKS = 0, 1
@@ -29,7 +30,7 @@ def chrome(trace: Trace, names: Sequence[str] = ()) -> dict[str, Any]:
         out.append(_meta("process_name", cpu, 0, name=name))
         out.append(_meta("process_sort_index", cpu, 0, sort_index=cpu))
         out.append(_meta("thread_name", cpu, FUNCTIONS, name="functions (1 us = 1 step)"))
-    for span in rows.function_spans(trace):
+    for span in function_spans(trace):
         out.append(_slice(span.name, "function", span.cpu, FUNCTIONS, span.first, span.last + 1))
     for event in trace.events:
         what = {"label": event.label, "changes": rows.changes(event), "notes": [*map(rows.note_text, event.notes)]}
@@ -61,8 +62,8 @@ def chrome(trace: Trace, names: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _locks(trace: Trace) -> list[ChromeEvent]:
-    held: dict[tuple[int, str], list[rows.Span]] = {}
-    for span in rows.lock_spans(trace):
+    held: dict[tuple[int, str], list[Span]] = {}
+    for span in lock_spans(trace):
         held.setdefault((span.cpu, span.name.rsplit(" (", 1)[0]), []).append(span)
     out = []
     for track, ((cpu, lock), spans) in enumerate(held.items(), LOCKS):

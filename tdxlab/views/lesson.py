@@ -17,6 +17,7 @@ from tdxlab.views import plots, rows
 from tdxlab.views.film import Film
 from tdxlab.views.stepping import StepperWidget
 from tdxlab.views.strips import regions, summary
+from tdxlab.views.timeline import Timeline
 
 TEXT = "font-size: 15px; line-height: 1.4"
 
@@ -80,7 +81,7 @@ class Scrubber(w.VBox):  # type: ignore[misc]
 
     def __init__(self, film: Film, base: int | None = None) -> None:
         self.film = film
-        self.timeline = plots.Timeline(film.trace, film.names)
+        self.timeline = Timeline(film.trace, film.names)
         self.strips = plots.Strips({"": film.pictures[0]}, base, wide=True)
         last = len(film.pictures) - 1
         self.slider = w.IntSlider(

@@ -15,6 +15,7 @@ from tdxlab.engine.run import show_schedule
 from tdxlab.engine.trace import Trace
 from tdxlab.views import rows
 from tdxlab.views.rows import Row
+from tdxlab.views.spans import lock_spans
 
 VERDICT = {True: "holds", False: "broken", None: "-"}
 
@@ -57,7 +58,7 @@ def locks(trace: Trace) -> str:
             "from step": span.first,
             "to step": "still held" if span.open else str(span.last),
         }
-        for span in rows.lock_spans(trace)
+        for span in lock_spans(trace)
     ]
     return table(spans, "no lock held across a step")
 

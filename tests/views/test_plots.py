@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tdxlab.engine.run import given, run
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Trace
-from tdxlab.views import machine, plots
+from tdxlab.views import machine, plots, timeline
 from tests.views.toy import program
 
 
@@ -38,7 +38,7 @@ def pictures(*steps: int) -> list[dict[str, object]]:
 
 
 def test_a_timeline_has_lanes_calls_locks_and_marks() -> None:
-    figure = plots.timeline(trace(), ("zero", "one"))
+    figure = timeline.timeline(trace(), ("zero", "one"))
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["CPU 0\nzero", "CPU 1\none"]
     assert axes.get_xlabel() == "step (steps are not time)" and "design seed" in axes.get_title()
@@ -50,7 +50,7 @@ def test_a_timeline_has_lanes_calls_locks_and_marks() -> None:
 
 
 def test_the_cursor_moves_and_everything_else_stays() -> None:
-    view = plots.Timeline(trace())
+    view = timeline.Timeline(trace())
     before = view.axes.get_children()
     view.show(4)
     view.show(5)
@@ -59,7 +59,7 @@ def test_the_cursor_moves_and_everything_else_stays() -> None:
 
 
 def test_an_empty_trace_is_drawn_empty() -> None:
-    assert plots.timeline(Trace()).axes
+    assert timeline.timeline(Trace()).axes
 
 
 def test_strips_tell_the_states_in_words_letters_and_colours() -> None:
@@ -105,5 +105,5 @@ def test_the_machine_names_every_part_and_its_side() -> None:
 
 def test_no_figure_is_left_open_for_a_second_display() -> None:
     machine.machine()
-    plots.timeline(trace())
+    timeline.timeline(trace())
     assert plt.get_fignums() == []
