@@ -83,6 +83,7 @@ class Scrubber(w.VBox):  # type: ignore[misc]
         self.film = film
         self.timeline = Timeline(film.trace, film.names)
         self.strips = plots.Strips({"": film.pictures[0]}, base, wide=True)
+        self.strips.reserve(film.pictures)
         last = len(film.pictures) - 1
         self.slider = w.IntSlider(
             value=0, min=0, max=last, description="step", continuous_update=False, layout=w.Layout(width="95%")

@@ -8,7 +8,7 @@ widget takes.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import ScalarFormatter
 
 from tdxlab.views import palette
-from tdxlab.views.strips import Entries, regions, summary
+from tdxlab.views.strips import Entries, regions, runs, summary
 
 FONT: Any = {"font.size": 13, "axes.titlesize": 14, "axes.labelsize": 14, "legend.fontsize": 12, "figure.dpi": 80}
 COLUMNS, ROWS = 32, 16
@@ -69,6 +69,11 @@ class Strips:
                 self.images[moment, side] = self._empty(axes)
                 self.grids[moment, side] = axes.add_collection(_grid(), autolim=False)
         self.show(moments)
+
+    def reserve(self, pictures: Iterable[Mapping[str, Any]]) -> None:
+        """Put the states of pictures that will be shown later into the legend, before the layout is settled."""
+        found = [self._region(picture) for picture in pictures]
+        self._legend({state for region in found if region for side in self.sides for state, _ in runs(region[side])})
 
     def _empty(self, axes: Axes) -> Any:
         image = axes.imshow(np.ones((ROWS, COLUMNS, 3)), aspect="equal", interpolation="nearest")

@@ -87,6 +87,14 @@ def test_strips_are_redrawn_without_new_images() -> None:
     assert view.axes[0][0].get_title() == "now\nS-EPT: nothing"
 
 
+def test_the_legend_can_be_reserved_for_what_comes_later() -> None:
+    before, after = pictures(0, 6)
+    view = plots.Strips({"now": before})
+    assert "M  MAPPED" not in texts(view.figure)
+    view.reserve([before, after])
+    assert "M  MAPPED" in texts(view.figure)
+
+
 def test_bars_are_labelled_and_hatched_where_a_claim_breaks() -> None:
     figure = plots.bars({"seed": 1, "ignore": 512}, "EPT violations", "why", marked=["ignore"])
     (axes,) = figure.axes
