@@ -15,7 +15,7 @@ from tdxlab.views import text
 def diff(question: str, a: str, b: str) -> dict[str, Any]:
     """{question, text, variants: {name: {source, code}}, verdicts: {"scenario claim": {variant: holds}}}.
 
-    Each scenario that was written for a design with one of the variants is run once under `seed` with either of them.
+    Each scenario that was written for a design with one of the variants is run once with either of them.
     Raises ValueError with a sentence.
     """
     scenarios = load_all()
@@ -27,11 +27,13 @@ def diff(question: str, a: str, b: str) -> dict[str, Any]:
             raise ValueError(f"{question} has no variant {name!r}; these are: {', '.join(asked.variants)}")
     verdicts: dict[str, dict[str, bool]] = {}
     for scenario in scenarios.values():
-        chosen = {Design.parse(design).choices[question] for design in scenario.breaks}
-        if len(chosen) < 2 or not chosen & {a, b}:
+        # a design that the scenario was written for stands for its variant: its story shows the verdict
+        written_for = {Design.parse(design).choices[question]: design for design in reversed(scenario.breaks)}
+        if len(written_for) < 2 or not written_for.keys() & {a, b}:
             continue
         for name in (a, b):
-            for claim, holds in run(scenario.name, design=f"seed,{question}={name}").claims.items():
+            design = written_for.get(name, f"seed,{question}={name}")
+            for claim, holds in run(scenario.name, design=design).claims.items():
                 verdicts.setdefault(f"{scenario.name} {claim}", {})[name] = holds
     return {
         "question": question,

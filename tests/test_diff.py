@@ -18,3 +18,8 @@ def test_a_variant_beside_itself_does_not_differ() -> None:
     assert (
         list(found["variants"]) == ["write"] and "|" not in show(found).split("scenario and claim")[0].split("\n\n")[1]
     )
+
+
+def test_the_story_of_a_design_shows_its_verdict() -> None:
+    verdicts = diff("accept_level", "guest_inhibit", "per_vcpu")["verdicts"]
+    assert verdicts["accept-race HP02"] == {"guest_inhibit": True, "per_vcpu": False}

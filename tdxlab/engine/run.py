@@ -78,8 +78,8 @@ def undeclared(
     for cell, key in accesses:
         if any(covers(t, cell, key) and (t[2] != READ or not writing) for t in touches):
             continue
-        if journal.holds(cell, key, False):  # the lock's own words
-            continue
+        if any(lock is cell and (k is None or k == key) for lock, k, _ in journal.released):
+            continue  # giving a lock back: its next taker orders it
         guard = cell.guard(key) if cell.guard is not None else None
         if isinstance(guard, int):
             if guard == journal.cpu:

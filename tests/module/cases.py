@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from tdxlab.engine.cells import Journal
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import Program, run
-from tdxlab.engine.step import SHARE, WRITE, step
+from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.cpu import Guest, Regs
-from tdxlab.hw.sharex import Held, Sharex
+from tdxlab.hw.sharex import Held, Refuse, Sharex
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import SeptEntry
@@ -241,19 +242,21 @@ def guest_runs(machine: Machine) -> Callable[[], Any]:
 
 
 def check_locks() -> None:
-    """Each attempt at a lock names the lock in its step."""
+    """A host call and a guest call that try for one lock in every way, in every order."""
     journal = Journal()
     lock = Sharex(journal, "lock")
 
-    async def takes() -> None:
-        held = Held(journal)
-        await held.shared(lock, 0, RCX)
-        await held.release()
-        await held.exclusive(lock, 0, RCX)
-        await held.release()
+    async def tries(host: bool) -> None:
+        held = Held(journal, host=host)
+        for exclusive in (False, True, False):
+            with suppress(Refuse):
+                await (held.exclusive if exclusive else held.shared)(lock, 0, RCX)
+                if host and not exclusive:
+                    await held.upgrade(lock, 0, RCX)
+            await held.release()
 
-    trace = run(Program(journal, lambda: [takes()]))
-    assert [event.touches for event in trace.events] == [[("lock", 0, mode)] for mode in (SHARE, SHARE, WRITE, WRITE)]
+    result = explore(Program(journal, lambda: [tries(True), tries(False)]), check_reads=True)
+    assert result.complete and set(result.outcomes) == {"done"}
 
 
 AUG_4K = leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, PAGES + PAGE_SIZE

@@ -18,13 +18,3 @@ def test_a_call_declares_what_it_uses(name: str) -> None:
 def test_two_calls_declare_what_they_share(name: str) -> None:
     result = cases.check_pair(name, bound=2)
     assert set(result.outcomes) == {"done"}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(0)
-def test_no_touch_can_be_removed() -> None:
-    import subprocess
-    import sys
-
-    done = subprocess.run([sys.executable, "-m", "tests.module.mutation"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
