@@ -28,7 +28,7 @@ def diff(question: str, a: str, b: str) -> dict[str, Any]:
     verdicts: dict[str, dict[str, bool]] = {}
     for scenario in scenarios.values():
         # a design that the scenario was written for stands for its variant: its story shows the verdict
-        written_for = {Design.parse(design).choices[question]: design for design in reversed(scenario.breaks)}
+        written_for = {Design.parse(design).choices[question]: design for design in reversed(list(scenario.breaks))}
         if len(written_for) < 2 or not written_for.keys() & {a, b}:
             continue
         for name in (a, b):

@@ -28,7 +28,7 @@ class ClaimReadsOutside(AssertionError):
 
 @dataclass(frozen=True)
 class Claim:
-    """id: the ledger's, e.g. "HP07".  kind: always, sometimes, at_end or history.  text: the sentence that it checks."""
+    """id: the ledger's, e.g. "HP07".  kind: always, sometimes, at_end or history.  text: what it checks, in words."""
 
     id: str
     kind: str
