@@ -1,6 +1,7 @@
 """Whole guests, made by functions that take what varies: `linux(0, SIZE_2M)` is a program for one vCPU.
 
-Sources: reference kvm-host 4.4 (accept patterns), 6.2 (tdx_vm_huge_page of the selftests, form used with RFC v2).
+Sources: Yan Zhao's boot measurements in the thread on RFC v1 patch 09 (accept patterns); the selftest
+tdx_vm_huge_page in the form used with RFC v2.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ A variant consists of
   error_code(vcpu)         bits for the page fault's error code
   max_level(fault)         the largest level for this fault, 0 if it has no say
   split_shared(kvm, gfn)   the -errno for a split of a private leaf under mmu_lock for read
-Source: the cover letter of RFC v2, "Open 1" and "Open 2" (reference kvm-host 2b, 3.1).
+Source: the cover letter of RFC v2, "Open 1" and "Open 2".
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ question.variant(
     error_code=no_bits,
     max_level=no_say,
     split_shared=split_refused,
-    source="A3: RFC v2 patches 13 and 14, proposed by Sean Christopherson and Rick Edgecombe",
+    source="RFC v2 patches 13 and 14, proposed by Sean Christopherson and Rick Edgecombe",
 )
 
 
@@ -115,7 +115,7 @@ question.variant(
     error_code=no_bits,
     max_level=level_of_window,
     split_shared=pretend_2m,
-    source="A2: RFC v1 patch 12",
+    source="RFC v1 patch 12",
 )
 
 
@@ -140,7 +140,7 @@ question.variant(
     error_code=level_in_error_code,
     max_level=level_from_error_code,
     split_shared=split_refused,
-    source="A1: Isaku Yamahata, before RFC v1",
+    source="Isaku Yamahata, before RFC v1",
 )
 
 
@@ -158,7 +158,7 @@ question.variant(
     error_code=no_bits,
     max_level=known_level_or_4k,
     split_shared=split_refused,
-    source="A8, A16: discussed for RFC v1 and rejected, since guests that touch first never get 2M",
+    source="discussed for RFC v1 and rejected, since guests that touch first never get 2M",
 )
 
 
@@ -170,7 +170,7 @@ question.variant(
     error_code=no_bits,
     max_level=no_say,
     split_shared=split_refused,
-    source="A9: assume that no guest accepts below the level of the mapping",
+    source="assume that no guest accepts below the level of the mapping",
 )
 
 

@@ -5,7 +5,7 @@ If the bits appear between another CPU's look and its mapping, a 2M leaf stands 
 path would have to split it under the read lock, which is refused.
 
 A variant is one function: inhibit(kvm, slot, gfn, level), where `level` is the guest's.  Returns 0 or -errno.
-Source: the thread on RFC v1 patch 09, 2025-07-01; RFC v2 patch 14 (reference kvm-host 2b, 3.1).
+Source: the thread on RFC v1 patch 09, 2025-07-01; RFC v2 patch 14.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def inhibit_if_not_yet(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level: int
     return ret
 
 
-question.variant("test_first", inhibit=inhibit_if_not_yet, source="A7: RFC v2 patch 14, 17,626 write locks become 11")
+question.variant("test_first", inhibit=inhibit_if_not_yet, source="RFC v2 patch 14, 17,626 write locks become 11")
 
 
 # --- write: as test_first, but at every ACCEPT ---
@@ -72,7 +72,7 @@ async def inhibit_always(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level: int) ->
     return ret
 
 
-question.variant("write", inhibit=inhibit_always, source="A3 without A7: RFC v1 thread, Yan Zhao 2025-07-01")
+question.variant("write", inhibit=inhibit_always, source="RFC v1 thread, Yan Zhao 2025-07-01")
 
 
 # --- read: split under the lock for write, set under the lock for read ---
@@ -93,7 +93,7 @@ async def inhibit_under_read_lock(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level
     return 0
 
 
-question.variant("read", inhibit=inhibit_under_read_lock, source="A5: RFC v1 thread, Rick Edgecombe 2025-07-01")
+question.variant("read", inhibit=inhibit_under_read_lock, source="RFC v1 thread, Rick Edgecombe 2025-07-01")
 
 
 # --- read_upgrade: set under the lock for read, and take it for write only if there is something to split ---
@@ -116,4 +116,4 @@ async def inhibit_then_upgrade(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level: i
     return ret
 
 
-question.variant("read_upgrade", inhibit=inhibit_then_upgrade, source="A6: RFC v1 thread, Rick Edgecombe 2025-07-01")
+question.variant("read_upgrade", inhibit=inhibit_then_upgrade, source="RFC v1 thread, Rick Edgecombe 2025-07-01")

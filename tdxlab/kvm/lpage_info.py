@@ -6,7 +6,7 @@ No lock covers it, for `hugepage_test_guest_inhibit` reads it without mmu_lock: 
 before it, also under the lock.  The flags are never cleared by the guest's doing.
 
 Left out: page tracking, and misalignment of the userspace address.
-Source: RFC v2 patch 13 (reference kvm-host 1.4).
+Source: RFC v2 patch 13.
 """
 
 from __future__ import annotations

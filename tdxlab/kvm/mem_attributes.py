@@ -4,7 +4,7 @@ virt/kvm/guest_memfd.c)
 Before a part of a 2M page goes away, its leaf is split: zapping all of it would lose the guest's other data.
 
 Left out: shared memory's own page table; ranges over several memslots.
-Source: RFC v2 patches 12, 15 to 17 (reference kvm-host 2f, kvm-host-checked F.8).
+Source: RFC v2 patches 12, 15 to 17.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Order: top up caches, sample mmu_invalidate_seq, ask guest_memfd for the frame, 
 choose the level, map.  The level is the least of: folio, the vendor's word, lpage_info, a table that is there already.
 
 Left out: fast_page_fault and write tracking (neither ever applies to private memory), shared memory's page table.
-Source: 6.16 (reference kvm-host-checked B.1, B.2, F.1); up to 6.17 the vendor is asked when the frame is looked up.
+Source: 6.16; up to 6.17 the vendor is asked when the frame is looked up.
 """
 
 from __future__ import annotations

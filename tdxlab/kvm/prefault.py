@@ -3,7 +3,7 @@
 A pre-fault knows no accept level.  If it maps 2M and the guest then accepts 4K, the page has to be split.
 
 A variant is one function: max_level(fault), the largest level for this fault, 0 if it has no say.
-Source: RFC v1 patch 13; the cover letter of RFC v2, "Open 2" (reference kvm-host-checked F.1).
+Source: RFC v1 patch 13; the cover letter of RFC v2, "Open 2".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def prefetch_4k(fault: KvmPageFault) -> int:
 
 
 question.variant("as_large_as_allowed", max_level=no_say, source="RFC v2: the rule of RFC v1 is lifted")
-question.variant("force_4k", max_level=prefetch_4k, source="A8: RFC v1 patch 13")
+question.variant("force_4k", max_level=prefetch_4k, source="RFC v1 patch 13")
 
 
 async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:

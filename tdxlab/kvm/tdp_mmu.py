@@ -4,7 +4,7 @@ A CPU that changes a mirror SPTE owns it meanwhile: cmpxchg to FROZEN_SPTE, SEAM
 if the SEAMCALL failed.  Whoever meets FROZEN_SPTE, or loses the cmpxchg, gives up with RET_PF_RETRY.
 
 Only mirror roots are here.  Left out: the direct root's page table, A/D bits, RCU (a page is freed at once).
-Source: 6.16 (reference kvm-host-checked B.2-B.4); RFC v2 patches 07 and 11 for huge leaves.
+Source: 6.16; RFC v2 patches 07 and 11 for huge leaves.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Here nobody else looks at the mirror, so it is written first and the S-EPT follows; what fails then cannot be undone
 and is a KVM bug.  FROZEN_SPTE is never met.
 
-Source: 6.16; RFC v2 patches 08 to 12 for splitting (reference kvm-host-checked B.6-B.9).
+Source: 6.16; RFC v2 patches 08 to 12 for splitting.
 """
 
 from __future__ import annotations

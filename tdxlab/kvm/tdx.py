@@ -1,7 +1,7 @@
 """A TD's vCPU: enter, leave, and see why.  (arch/x86/kvm/vmx/tdx.c, and vcpu_enter_guest of arch/x86/kvm/x86.c)
 
 Left out: shared memory's faults (a guest asks for conversion by TDVMCALL), signals, interrupts for the guest.
-Source: 6.16; RFC v2 patch 14 for the accept level (reference kvm-host 1.10, 2a).
+Source: 6.16; RFC v2 patch 14 for the accept level.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each returns 0 or -errno.  Left out: CPUID configuration, freeing what was taken when a step fails (a set-up that
 fails is an error of whoever wrote it), more than one package.
-Source: 6.16 (reference kvm-host 2g, kvm-host-checked F.9); pages are added as from 6.19 on, see `tdx_sept`.
+Source: 6.16; pages are added as from 6.19 on, see `tdx_sept`.
 """
 
 from __future__ import annotations

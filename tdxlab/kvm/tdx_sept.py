@@ -5,7 +5,7 @@ no way back: vCPUs are kept out, the call is made once more, and a second failur
 
 PAGE.ADD is made inside the hook, as from 6.19 on; in 6.16 the mirror was filled first and a counter kept the
 difference (nr_premapped).  Left out: page references (dropped by RFC v2 patch 06).
-Source: 6.16 vmx/tdx.c; RFC v2 patches 02, 10 (reference kvm-host 2d, 2e; kvm-host-checked B.5, B.9).
+Source: 6.16 vmx/tdx.c; RFC v2 patches 02, 10.
 """
 
 from __future__ import annotations

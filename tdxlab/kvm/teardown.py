@@ -4,7 +4,7 @@ While the HKID is assigned each page costs BLOCK, TRACK, REMOVE and a WBINVD of 
 caches were written back as a whole, one RECLAIM for each leaf is enough.
 
 A variant is one function: take_back(kvm), which leaves no leaf in the mirror and no HKID.
-Source: reference kvm-host 2h, kvm-host-checked F.5, F.6.  Left out: S-EPT pages freed by RCU, MMU notifiers.
+Source: 6.16; the shutdown optimisation as posted in June 2025.  Left out: S-EPT pages freed by RCU, MMU notifiers.
 """
 
 from __future__ import annotations
