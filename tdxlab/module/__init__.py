@@ -1,11 +1,12 @@
 """The TDX module: one file per family of leaves, each leaf a function of one shape.
 
 Locks in the documented order, checks, the line "all checks passed", then updates that can not fail.  A refusal is
-raised; only `dispatch` makes RAX of it and gives the locks back.
+raised; only `call` makes a status of it and gives the locks back.
 """
 
 from tdxlab.module import mem_page, mem_range, mem_sept, mem_size, mem_track, mng, mr, phymem, sys, tdg, vp
-from tdxlab.module.dispatch import HANDLERS, TdxModule
+from tdxlab.module.call import HANDLERS
+from tdxlab.module.dispatch import TdxModule
 
 FAMILIES = (sys, mng, vp, mem_page, mem_size, mem_range, mem_sept, mem_track, mr, phymem, tdg)
 __all__ = ["FAMILIES", "HANDLERS", "TdxModule"]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
 from tdxlab.engine.cells import Table
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.cpu import Cpu, Regs
 from tdxlab.hw.memory import Memory, OnDemand
-from tdxlab.hw.sharex import Held, Refuse, Sharex
+from tdxlab.hw.sharex import Sharex
 from tdxlab.module import exits
+from tdxlab.module.call import HANDLERS, Call
 from tdxlab.module.pamt import Pamt
 from tdxlab.module.state import Sys, Td, Vcpu
 from tdxlab.spec import leaves
@@ -19,61 +17,9 @@ from tdxlab.spec.features import V1_5_01, ModuleFeatures
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_4K
 from tdxlab.spec.operands import RAX
-from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import ExitReason, KeyState, SysState
 
-Handler = Callable[..., Coroutine[Any, Any, "Status | None"]]
-HANDLERS: dict[Leaf, Handler] = {}
-LEAF, VERSION = 0xFFFF, 0xFF0000
-
-
-def handles(leaf: Leaf) -> Callable[[Handler], Handler]:
-    """The decorated function is the leaf.  It gets the call and the operands of the leaf's row, in order."""
-
-    def register(handler: Handler) -> Handler:
-        assert leaf not in HANDLERS, f"{leaf} has a handler"
-        HANDLERS[leaf] = handler
-        return handler
-
-    return register
-
-
-class Call:
-    """One SEAMCALL or TDCALL: its registers, its locks, and the machine."""
-
-    __slots__ = (
-        "busy_since", "cpu", "features", "held", "leaf", "memory", "module", "pamt", "regs", "td", "tdmrs", "usable",
-        "vcpu", "version",
-    )  # fmt: skip
-
-    def __init__(self, module: TdxModule, cpu: Cpu, regs: Regs, leaf: Leaf, version: int) -> None:
-        self.module, self.cpu, self.regs, self.leaf, self.version = module, cpu, regs, leaf, version
-        self.memory, self.pamt, self.features = module.memory, module.pamt, module.features
-        self.held = Held(cpu.journal, host=leaf.side == "host")
-        self.tdmrs: tuple[Any, ...] = ()
-        self.usable: tuple[tuple[int, int], ...] = ()
-        # of a TDCALL: the TD, the vCPU, and since when it has been kept off a lock
-        self.td: Td
-        self.vcpu: Vcpu
-        self.busy_since: int | None = None
-
-    async def answer(self) -> Status | None:
-        """Run the handler on its operands.  A refusal goes to RAX, and the locks are given back either way."""
-        operands = [getattr(self.regs, register) for register in self.leaf.registers]
-        for register in self.leaf.clears:
-            setattr(self.regs, register, 0)
-        for register in self.leaf.nulls if self.version else ():
-            setattr(self.regs, register, leaves.NULL_PA)
-        try:
-            if self.version > self.leaf.versions:
-                raise Refuse(st.TDX_OPERAND_INVALID.at(RAX))
-            status = await HANDLERS[self.leaf](self, *operands)
-        except Refuse as refusal:
-            status = refusal.status
-            for register, value in refusal.outputs.items():
-                setattr(self.regs, register, value)
-        await self.held.release()
-        return status
+LEAF, VERSION = 0xFFFF, 0xFF0000  # of RAX
 
 
 class TdxModule:

@@ -20,7 +20,7 @@ from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import ExitReason, ExtendedExit, VcpuState
 
 if TYPE_CHECKING:
-    from tdxlab.module.dispatch import Call
+    from tdxlab.module.call import Call
 
 HP_LOCK_TIMEOUT = 1_000_000_000  # TSC cycles: 1 s at the 1 GHz of the recordings [oracle tour I]
 INTERRUPT_INFO = 0x8000_0020  # valid, external, vector 0x20; left out: which one it was

@@ -20,7 +20,7 @@ from tdxlab.spec.sept import RULES, Rule, refusal
 from tdxlab.spec.tdstate import RUNS_IN, TRACKS_TLB, LifeCycle
 
 if TYPE_CHECKING:
-    from tdxlab.module.dispatch import Call
+    from tdxlab.module.call import Call
 
 MIN_TDCX, MAX_TDCX = 6, 9  # control pages of a TD [S01:td_control_structures.h]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.module import sept
-from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import backing, check_tracked, hold_entry, hold_td, must_track, split_gpa_level, write_entry
 from tdxlab.spec import leaves
 from tdxlab.spec.levels import LEVEL_4K

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tdxlab.engine.step import ADD, READ, WRITE, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import sept
-from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import (
     check_tracked,
     hold_entry,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdxlab.engine.step import READ, WRITE
 from tdxlab.hw.sharex import Refuse
-from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import hold_td
 from tdxlab.module.state import refcount_of
 from tdxlab.spec import leaves

@@ -6,7 +6,7 @@ import struct
 
 from tdxlab.engine.step import READ, step
 from tdxlab.hw.sharex import Refuse
-from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import check_op_state, check_tdcs, hold_tdr, walk_alone
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdxlab.engine.step import ADD, READ, WRITE, step
 from tdxlab.hw.sharex import Refuse
-from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import check_hpa, check_in_tdmr
 from tdxlab.module.pamt import PamtPage
 from tdxlab.spec import leaves

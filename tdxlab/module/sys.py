@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tdxlab.engine.cells import Journal, Record
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.sharex import Refuse, Sharex
-from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.call import Call, handles
 from tdxlab.module.pamt import packed
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tdxlab.engine.step import READ, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import sept
-from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.call import Call, handles
 from tdxlab.module.exits import Interrupted, TdExit, accept_exit, exit_for
 from tdxlab.module.gates import split_gpa_level, write_entry
 from tdxlab.module.sept import PROGRESS, Entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tdxlab.engine.step import ADD, READ, WRITE, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import zero_step
-from tdxlab.module.dispatch import Call, handles
+from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import check_op_state, check_tdcs, hold_page, hold_td
 from tdxlab.module.state import Td, Vcpu, refcount_of
 from tdxlab.spec import leaves

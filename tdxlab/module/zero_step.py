@@ -16,7 +16,7 @@ from tdxlab.spec.levels import LEVEL_4K
 from tdxlab.spec.operands import Operand
 
 if TYPE_CHECKING:
-    from tdxlab.module.dispatch import Call
+    from tdxlab.module.call import Call
 
 THRESHOLD, MAX_GPAS = 6, 32
 
