@@ -10,10 +10,14 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from tabulate import tabulate
+
+from tdxlab import __version__
 
 Answer = tuple[dict[str, Any], str, int]
 """(the JSON object, the same for people, the exit code)"""
@@ -28,6 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 def _list(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.registry import load_all
+    from tdxlab.spec.design import ABOUT, Question
 
     known = sorted(load_all().values(), key=lambda s: s.name)
     scenarios = [
@@ -40,16 +45,35 @@ def _list(args: argparse.Namespace) -> Answer:
         }
         for s in known
     ]
-    table = [[s.name, " ".join(s.claims), s.question.split("\n")[0], " ".join(s.breaks)] for s in known]
-    return {"scenarios": scenarios}, tabulate(table, ["scenario", "claims", "question", "designs"]), 0
+    designs = [{"name": name, "about": about} for name, about in ABOUT.items()]
+    questions = [{"name": q.name, "variants": list(q.variants)} for q in Question.all.values()]
+    parts = [
+        _table(
+            [[s.name, " ".join(s.claims), s.question.split("\n")[0]] for s in known], ["scenario", "claims", "question"]
+        ),
+        _table([[d["name"], d["about"]] for d in designs], ["design", "what it is"]),
+        _table([[q["name"], " ".join(q["variants"])] for q in questions], ["question", "variants"]),
+    ]
+    return {"scenarios": scenarios, "designs": designs, "questions": questions}, "\n\n".join(parts), 0
 
 
 def _show(args: argparse.Namespace) -> Answer:
     from tdxlab.show import show
 
     found = show(args.name)
-    text = "\n\n".join("\n".join(f"{key}: {value}" for key, value in entry.items()) for entry in found)
+    text = "\n\n".join("\n".join(f"{key}: {_words(value)}" for key, value in entry.items() if value) for entry in found)
     return {"name": args.name, "found": found}, text, 0
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "".join(f"\n  {key}: {_words(v)}" for key, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+    # the last column is prose
+    return tabulate(rows, headers, maxcolwidths=[None] * (len(headers) - 1) + [72])
 
 
 def _diff(args: argparse.Namespace) -> Answer:
@@ -110,7 +134,7 @@ def _run_text(data: dict[str, Any], sentences: Any) -> str:
         f"{data['scenario']} under {data['design']}, grain {data['grain']}, module {data['module']}, one run",
         tabulate(numbers, tablefmt="plain"),
         tabulate(calls, ["leaf", "status", "times"]),
-        tabulate(verdicts, ["claim", "this run", "expected", ""]),
+        _table(verdicts, ["claim", "this run", "expected", ""]),
         data["schedule"],
     ]
     return "\n\n".join(parts)
@@ -155,6 +179,7 @@ def _lab(args: argparse.Namespace) -> Answer:
 
 def _parser() -> Parser:
     parser = Parser(prog="tdxlab", description="A laboratory for the memory of TDX guests.")
+    parser.add_argument("--version", action="version", version=f"tdxlab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     def command(name: str, run: Callable[[argparse.Namespace], Answer], help: str) -> argparse.ArgumentParser:
@@ -165,16 +190,22 @@ def _parser() -> Parser:
 
     def scenario(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("scenario")
-        sub.add_argument("--design", default="", help="a preset, 'preset,question=variant', or a file ./mine.py")
+        sub.add_argument(
+            "--design",
+            default="",
+            help="one of `tdxlab list`, with changes as in 'seed,inhibit_lock=write', or a file ./mine.py",
+        )
         sub.add_argument("--grain", default="lock", choices=("seamcall", "lock"))
         sub.add_argument("--module", default="1.5.01")
         sub.add_argument("--cpus", type=int)
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks (loopback only)")
     lab.add_argument("--port", type=int)
-    lab.add_argument("labargs", nargs="*", help="handed on to JupyterLab")
+    lab.add_argument("labargs", nargs=argparse.REMAINDER, help="all that follows is handed on to JupyterLab")
     command("list", _list, "the scenarios, their claims and designs")
-    command("show", _show, "a leaf, a status, a kernel function, a claim, a scenario, a design").add_argument("name")
+    command("show", _show, "a word, a leaf, a status, a kernel function, a claim, a scenario, a design").add_argument(
+        "name"
+    )
     diff = command("diff", _diff, "two variants of a question side by side, with their verdicts")
     for operand in ("question", "a", "b"):
         diff.add_argument(operand)
@@ -193,6 +224,14 @@ def _parser() -> Parser:
     return parser
 
 
+def _in_own_file(wrong: BaseException) -> str | None:
+    """Where a reader's own design, which lies outside the package, went wrong; None for an error of the lab."""
+    ours = str(Path(__file__).parent)
+    frames = [f for f in traceback.extract_tb(wrong.__traceback__) if f.filename.endswith(".py")]
+    own = [f for f in frames if not f.filename.startswith((ours, sys.prefix, sys.base_prefix))]
+    return f"{own[-1].filename} line {own[-1].lineno}" if own else None
+
+
 def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run one command and return its exit code."""
     out = out or sys.stdout
@@ -201,8 +240,17 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         answer: Answer = args.run(args)
         data, text, code = answer
         print(json.dumps(data, default=str) if args.json else text, file=out)
-    except (ValueError, OSError) as wrong:
+    except OSError as wrong:
+        print(f"tdxlab: {wrong.filename or 'output'}: {wrong.strerror or wrong}", file=sys.stderr)
+        return 2
+    except ValueError as wrong:
         print(f"tdxlab: {wrong}", file=sys.stderr)
+        return 2
+    except Exception as wrong:
+        place = _in_own_file(wrong)
+        if place is None:
+            raise
+        print(f"tdxlab: {place}: {type(wrong).__name__}: {wrong}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("tdxlab: interrupted", file=sys.stderr)

@@ -8,13 +8,14 @@ from typing import Any
 
 from tdxlab.scenarios.play import run
 from tdxlab.scenarios.registry import load_all
-from tdxlab.spec.design import Design, Question
+from tdxlab.spec.design import PRESETS, Design, Question, load
 from tdxlab.views import text
 
 
 def diff(question: str, a: str, b: str) -> dict[str, Any]:
     """{question, text, variants: {name: {source, code}}, verdicts: {"scenario claim": {variant: holds}}}.
 
+    a, b: variants, designs that chose one, or files ./mine.py that register one.
     Each scenario that was written for a design with one of the variants is run once with either of them.
     Raises ValueError with a sentence.
     """
@@ -22,9 +23,7 @@ def diff(question: str, a: str, b: str) -> dict[str, Any]:
     if question not in Question.all:
         raise ValueError(f"no question is called {question!r}; these are: {', '.join(Question.all)}")
     asked = Question.all[question]
-    for name in (a, b):
-        if name not in asked.variants:
-            raise ValueError(f"{question} has no variant {name!r}; these are: {', '.join(asked.variants)}")
+    a, b = (_variant(asked, name) for name in (a, b))
     verdicts: dict[str, dict[str, bool]] = {}
     for scenario in scenarios.values():
         # a design that the scenario was written for stands for its variant: its story shows the verdict
@@ -43,6 +42,17 @@ def diff(question: str, a: str, b: str) -> dict[str, Any]:
         },
         "verdicts": verdicts,
     }
+
+
+def _variant(asked: Question, name: str) -> str:
+    """The variant of that name, of the design of that name, or of that file."""
+    if name.endswith(".py"):
+        name = load(name).get(asked.name, name)
+    elif name in PRESETS and name not in asked.variants:
+        name = Design.preset(name).choices[asked.name]
+    if name not in asked.variants:
+        raise ValueError(f"{asked.name} has no variant {name!r}; these are: {', '.join(asked.variants)}")
+    return name
 
 
 def show(found: dict[str, Any]) -> str:

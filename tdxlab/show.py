@@ -1,4 +1,4 @@
-"""Whatever a reader knows by name: a leaf, a status, a kernel function old or new, a claim, a scenario, a design.
+"""Whatever a reader knows by name: a word, a leaf, a status, a kernel function, a claim, a scenario, a design.
 
 Functions are found in the package's own source by their name, so nothing has to be registered; `data/names.csv` adds
 the names that a function had, or got, in other versions of a series, and the kernel file that it lives in.
@@ -15,7 +15,7 @@ from typing import Any
 from tdxlab import data
 from tdxlab.scenarios.registry import load_all
 from tdxlab.spec import leaves, status
-from tdxlab.spec.design import PRESETS, SEED, Question
+from tdxlab.spec.design import ABOUT, PRESETS, SEED, Question
 
 Entry = dict[str, Any]
 ROOMS = ("host", "kvm", "guest", "module", "hw", "engine")
@@ -25,11 +25,25 @@ PACKAGE = Path(data.__file__).parent
 def show(name: str) -> list[Entry]:
     """Everything that is called `name`.  Raises ValueError with a sentence that names what is near."""
     load_all()
-    found = [entry for look in (_leaf, _status, _claim, _scenario, _design, _name) for entry in look(name)]
+    found = [
+        entry for look in (_word, _source, _leaf, _status, _claim, _scenario, _design, _name) for entry in look(name)
+    ]
     if not found:
         near = difflib.get_close_matches(name, _known(), 5, 0.5)
         raise ValueError(f"nothing is called {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
     return found
+
+
+def _word(name: str) -> Iterator[Entry]:
+    for row in data.rows("glossary"):
+        if row["word"].lower() == name.lower():
+            yield {"word": row["word"], "means": row["means"]}
+
+
+def _source(name: str) -> Iterator[Entry]:
+    for row in data.rows("sources"):
+        if row["key"] == name:
+            yield {"source": name, **{column: text for column, text in row.items() if column != "key"}}
 
 
 def _leaf(name: str) -> Iterator[Entry]:
@@ -83,7 +97,7 @@ def _scenario(name: str) -> Iterator[Entry]:
 
 def _design(name: str) -> Iterator[Entry]:
     if name in PRESETS:
-        yield {"design": name, **SEED, **PRESETS[name]}
+        yield {"design": name, "about": ABOUT[name], **SEED, **PRESETS[name]}
     for question in Question.all.values():
         if name == question.name:
             yield {
@@ -133,6 +147,7 @@ def _known() -> list[str]:
         *(claim for s in scenarios.values() for claim in s.claims),
         *PRESETS,
         *Question.all,
+        *(row["word"] for row in data.rows("glossary")),
         *_functions(),
         *(n for row in data.rows("names") for n in (row["name"], *row["also"].split())),
     ]

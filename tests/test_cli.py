@@ -104,7 +104,10 @@ def test_replay_gives_the_counts_of_the_contract(capsys: pytest.CaptureFixture[s
         ["show", "nonsuch_at_all"],
         ["diff", "nonsuch", "a", "b"],
         ["diff", "accept_level", "guest_inhibit", "nonsuch"],
+        ["run", "accept-level", "--schedule", "0", "--seed", "1"],
+        ["run", "touch-first", "--schedule", "0*9999"],
         ["replay", "/nonsuch.jsonl"],
+        ["replay", str(ORACLE / "tour.jsonl.gz"), "--only", "nonsuch"],
         ["replay", __file__],
         ["lab", "--port", "many"],
     ],
@@ -124,3 +127,45 @@ def test_text_output_names_verdicts_and_calls(capsys: pytest.CaptureFixture[str]
     assert main(["run", "touch-first", "--design", "force_4k"]) == 0
     out = capsys.readouterr().out
     assert "TDX_PAGE_SIZE_MISMATCH" in out and "broken" in out and "touch-first@force_4k/lock/1.5.01" in out
+
+
+@pytest.mark.parametrize("design", ["docs/mine.py", "rfc_v1,docs/mine.py", "docs/mine.py,inhibit_lock=write"])
+def test_a_design_comes_from_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, checkout: Path, design: str
+) -> None:
+    monkeypatch.chdir(checkout)
+    data = answer(capsys, "run", "accept-level", "--design", design)
+    assert data["claims"]["HP01"] == {"holds": True, "expected": None}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ("return vcpu.nosuch", "line 3: AttributeError"),
+        ("async def f(vcpu, gfn):", "on_violation of a variant of accept_level is made with async def"),
+        ("question.variant", "registers no variant"),
+        ("import no_bits", "could not be loaded"),
+    ],
+)
+def test_a_mistake_in_a_design_s_file_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: str, says: str
+) -> None:
+    lines = [
+        "from tdxlab.kvm.accept_level import no_bits, no_say, question, split_refused",
+        "async def f(vcpu, gfn):",
+        "    return 0",
+        "question.variant('mine', on_violation=f, error_code=no_bits, max_level=no_say, split_shared=split_refused,",
+        "                 source='a test')",
+    ]
+    text = "\n".join(lines)
+    wrong = {
+        "return vcpu.nosuch": text.replace("return 0", mistake),
+        "async def f(vcpu, gfn):": text.replace(mistake, "def f(vcpu, gfn):"),
+        "question.variant": "x = 1",
+        "import no_bits": text.replace("no_bits, no_say", "nosuch, no_say"),
+    }[mistake]
+    file = tmp_path / "mine.py"
+    file.write_text(wrong)
+    assert main(["run", "accept-level", "--design", str(file)]) == 2
+    caught = capsys.readouterr()
+    assert caught.err.startswith("tdxlab: ") and says in caught.err and caught.err.count("\n") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tdxlab.diff import diff, show
 
 
@@ -23,3 +25,10 @@ def test_a_variant_beside_itself_does_not_differ() -> None:
 def test_the_story_of_a_design_shows_its_verdict() -> None:
     verdicts = diff("accept_level", "guest_inhibit", "per_vcpu")["verdicts"]
     assert verdicts["accept-race HP02"] == {"guest_inhibit": True, "per_vcpu": False}
+
+
+def test_a_file_and_a_design_stand_for_their_variants(checkout: Path) -> None:
+    found = diff("accept_level", "ignore", str(checkout / "docs" / "mine.py"))
+    assert list(found["variants"]) == ["ignore", "split_without_a_note"]
+    assert found["verdicts"]["accept-level HP01"] == {"ignore": False, "split_without_a_note": True}
+    assert list(diff("accept_level", "seed", "mainline_616")["variants"]) == ["guest_inhibit", "only_4k"]

@@ -48,7 +48,12 @@ def test_claims_scenarios_designs_questions_and_variants_are_found() -> None:
     assert "HP05" in show("accept-level")[0]["claims"]
     assert show("rfc_v1")[0]["accept_level"] == "per_vcpu"
     assert "guest_inhibit" in show("accept_level")[0]["variants"]
-    assert show("guest_inhibit")[0]["of"] == "accept_level"
+    assert any(entry.get("of") == "accept_level" for entry in show("guest_inhibit"))
+
+
+@pytest.mark.parametrize("word", ["lpage_info", "GUEST_INHIBIT", "Kick", "S01"])
+def test_a_word_and_a_source_are_explained(word: str) -> None:
+    assert show(word)
 
 
 def test_an_unknown_name_says_what_is_near() -> None:

@@ -240,4 +240,6 @@ def replay(files: Iterable[str | Path], module: str | None = None, only: str | N
     work = Replay(module, only, explain)
     for file in files:
         work.run(Path(file))
+    if only is not None and not work.report.calls:
+        raise ValueError(f"no part of the recording is called {only!r}")
     return asdict(work.report)

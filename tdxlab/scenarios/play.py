@@ -87,9 +87,17 @@ def run(
     check_reads: bool = False,
     **setting: Any,
 ) -> Trace:
-    """One run of a scenario (with design, grain, module, cpus), along `schedule` or a random walk from `seed`."""
+    """One run of a scenario (with design, grain, module, cpus), along `schedule` or a random walk from `seed`.
+
+    Where a schedule is used up each CPU goes on as long as it can.  Raises ValueError where it does not fit.
+    """
+    if schedule is not None and seed is not None:
+        raise ValueError("a run follows a schedule or a seed, not both")
     setting_ = Setting(scenario, **setting).filled
-    return engine_run.run(setting_.program(), setting_.scheduler(schedule, seed), check_reads=check_reads)
+    trace = engine_run.run(setting_.program(), setting_.scheduler(schedule, seed), check_reads=check_reads)
+    if schedule is not None and len(setting_.parse_schedule(schedule)) > len(trace.schedule):
+        raise ValueError(f"the schedule is longer than the run, which ends after {len(trace.schedule)} steps")
+    return trace
 
 
 def explore(

@@ -6,6 +6,7 @@ of each question.  Code never asks which variant runs: it says `await kvm.design
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,9 @@ class Question:
         if known and vars(known.parts).keys() != parts.keys():
             needs, has = ", ".join(sorted(vars(known.parts))), ", ".join(sorted(parts))
             raise DesignError(f"a variant of {self.name} consists of {needs}; {name!r} has {has}")
+        for part, theirs in vars(known.parts).items() if known else ():
+            if (waits := asyncio.iscoroutinefunction(theirs)) != asyncio.iscoroutinefunction(parts[part]):
+                raise DesignError(f"{part} of a variant of {self.name} is made with {'async def' if waits else 'def'}")
         self.variants[name] = Variant(name, SimpleNamespace(**parts), source, control, never_with or {})
 
 
@@ -76,7 +80,18 @@ PRESETS: dict[str, dict[str, str]] = {
     "inhibit_write": {"inhibit_lock": "write"},
     "inhibit_read": {"inhibit_lock": "read"},
     "inhibit_read_upgrade": {"inhibit_lock": "read_upgrade"},
-    "mainline_616": {"accept_level": "only_4k", "teardown": "slow"},
+    "mainline_616": {"accept_level": "only_4k"},
+}
+ABOUT = {
+    "seed": "RFC v2 of the huge-page series (2025-08-07), with which the discussion starts",
+    "rfc_v1": "RFC v1 (2025-04-24): the accept level belongs to a vCPU, pre-faults map 4K",
+    "error_code": "before RFC v1: the accept level travels in the fault's error code",
+    "force_4k": "4K until the guest has said at which level it accepts",
+    "ignore": "nobody looks at the accept level",
+    "inhibit_write": "RFC v2 without the look at GUEST_INHIBIT before mmu_lock is taken",
+    "inhibit_read": "GUEST_INHIBIT is set under mmu_lock for read, after the split",
+    "inhibit_read_upgrade": "GUEST_INHIBIT is set under mmu_lock for read, before the split",
+    "mainline_616": "Linux 6.16: private memory is mapped at 4K only",
 }
 
 
@@ -155,5 +170,7 @@ def load(path: str) -> dict[str, str]:
         if before.get(name, {}).get(variant) is not it
     }
     if not chosen:
-        raise DesignError(f"{path} registers no variant")
+        raise DesignError(
+            f"{path} registers no variant; it should end with a line like question.variant('mine', ..., source='...')"
+        )
     return chosen
