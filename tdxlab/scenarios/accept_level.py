@@ -25,7 +25,7 @@ async def bounded(td: Td, program: GuestProgram) -> None:
 
 
 async def touch_then_accept(guest: Guest) -> None:
-    """Touch both 2M regions, so that KVM maps them; accept the first at 4K, the second at 2M and then again at 4K."""
+    """Touch both 2M regions, so that KVM maps them; accept the second at 2M, the first at 4K, the second once more."""
     await guest.access(0, write=True)
     await touch(guest, SIZE_2M)
     for page in (0, PAGE_SIZE):
@@ -99,7 +99,8 @@ def _program(lab: Lab, guest: GuestProgram) -> Program:
 def accept_level(lab: Lab) -> Program:
     """What happens when a guest accepts 4K inside a 2M page that KVM has already mapped, and who ends it?
 
-    One vCPU with two 2M regions.  It touches both and so gets 2M pages that are pending; then it accepts the first
-    at 4K, the second at 2M.  The vCPU's thread gives up after 12 entries.
+    One vCPU with two 2M regions.  It touches both and so gets 2M pages that are pending.  It accepts the second at 2M,
+    in its #VE handler; then the pages 0 and 1 of the first, each at 4K; then one page of the second at 4K, which is
+    answered TDX_PAGE_ALREADY_ACCEPTED.  The vCPU's thread gives up after 12 entries.
     """
     return _program(lab, touch_then_accept)
