@@ -41,7 +41,10 @@ class Film:
         return {name.replace("_", " "): self.pictures[n] for name, n in at.items()}
 
     def rows(self, base: int | None = None) -> list[rows.Row]:
-        """One row for each step after which the S-EPT or lpage_info of a 2M region is another."""
+        """One row for each step after which the S-EPT, mirror or lpage_info of a 2M region is another.
+
+        base: of this region alone, which is then not named in each row.
+        """
         out: list[rows.Row] = []
         last: dict[int, tuple[str, str, str]] = {}
         for n, picture in enumerate(self.pictures):
@@ -56,7 +59,7 @@ class Film:
                         "step": str(event.n) if event else "-",
                         "cpu": str(event.cpu) if event else "-",
                         "what": event.label if event else "set-up",
-                        "GPA": f"{region['base']:#x}",
+                        **({"GPA": f"{region['base']:#x}"} if base is None else {}),
                         "S-EPT": now[0],
                         "mirror": now[1],
                         "lpage_info": now[2],

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Event
 from tdxlab.scenarios.registry import load_all
-from tdxlab.views.rows import changes, lock_text, note_text
+from tdxlab.views.rows import changes, lock_text, told, totals
 from tdxlab.views.strips import facts, regions, runs, summary
 
 Frame = dict[str, Any]
@@ -35,12 +35,13 @@ def source(file: str, line: int, around: int = AROUND) -> list[list[Any]]:
 
 def event_frame(event: Event) -> Frame:
     """One event for a list of events."""
+    function, label, notes = told(event)
     return {
         "n": event.n,
         "cpu": event.cpu,
-        "function": event.function.rsplit(".", 1)[-1],
-        "label": event.label,
-        "notes": [note_text(note) for note in event.notes],
+        "function": function,
+        "label": label,
+        "notes": notes,
         "changes": changes(event),
     }
 
@@ -56,12 +57,16 @@ def cpu_frame(stepper: Stepper, cpu: int, runnable: list[int]) -> Frame:
     return {
         "state": "ready" if cpu in runnable else "waits",
         "next": stepper.label(cpu) or "",
-        "stack": [function.rsplit(".", 1)[-1] for function, _, _ in stepper.stack(cpu)],
+        "stack": _public(function.rsplit(".", 1)[-1] for function, _, _ in stepper.stack(cpu)),
         "file": short(file),
         "line": line,
         "source": source(file, line),
         "locks": held,
     }
+
+
+def _public(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith("_")]
 
 
 def claim_words(stepper: Stepper) -> dict[str, str]:
@@ -106,6 +111,7 @@ def frame(stepper: Stepper) -> Frame:
         "event": event_frame(events[-1]) if events else None,
         "cpus": [cpu_frame(stepper, cpu, runnable) for cpu in range(cpus(stepper))],
         "claims": claim_words(stepper),
+        "totals": totals(stepper.trace),
         "picture": picture_frame(stepper.picture()),
     }
 

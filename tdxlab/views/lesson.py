@@ -109,8 +109,9 @@ class Scrubber(w.VBox):  # type: ignore[misc]
         done = "The set-up is done."
         if n:
             event = self.film.trace.events[n - 1]
-            notes = "".join(f"; {rows.note_text(note)}" for note in event.notes)
-            done = f"Step {event.n}, CPU {event.cpu}: {event.function.rsplit('.', 1)[-1]} · {event.label}{notes}."
+            function, label, notes = rows.told(event)
+            done = f"Step {event.n}, CPU {event.cpu}: {' · '.join(filter(None, [function, label]))}"
+            done = "; ".join([done, *notes]) + "."
         for region in regions(self.film.pictures[n]):
             if region["base"] == self.strips.base:
                 sept, mirror = summary(region["sept"]), summary(region["mirror"])

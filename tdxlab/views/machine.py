@@ -5,6 +5,7 @@ The boxes name rooms of the package, so the picture is also a map of the source;
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -107,7 +108,7 @@ def parts() -> list[Row]:
             "part": part.name,
             "room": part.room,
             "side": "host" if part.x < BOUNDARY else "SEAM",
-            "does": part.does.replace("\n", " "),
+            "does": textwrap.fill(part.does, 60),
         }
         for part in PARTS
     ]

@@ -16,6 +16,7 @@ from tdxlab.kvm.tdx import EXIT_NAMES
 from tdxlab.scenarios.counts import KINDS
 from tdxlab.scenarios.counts import counts as summed
 from tdxlab.spec import leaves, status
+from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.status import Status
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 CALLS = ("seamcall", "tdcall")
+NO_NEWS = ("_", "Held.", *CALLS)
+"""How functions begin that only carry what another one asks for: inner ones, a try-lock's, the call instructions."""
 LEVELS = {1: "4K", 2: "2M", 3: "1G"}
 ADDRESSES = ("gpa", "hpa", "rip", "base")
 
@@ -70,15 +73,41 @@ def key_text(key: Any) -> str:
     return "all" if key is None else str(key)
 
 
+def function_text(event: Event) -> str:
+    """The innermost function of a step that has a public name."""
+    names = [function.rsplit(".", 1)[-1] for function, _, _ in event.stack]
+    return next((name for name in reversed(names) if not name.startswith("_")), names[-1] if names else "")
+
+
+def told(event: Event) -> tuple[str, str, list[str]]:
+    """(function, label, notes) of a step for a list of steps, in which no word stands twice.
+
+    A label that a note repeats is "", and of the functions the innermost one is taken that says something new.
+    """
+    notes = [*map(note_text, event.notes)]
+    label = "" if any(event.label in note for note in notes) else event.label
+    said = " ".join([label, *notes]).lower().replace(".", "_")
+    for function, _, _ in reversed(event.stack):
+        name = function.rsplit(".", 1)[-1]
+        if not name.startswith(NO_NEWS) and not function.startswith(NO_NEWS) and name.lower() not in said:
+            return name, label, notes
+    return function_text(event), label, notes
+
+
 def changes(event: Event, most: int = 6) -> list[str]:
     """What an event changed, one line a cell, at most `most` lines: `lpage_info[0x40000000]: 0 -> 1`.
 
     A cell of which more than two words changed is one line: `sept:0x0: 512 words, the first [0]: 0 -> 0x7`.
+    Of lists of free pages only the number that was taken or given back is told.
     """
     cells: dict[str, list[tuple[Any, Any, Any]]] = {}
+    taken: Counter[str] = Counter()
     for cell, key, old, new in event.delta:
-        cells.setdefault(cell, []).append((key, old, new))
-    lines = []
+        store, n = _pages(cell, key, old, new)
+        taken[store] += n
+        if not store:
+            cells.setdefault(cell, []).append((key, old, new))
+    lines = [f"{store}: {_pages_text(n)}" for store, n in taken.items() if n]
     for cell, words in cells.items():
         texts = [f"[{key_text(key)}]: {word_text(old)} -> {word_text(new)}" for key, old, new in words]
         if len(words) > 2:
@@ -87,6 +116,22 @@ def changes(event: Event, most: int = 6) -> list[str]:
             lines += [cell + text for text in texts]
     more = len(lines) - most
     return [*lines[:most], f"and {more} more"] if more > 0 else lines
+
+
+def _pages(cell: str, key: Any, old: Any, new: Any) -> tuple[str, int]:
+    """(the store of free pages that this word belongs to, how many pages were taken from it), or ("", 0)."""
+    if cell == "free_pages":  # (CPU, "blocks"): 2M blocks begun; (CPU, "cut"): the next 4K page; else a list
+        if key[1] == "cut":
+            return "allocator", (new - old) // PAGE_SIZE if old and new else 1
+        return "allocator", 0 if key[1] == "blocks" else len(old or ()) - len(new or ())
+    if key == "objects":
+        return cell, len(old) - len(new)
+    return "", 0
+
+
+def _pages_text(n: int) -> str:
+    """`1 page taken`, `2 pages given back`."""
+    return f"{abs(n)} page{'' if abs(n) == 1 else 's'} {'taken' if n > 0 else 'given back'}"
 
 
 def word_text(value: Any) -> str:
@@ -109,7 +154,7 @@ def events(trace: Trace) -> list[Row]:
         {
             "step": e.n,
             "cpu": e.cpu,
-            "function": e.function.rsplit(".", 1)[-1],
+            "function": function_text(e),
             "label": e.label,
             "changed": len(e.delta),
             "notes": "; ".join(map(note_text, e.notes)),
@@ -142,6 +187,12 @@ def counts(trace: Trace) -> list[Row]:
     return [{"call": c, "leaf": leaf, "status": s, "count": n} for (c, leaf, s), n in seen.items()]
 
 
+def totals(trace: Trace) -> dict[str, int]:
+    """{faults, splits, kicks, write locks (how often mmu_lock was taken for write)} of a trace."""
+    found = summed(trace)
+    return {name.replace("_lock_takes", " locks"): found[name] for name in KINDS}
+
+
 def note_counts(trace: Trace) -> dict[str, int]:
     """How many notes of each kind, calls left out: {"exit": 2, "kick": 1}."""
     kinds = Counter(str(note.get("kind")) for e in trace.events for note in e.notes)
@@ -164,9 +215,8 @@ def folded(notes: Sequence[Row]) -> list[Row]:
 
 
 def outcome(trace: Trace) -> Row:
-    """{faults, splits, kicks, write lock takes, ended, and the verdict on each claim} of one run."""
-    found = summed(trace)
-    return {**{name.replace("_", " "): found[name] for name in KINDS}, "ended": trace.ended, **trace.claims}
+    """{faults, splits, kicks, write locks, ended, and the verdict on each claim} of one run."""
+    return {**totals(trace), "ended": trace.ended, **trace.claims}
 
 
 def search(result: Result) -> Row:

@@ -37,7 +37,8 @@ def _head(stepper: Stepper, now: Frame) -> str:
     if stepper.n:
         lines.append(f"schedule: {show_schedule(stepper.trace.schedule)}")
     if event := now["event"]:
-        lines.append(f"step {event['n']}, CPU {event['cpu']}: {event['function']} · {event['label']}")
+        did = " · ".join(filter(None, [event["function"], event["label"]]))
+        lines.append(f"step {event['n']}, CPU {event['cpu']}: {did}")
         lines += [f"    {note}" for note in event["notes"]]
         lines += [f"    {change}" for change in event["changes"]]
     return "\n".join(lines)

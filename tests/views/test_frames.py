@@ -25,6 +25,12 @@ def test_locks_waiting_and_stacks_follow_the_steps() -> None:
     assert zero["stack"] == ["accept", "handle_ept_violation"]
 
 
+def test_faults_splits_and_kicks_are_counted_so_far() -> None:
+    stepper = Stepper(program())
+    stepper.follow([1, 0, 0, 0])
+    assert frames.frame(stepper)["totals"] == {"faults": 2, "splits": 0, "kicks": 1, "write locks": 0}
+
+
 def test_claims_say_what_can_still_change() -> None:
     stepper = Stepper(program())
     assert frames.claim_words(stepper) == {"T1": "holds so far", "T2": "not seen yet", "T3": "judged at the end"}

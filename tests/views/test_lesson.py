@@ -52,4 +52,6 @@ def test_the_slider_changes_figure_strip_and_text() -> None:
     view.slider.value = 4
     after = [picture.value for picture in view.pictures], view.text.value
     assert all(a != b for a, b in zip(before[0], after[0], strict=True)) and before[1] != after[1]
-    assert "Step 3, CPU 0: tdh_mem_page_demote" in view.text.value and "S-EPT: 512 PENDING" in view.text.value
+    assert (
+        "Step 3, CPU 0: handle_ept_violation; SEAMCALL" in view.text.value and "S-EPT: 512 PENDING" in view.text.value
+    )

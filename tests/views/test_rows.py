@@ -1,5 +1,8 @@
 """Rows of a trace: what a reader is told about each step."""
 
+from dataclasses import replace
+from typing import Any
+
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import given, run
 from tdxlab.engine.trace import Trace
@@ -24,6 +27,29 @@ def test_calls_are_counted_by_leaf_and_status() -> None:
         {"call": "TDCALL", "leaf": "TDG.MEM.PAGE.ACCEPT", "status": "TDX_SUCCESS", "count": 2},
     ]
     assert rows.note_counts(trace()) == {"fault": 2, "kick": 1}
+
+
+def test_a_step_is_told_by_a_public_function_and_no_word_twice() -> None:
+    demote = trace().events[3]
+    assert rows.told(demote)[:2] == ("handle_ept_violation", "")
+    inner = replace(demote, at="walk", stack=[("Guest.access", "", 1), ("Guest._fault", "", 2)])
+    assert rows.told(inner)[:2] == ("access", "walk") and rows.function_text(inner) == "access"
+    irq = replace(inner, at="local_irq_enable", stack=[("vcpu_enter_guest", "", 1), ("Host.local_irq_enable", "", 2)])
+    assert rows.told(irq)[:2] == ("vcpu_enter_guest", "local_irq_enable")
+
+
+def test_lists_of_free_pages_are_counted() -> None:
+    cut = ("free_pages", (0, "cut"), 0x10000, 0x12000)
+    back = ("free_pages", (0, 0), (0x3000,), (0x4000, 0x5000, 0x3000))
+    cache = ("cache:0", "objects", (0x1000, 0x2000), (0x1000,))
+    event = trace().events[0]
+
+    def told(*delta: Any) -> list[str]:
+        return rows.changes(replace(event, delta=list(delta)))
+
+    assert told(cut, cache) == ["allocator: 2 pages taken", "cache:0: 1 page taken"]
+    assert told(back) == ["allocator: 2 pages given back"]
+    assert told(cut, back) == [] and told(("free_pages", (0, "blocks"), 1, 2)) == []
 
 
 def test_changes_are_one_line_a_cell_and_cut_ones_say_so() -> None:
