@@ -22,10 +22,17 @@ function expand(side) {
   return side.runs.flatMap(([state, n]) => Array(n).fill(state));
 }
 
+// how large an entry may be drawn so that both strips of a region fit into `room` pixels, side by side
+function entrySize(room, regions) {
+  const most = regions <= 1 ? [14, 14] : regions <= 2 ? [14, 9] : regions <= 6 ? [8, 5] : [4, 4];
+  const width = Math.max(4, Math.min(most[0], Math.floor((room - 20) / (2 * COLUMNS))));
+  return { w: width, h: Math.min(width + 1, most[1]) };
+}
+
 // --- one strip: 512 entries as a block of 16 rows, or a 2M leaf as one block ---
 
-function drawStrip(canvas, side, before, look, frame, cell) {
-  const width = COLUMNS * cell, height = (512 / COLUMNS) * cell;
+function drawStrip(canvas, side, before, look, frame, { w, h }) {
+  const width = COLUMNS * w, height = (512 / COLUMNS) * h;
   const ratio = window.devicePixelRatio || 1;
   canvas.width = width * ratio;
   canvas.height = height * ratio;
@@ -42,27 +49,27 @@ function drawStrip(canvas, side, before, look, frame, cell) {
     pen.fillRect(0, 0, width, height);
     hatch(pen, state, 0, 0, width, height);
     pen.fillStyle = look(state).ink;
-    pen.font = `bold ${Math.max(11, cell * 1.5)}px sans-serif`;
+    pen.font = `bold ${Math.max(11, h * 2)}px sans-serif`;
     label(pen, side.text, width, height, look(state));
   } else {
-    pen.font = `bold ${cell - 3}px monospace`;
+    pen.font = `bold ${Math.min(w, h)}px monospace`;
     states.forEach((state, i) => {
-      const x = (i % COLUMNS) * cell, y = Math.floor(i / COLUMNS) * cell;
+      const x = (i % COLUMNS) * w, y = Math.floor(i / COLUMNS) * h;
       pen.fillStyle = look(state).fill;
-      pen.fillRect(x, y, cell, cell);
-      if (cell >= 10) {
+      pen.fillRect(x, y, w, h);
+      if (h >= 8) {
         pen.fillStyle = look(state).ink;
-        pen.fillText(look(state).letter, x + cell / 2, y + cell / 2 + 0.5);
+        pen.fillText(look(state).letter, x + w / 2, y + h / 2 + 0.5);
       }
       pen.strokeStyle = "#8888";
       pen.lineWidth = 0.5;
-      pen.strokeRect(x, y, cell, cell);
+      pen.strokeRect(x, y, w, h);
     });
   }
   pen.lineWidth = 1;
   pen.strokeStyle = "#666";
   pen.strokeRect(0.5, 0.5, width - 1, height - 1);
-  if (before) markChanges(pen, side, before, states, frame, cell, width, height);
+  if (before) markChanges(pen, side, before, states, frame, { w, h }, width, height);
 }
 
 function label(pen, text, width, height, { fill, ink }) {
@@ -89,7 +96,7 @@ function hatch(pen, state, x, y, width, height) {
   pen.restore();
 }
 
-function markChanges(pen, side, before, states, colour, cell, width, height) {
+function markChanges(pen, side, before, states, colour, { w, h }, width, height) {
   const old = expand(before);
   pen.strokeStyle = colour;
   if (side.leaf !== before.leaf || old.length !== states.length || side.leaf) {
@@ -106,8 +113,8 @@ function markChanges(pen, side, before, states, colour, cell, width, height) {
   pen.lineWidth = 3;
   states.forEach((state, i) => {
     if (state !== old[i]) {
-      const x = (i % COLUMNS) * cell, y = Math.floor(i / COLUMNS) * cell;
-      pen.strokeRect(x + 0.5, y + 0.5, cell - 1, cell - 1);
+      const x = (i % COLUMNS) * w, y = Math.floor(i / COLUMNS) * h;
+      pen.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
     }
   });
 }
@@ -184,7 +191,7 @@ function render({ model, el }) {
   const schedule = make("input", "tdx-schedule");
   schedule.type = "text";
   schedule.spellcheck = false;
-  schedule.title = "The schedule so far. Paste another, such as 0*5 1, and press Enter.";
+  schedule.title = "The schedule so far, as tdxlab run takes it. Paste another, or only 0*5 1, and press Enter.";
   schedule.setAttribute("aria-label", "schedule");
   schedule.addEventListener("keydown", (event) => {
     event.stopPropagation();
@@ -226,13 +233,18 @@ function render({ model, el }) {
       ...now.stack.map((name, i) => make("span", i === now.stack.length - 1 ? "tdx-inner" : "", name)),
     );
     part.file.textContent = now.file ? `${now.file}:${now.line}${now.next ? `  next: ${now.next}` : ""}` : " ";
+    part.stack.scrollTop = part.stack.scrollHeight; // the innermost ones are seen
     part.code.replaceChildren(
       ...now.source.map(([n, text]) => {
-        const line = make("div", n === now.line ? "tdx-next" : "");
-        line.append(make("span", "tdx-number", String(n).padStart(4)), ` ${text || " "}`);
+        const line = make("div", n === now.line ? "tdx-line tdx-next" : "tdx-line");
+        const body = make("span", "tdx-text", text || " ");
+        body.style.setProperty("--hang", `${text.search(/\S|$/) + 4}ch`); // where a line that is too long goes on
+        line.append(make("span", "tdx-number", String(n).padStart(4)), body);
         return line;
       }),
     );
+    const next = part.code.querySelector(".tdx-next");
+    if (next) part.code.scrollTop = next.offsetTop - (part.code.clientHeight - next.offsetHeight) / 2;
     part.locks.replaceChildren(
       make("span", "tdx-quiet", now.locks.length ? "holds " : "holds no lock"),
       ...now.locks.map((name) => make("span", "tdx-lock", name)),
@@ -249,7 +261,7 @@ function render({ model, el }) {
     }
     const who = make("b", "tdx-event-cpu", `step ${event.n}, CPU ${event.cpu}`);
     who.style.background = cpuColour(event.cpu);
-    const did = make("span", "", ` ${event.function} · ${event.label}`);
+    const did = make("span", "", ` ${[event.function, event.label].filter(Boolean).join(" · ")}`);
     const notes = event.notes.map((note) => make("div", "tdx-note", note));
     const changes = make("div", "tdx-changes tdx-quiet", event.changes.join("   "));
     last.replaceChildren(who, did, ...notes, changes);
@@ -287,7 +299,7 @@ function render({ model, el }) {
   }
 
   function drawMemory(picture, before) {
-    const cell = picture.regions.length <= 2 ? 13 : picture.regions.length <= 6 ? 8 : 4;
+    const size = entrySize(memory.clientWidth, picture.regions.length);
     const old = new Map((before ? before.regions : []).map((r) => [r.base, r]));
     const boxes = [];
     const states = new Set();
@@ -301,7 +313,7 @@ function render({ model, el }) {
         now[side].runs.forEach(([state]) => states.add(state));
         text.textContent = `${name}: ${now[side].text}`;
         canvas.setAttribute("aria-label", text.textContent);
-        drawStrip(canvas, now[side], was && was[side], look, fixed.changed, cell);
+        drawStrip(canvas, now[side], was && was[side], look, fixed.changed, size);
       }
       boxes.push(part.box);
     }
@@ -332,11 +344,22 @@ function render({ model, el }) {
 
   // events and claims
   const side = make("div", "tdx-side-panel");
+  const totals = make("div", "tdx-totals");
   const claims = make("div", "tdx-claims");
   const events = make("div", "tdx-events");
   events.setAttribute("aria-label", "events so far");
-  side.append(claims, events);
+  side.append(totals, claims, events);
   let listed = []; // frame numbers of the rows
+
+  function drawTotals(numbers) {
+    totals.replaceChildren(
+      ...Object.entries(numbers).map(([name, n]) => {
+        const item = make("span", "tdx-total", `${name} `);
+        item.append(make("b", "", n));
+        return item;
+      }),
+    );
+  }
 
   function drawClaims(verdicts) {
     claims.replaceChildren(
@@ -360,9 +383,10 @@ function render({ model, el }) {
     }
     const who = make("span", "tdx-event-cpu", String(event.cpu));
     who.style.background = cpuColour(event.cpu);
-    row.append(make("span", "tdx-number", String(event.n).padStart(4)), who);
-    row.append(make("span", "tdx-event-function", event.function), make("span", "", event.label));
-    event.notes.forEach((note) => row.append(make("div", "tdx-note", note)));
+    const did = make("div", "tdx-did");
+    did.append(make("span", "tdx-event-function", event.function), make("span", "", event.label));
+    event.notes.forEach((note) => did.append(make("div", "tdx-note", note)));
+    row.append(make("span", "tdx-number", String(event.n).padStart(4)), who, did);
     return row;
   }
 
@@ -394,7 +418,8 @@ function render({ model, el }) {
       if (run && run[0] === frame.event.cpu) run[1] += 1;
       else runs.push([frame.event.cpu, 1]);
     }
-    return runs.map(([cpu, n]) => (n > 1 ? `${cpu}*${n}` : String(cpu))).join(" ");
+    const lengths = runs.map(([cpu, n]) => (n > 1 ? `${cpu}*${n}` : String(cpu)));
+    return [fixed.setting, ...lengths].filter(Boolean).join(" ");
   }
 
   function draw() {
@@ -417,6 +442,7 @@ function render({ model, el }) {
     drawLast(frame.event);
     const before = n > 0 ? frameAt(n - 1) : null;
     drawMemory(frame.picture, before ? before.picture : null);
+    drawTotals(frame.totals);
     drawClaims(frame.claims);
     drawEvents();
     root.dataset.cursor = n; // what is on the screen, for tests
@@ -478,8 +504,11 @@ function render({ model, el }) {
   root.append(head, controls, message, columns, last, lower);
   el.append(root);
   draw();
+  const resized = new ResizeObserver(drawSoon); // the strips take the room that there is
+  resized.observe(memory);
 
   return () => {
+    resized.disconnect();
     model.off("msg:custom", onMessage);
     TRAITS.forEach((trait) => model.off(`change:${trait}`, onState));
   };

@@ -17,12 +17,13 @@ import traitlets
 from tdxlab.engine.run import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Trace
+from tdxlab.scenarios.play import Setting
 from tdxlab.views import palette
 from tdxlab.views.frames import Frame, claim_texts, frame, names, title
 
 HERE = Path(__file__).parent
 AT_MOST = 2000
-"""Steps that one press of "run to end" makes."""
+"""Steps that `until`, or a further "run to end" beyond the cut, makes."""
 
 
 class StepperWidget(anywidget.AnyWidget):
@@ -48,7 +49,9 @@ class StepperWidget(anywidget.AnyWidget):
         stepper.jump(0)
         self._frames: list[Frame] = [frame(stepper)]
         self._next: dict[tuple[int, int], int] = {}  # (frame, CPU that steps there) -> frame: the tree of visited steps
-        super().__init__(path=[0], static=_static(stepper), **traits)
+        meta: dict[str, Any] = dict(stepper.program.meta)
+        self.setting = Setting(**meta) if "scenario" in meta else None
+        super().__init__(path=[0], static={**_static(stepper), "setting": str(self.setting or "")}, **traits)
         self.on_msg(self._on_message)
 
     # --- what the buttons do; each may be called from Python ---
@@ -81,15 +84,19 @@ class StepperWidget(anywidget.AnyWidget):
                 raise ValueError(f"The run has ended after {self.cursor} steps ({self.frame['ended']}).")
 
     def run(self) -> None:
-        """Go on to the end of the run: along the visited path, then with the CPU that ran last while it can."""
+        """Go on to the end of the run: along the visited path, then with the CPU that ran last while it can.
+
+        Stops once where `play.run` would cut the run, and goes further when it is called again.
+        """
         with _Refusals(self):
             self.cursor = len(self.path) - 1
             with self.hold_sync():
-                for _ in range(AT_MOST):
-                    if not self.frame["runnable"]:
-                        return
+                cut = self.stepper.program.max_steps
+                end = cut if self.cursor < cut else self.cursor + AT_MOST
+                while self.frame["runnable"] and self.cursor < end:
                     self._advance(None)
-            raise ValueError(f"Stopped after {AT_MOST} more steps; run again to go on.")
+            if self.frame["runnable"]:
+                raise ValueError(f"Cut after {end} steps: it may go on for ever. Run again to go further.")
 
     def until(self, text: str) -> None:
         """Step on until `text` stands in the function, label or notes of the step that is shown."""
@@ -104,9 +111,9 @@ class StepperWidget(anywidget.AnyWidget):
             raise ValueError(f"{text!r} did not come within {AT_MOST} steps.")
 
     def follow(self, schedule: str) -> None:
-        """Start again and make the steps of `schedule`, written as `0*5 1 0*3`."""
+        """Start again and make the steps of `schedule`: `0*5 1`, or what `tdxlab run` prints for this very program."""
         with _Refusals(self):
-            wanted = read_schedule(schedule)
+            wanted = self.setting.parse_schedule(schedule) if self.setting else read_schedule(schedule)
             self.cursor = 0
             with self.hold_sync():
                 for i, cpu in enumerate(wanted):
@@ -124,7 +131,7 @@ class StepperWidget(anywidget.AnyWidget):
 
     @property
     def schedule(self) -> str:
-        """The CPUs of the steps up to the cursor, as `0*5 1`."""
+        """The CPUs of the steps up to the cursor, as `0*5 1`; the browser shows it after what it was made with."""
         return show_schedule(self._cpus(self.cursor))
 
     @property

@@ -1,5 +1,6 @@
 """The stepping widget without a browser: what its buttons do, and what it refuses."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,9 +63,35 @@ def test_the_machine_follows_the_cursor(widget: StepperWidget) -> None:
 
 def test_until_stops_at_the_step_that_says_so(widget: StepperWidget) -> None:
     widget.until("DEMOTE: TDX_SUCCESS")
-    assert widget.cursor == 3 and widget.frame["event"]["function"] == "tdh_mem_page_demote"
+    assert widget.cursor == 3 and widget.frame["event"]["function"] == "handle_ept_violation"
     widget.until("PROMOTE")
     assert widget.message == "The run has ended, and 'PROMOTE' did not come (done)."
+
+
+def test_a_schedule_with_what_it_was_made_with_is_taken_and_another_s_is_refused(widget: StepperWidget) -> None:
+    head = "toy@seed/lock/1.5.01"
+    assert widget.static["setting"] == head
+    widget.follow(f"{head} 0*3")
+    assert (widget.schedule, widget.message) == ("0*3", "")
+    widget.follow("toy@ignore/lock/1.5.01 0")
+    assert widget.message == f"the schedule was made for toy@ignore/lock/1.5.01, not for {head}"
+    assert widget.schedule == "0*3"
+
+
+def test_a_program_without_a_scenario_takes_cpu_numbers_alone() -> None:
+    widget = StepperWidget(Stepper(replace(program(), meta={})))
+    widget.follow("0*3")
+    assert (widget.schedule, widget.static["setting"]) == ("0*3", "")
+    widget.follow("toy@seed/lock/1.5.01 0")
+    assert widget.message == "a schedule is CPU numbers like '0*5 1 0*3', not 'toy@seed/lock/1.5.01'"
+
+
+def test_a_run_stops_once_where_it_would_be_cut() -> None:
+    widget = StepperWidget(Stepper(replace(program(), max_steps=4)))
+    widget.run()
+    assert (widget.cursor, widget.message) == (4, "Cut after 4 steps: it may go on for ever. Run again to go further.")
+    widget.run()
+    assert (widget.frame["ended"], widget.message) == ("done", "")
 
 
 def test_run_goes_to_the_end_and_further_steps_are_refused(widget: StepperWidget) -> None:
