@@ -89,12 +89,12 @@ def lab(notebooks: Path, build: Path, tmp_path_factory: pytest.TempPathFactory) 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tdxlab", "lab", "--port", str(port), "--", "--no-browser"]
+    command = [sys.executable, "-m", "tdxlab", "lab", "--port", str(port)]
     with (build / "server.log").open("w") as log:
         server = subprocess.Popen(
             command,
             cwd=notebooks.parent,
-            env={**os.environ, **private, "JUPYTER_TOKEN": TOKEN, "LABARGS": ""},
+            env={**os.environ, **private, "JUPYTER_TOKEN": TOKEN, "LABARGS": "--no-browser"},
             stdout=log,
             stderr=log,
         )

@@ -18,11 +18,14 @@ ERROR = '.jp-NotebookPanel [data-mime-type="application/vnd.jupyter.stderr"]'
 
 ENDED = """error => {
   const code = [...document.querySelectorAll('.jp-NotebookPanel .jp-CodeCell')];
-  const left = code.filter(cell => cell.querySelector('.cm-content').innerText.trim()
-    && !/\\[\\d+\\]/.test(cell.querySelector('.jp-InputArea-prompt').innerText));
+  const left = code.filter(cell => {
+    const source = cell.querySelector('.cm-content');
+    if (source === null) return cell.querySelector('.jp-OutputArea-output') === null;
+    return source.innerText.trim() && !/\\[\\d+\\]/.test(cell.querySelector('.jp-InputArea-prompt').innerText);
+  });
   return document.querySelector(error) !== null || left.length === 0;
 }"""
-"""True once every cell has its number again, or one has failed."""
+"""True once every cell has its number again (one with its source hidden: an output), or one has failed."""
 
 
 class Notebook:

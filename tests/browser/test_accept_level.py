@@ -93,6 +93,50 @@ def test_a_schedule_that_can_not_run_is_refused_in_the_widget(notebook: Any) -> 
     notebook.screenshot("accept_level_refused")
 
 
+def test_the_stepper_fits_a_screen_and_keeps_its_height(notebook: Any) -> None:
+    page = notebook.page
+    for width, nth in ((1400, 0), (1280, 0), (1400, 1), (1280, 1)):
+        page.set_viewport_size({"width": width, "height": 1000})
+        stepper = page.locator(".tdx-stepper").nth(nth)
+        stepper.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        box = stepper.bounding_box()
+        assert box["height"] <= 900
+        strips = stepper.locator(".tdx-strips")
+        # every step's texts are of another length, and none moves what lies below it
+        for n in range(12):
+            stepper.press("ArrowRight")
+            page.wait_for_timeout(60)
+            assert stepper.bounding_box()["height"] == box["height"], n
+        notebook.until(lambda s=strips: s.evaluate("e => e.scrollWidth <= e.clientWidth"), "the strips fit in")
+        yellow = stepper.locator(".tdx-next").last
+        assert yellow.evaluate("e => e.scrollWidth <= e.clientWidth"), "the next line can be read to its end"
+        notebook.screenshot(f"accept_level_{width}_{nth}")
+    page.set_viewport_size({"width": 1400, "height": 1600})
+
+
+def test_a_schedule_goes_to_the_command_line_and_back(notebook: Any) -> None:
+    stepper = notebook.page.locator(".tdx-stepper").first
+    field = stepper.locator(".tdx-schedule")
+    expect(field).to_have_value(re.compile(r"^accept-level@seed/seamcall/1\.5\.01 0\*\d+$"), timeout=20_000)
+    field.fill("accept-level@seed/seamcall/1.5.01 0*3")
+    field.press("Enter")
+    at(stepper, 3)
+    field.fill("accept-level@ignore/seamcall/1.5.01 0*5")
+    field.press("Enter")
+    expect(stepper.locator(".tdx-message")).to_contain_text("was made for accept-level@ignore", timeout=20_000)
+    at(stepper, 3)
+
+
+def test_the_question_s_answer_is_not_in_sight(notebook: Any) -> None:
+    asked = notebook.page.locator(".jp-CodeCell:has(.widget-radio-box)").first
+    expect(asked.locator(".jp-InputCollapser, .jp-Placeholder").first).to_be_attached()
+    expect(asked).not_to_contain_text("KVM changes nothing")
+    asked.get_by_text("never: the second try finds the page").click()
+    expect(asked).to_contain_text("the answer is: at every entry from then on", timeout=20_000)
+    expect(asked).to_contain_text("KVM changes nothing")
+
+
 def test_the_stored_notebook_reads_without_a_kernel(notebooks: Path) -> None:
     stored = (notebooks / NAME).read_text(encoding="utf-8")
     assert "image/png" in stored and "hugepage_set_guest_inhibit" in stored and "widget-view" not in stored
