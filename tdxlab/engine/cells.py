@@ -21,7 +21,7 @@ class Journal:
     """What happened since `log` was set to []: old values, notes, locks taken.  Nothing else survives a step.
 
     `cpu` is who runs now; `held[cpu]` lists (lock cell, key, exclusive) in the order taken, and `released` the
-    locks given back during the running step: a write between taking and giving back inside one step is guarded.
+    locks given back during the running step, with the number of writes and of reads until then: these were guarded.
     """
 
     __slots__ = ("cpu", "held", "log", "notes", "reads", "released")
@@ -32,7 +32,7 @@ class Journal:
         self.reads: list[tuple[Cell, Key]] | None = None
         self.cpu = 0
         self.held: dict[int, list[tuple[Cell, Key, bool]]] = {}
-        self.released: list[tuple[Cell, Key, bool]] = []
+        self.released: list[tuple[Cell, Key, bool, int, int]] = []
 
     def mark(self) -> int:
         """Start recording if nobody does, and return the place to rewind to."""
@@ -75,17 +75,20 @@ class Journal:
     def gave(self, lock: Cell, key: Key, exclusive: bool) -> None:
         """The running CPU gives `lock` back.  It still guards the writes that this step made before."""
         self.held[self.cpu].remove((lock, key, exclusive))
-        self.released.append((lock, key, exclusive))
+        self.released.append((lock, key, exclusive, len(self.log or ()), len(self.reads or ())))
 
-    def holds(self, lock: Cell, key: Key, exclusive: bool) -> bool:
+    def holds(self, lock: Cell, key: Key, exclusive: bool, *, write: int = -1, read: int = -1) -> bool:
         """Does the running CPU hold `lock` (for writing, if `exclusive`), or did it earlier in this step?
 
-        A lock taken as a whole (key None) is held at every key.
+        write, read: ... when that entry of `log`, or of `reads`, was made.  A lock taken as a whole (key None) is held
+        at every key.
         """
-        for taken in (self.held.get(self.cpu, ()), self.released):
-            for cell, k, ex in taken:
-                if cell is lock and (k is None or k == key) and (ex or not exclusive):
-                    return True
+        for cell, k, ex in self.held.get(self.cpu, ()):
+            if cell is lock and (k is None or k == key) and (ex or not exclusive):
+                return True
+        for cell, k, ex, writes, reads in self.released:
+            if cell is lock and (k is None or k == key) and (ex or not exclusive) and write < writes and read < reads:
+                return True
         return False
 
 
@@ -93,11 +96,17 @@ Guard = Callable[[Key], "tuple[Cell, Key] | int | None"]
 """What protects an index: (lock cell, its key), or the only CPU that ever touches it, or None."""
 
 
+def _forbidden(*_: Any, **__: Any) -> Any:
+    raise TypeError("cells are written with put() or fill(), which can be taken back")
+
+
 class Words(list[int]):
     """64-bit words: an S-EPT page, a lock, fields of a TDCS.  Read `w[i]`, write `w.put(i, v)`."""
 
     __slots__ = ("guard", "journal", "name")
     __hash__ = object.__hash__  # type: ignore[assignment]  # a cell is itself, whatever it holds
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _forbidden
+    append = extend = insert = pop = remove = clear = sort = reverse = _forbidden
 
     def __init__(self, journal: Journal, name: str, values: Sequence[int], guard: Guard | None = None) -> None:
         super().__init__(values)
@@ -134,6 +143,7 @@ class Table(dict[Any, Any]):
 
     __slots__ = ("default", "guard", "journal", "name")
     __hash__ = object.__hash__  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = update = setdefault = clear = _forbidden
 
     def __init__(self, journal: Journal, name: str, default: Any = 0, guard: Guard | None = None) -> None:
         super().__init__()
@@ -216,13 +226,6 @@ def _words_getitem(self: Words, i: SupportsIndex | slice) -> Any:
     return list.__getitem__(self, i)
 
 
-def _words_iter(self: Words) -> Iterator[int]:
-    reads = self.journal.reads
-    if reads is not None:
-        reads.append((self, None))
-    return list.__iter__(self)
-
-
 def _table_getitem(self: Table, key: Key) -> Any:
     reads = self.journal.reads
     if reads is not None:
@@ -244,14 +247,13 @@ def _table_get(self: Table, key: Key, default: Any = None) -> Any:
     return dict.get(self, key, default)
 
 
-def _table_all(name: str) -> Callable[[Table], Any]:
-    method = getattr(dict, name)
-
-    def read(self: Table) -> Any:
+def _all_of(method: Callable[..., Any]) -> Callable[..., Any]:
+    # a reader that looks at every index, or may
+    def read(self: Words | Table, *args: Any) -> Any:
         reads = self.journal.reads
         if reads is not None:
             reads.append((self, None))
-        return method(self)
+        return method(self, *args)
 
     return read
 
@@ -265,13 +267,15 @@ def _record_getattribute(self: Record, key: str) -> Any:
     return value
 
 
+WORDS_READERS = ("__iter__", "__contains__", "__reversed__", "__add__", "__mul__", "index", "count", "copy")
+TABLE_READERS = ("__iter__", "__len__", "__reversed__", "__or__", "keys", "values", "items", "copy")
 _AUDITED: list[tuple[type, str, Callable[..., Any]]] = [
     (Words, "__getitem__", _words_getitem),
-    (Words, "__iter__", _words_iter),
     (Table, "__getitem__", _table_getitem),
     (Table, "__contains__", _table_contains),
     (Table, "get", _table_get),
-    *((Table, name, _table_all(name)) for name in ("__iter__", "keys", "values", "items", "__len__")),
+    *((Words, name, _all_of(getattr(list, name))) for name in WORDS_READERS),
+    *((Table, name, _all_of(getattr(dict, name))) for name in TABLE_READERS),
     (Record, "__getattribute__", _record_getattribute),
 ]
 _audits = 0

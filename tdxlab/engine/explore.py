@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from tdxlab.engine.run import Execution, Program, stay
+from tdxlab.engine.trace import Trace
 
 
 @dataclass
@@ -54,28 +55,28 @@ def explore(
     result = Result({c.id: Verdict(c.kind != "sometimes") for c in program.claims}, bound)
     start = time.monotonic()
     todo: list[list[int]] = [[]]
-    first: tuple[list[int], object] | None = None
+    first: Trace | None = None
     left_out = False
     while todo:
         if result.executions >= max_executions or (timeout and time.monotonic() - start > timeout):
             left_out = True
             break
         prefix = todo.pop()
-        execution = Execution(program, check_reads=check_reads)
+        execution = Execution(program, check_reads=check_reads, tracing=first is None)
         try:
             _follow(execution, prefix)
             skipped = _alternatives(execution, len(prefix), bound, todo)
             left_out = left_out or skipped
             _record(execution, result)
             if first is None:
-                first = list(execution.schedule), execution.journal.net(execution.mark)
+                first = execution.trace
         finally:
             execution.abandon()
     if first is not None:
-        execution = Execution(program)
+        execution = Execution(program, tracing=True)
         try:
-            _follow(execution, first[0])
-            assert execution.journal.net(execution.mark) == first[1], "the first schedule gave other writes when rerun"
+            _follow(execution, first.schedule)
+            assert execution.trace.events == first.events, "the first schedule gave another trace when rerun"
         finally:
             execution.abandon()
     result.complete = not left_out and not result.cut

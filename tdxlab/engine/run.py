@@ -71,20 +71,25 @@ def alone(journal: Journal, coroutine: Coroutine[Pause, list[Touch], T], cpu: in
 
 
 def undeclared(
-    accesses: Sequence[tuple[Cell, Key]], touches: Sequence[Touch], journal: Journal, writing: bool
+    accesses: Sequence[tuple[Cell, Key]], touches: Sequence[Touch], journal: Journal, writing: bool, start: int = 0
 ) -> list[tuple[str, Key]]:
-    """The accesses of a step that neither its touches nor a lock of this CPU cover.  Must be empty."""
+    """The accesses of a step that neither its touches nor a lock of this CPU cover.  Must be empty.
+
+    start: which entry of `journal.log` (or `reads`) the first access is; a lock that was given back before it does not
+    cover it.
+    """
     stray = []
-    for cell, key in accesses:
+    for n, (cell, key) in enumerate(accesses, start):
+        when = {"write": n} if writing else {"read": n}
         if any(covers(t, cell, key) and (t[2] != READ or not writing) for t in touches):
             continue
-        if any(lock is cell and (k is None or k == key) for lock, k, _ in journal.released):
+        if any(lock is cell and (k is None or k == key) for lock, k, *_ in journal.released):
             continue  # giving a lock back: its next taker orders it
         guard = cell.guard(key) if cell.guard is not None else None
         if isinstance(guard, int):
             if guard == journal.cpu:
                 continue
-        elif guard is not None and journal.holds(guard[0], guard[1], writing):
+        elif guard is not None and journal.holds(guard[0], guard[1], writing, **when):
             continue
         stray.append((cell.name, key))
     return stray
@@ -107,9 +112,22 @@ class Execution:
         self.fatal: str | None = None
         self.touches: list[Touch] = []
         for cpu in range(len(self.coroutines)):
-            self.journal.cpu = cpu
-            self.pauses.append(self._advance(cpu, None))
+            self._begin(cpu)
         self.watch = Watch(program.claims, self.journal)
+
+    def _begin(self, cpu: int) -> None:
+        # what stands before an actor's first step is run here and is no step: it must not use the machine
+        journal, self.journal.cpu = self.journal, cpu
+        journal.reads = []
+        journal.notes.clear()
+        with audit():
+            self.pauses.append(self._advance(cpu, None))
+        used, journal.reads = journal.reads, None
+        assert journal.log is not None
+        used += [(cell, key) for cell, key, _ in journal.log[self.mark :]]
+        if used or journal.notes:
+            what = sorted({cell.name for cell, _ in used} | {note["kind"] for note in journal.notes})
+            raise Undeclared(f"CPU {cpu} uses {', '.join(what)} before its first step")
 
     def _advance(self, cpu: int, reply: Any) -> Pause | None:
         try:
@@ -180,7 +198,8 @@ class Execution:
             self.yielded[cpu] = len(self.schedule)
         writes = log[mark:]
         if writes:
-            self._complain(undeclared([(c, k) for c, k, _ in writes], touches, journal, True), "writes", n, cpu)
+            cells = [(cell, key) for cell, key, _ in writes]
+            self._complain(undeclared(cells, touches, journal, True, mark), "writes", n, cpu)
         if self.tracing:
             self.trace.events.append(self._event(n, cpu, pause, stack, touches, mark, runnable))
         if journal.notes:

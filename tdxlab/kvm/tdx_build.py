@@ -139,11 +139,10 @@ async def tdx_td_finalize(kvm: Kvm) -> int:
         return -EINVAL
     await kvm.slots_lock.lock()
     err = await seamcall.tdh_mr_finalize(kvm.host, kvm.tdr_hpa)
+    if not err.error:
+        kvm.state = TD_STATE_RUNNABLE
+        kvm.pre_fault_allowed = True
     kvm.slots_lock.unlock()
     if tdx_operand_busy(err):
         return -EBUSY
-    if err.error:
-        return -EIO
-    kvm.state = TD_STATE_RUNNABLE
-    kvm.pre_fault_allowed = True
-    return 0
+    return -EIO if err.error else 0

@@ -103,3 +103,48 @@ def test_the_audit_sees_reads_of_all_kinds_and_only_inside() -> None:
     ]
     del journal.reads[:]
     assert words[0] == 1 and not journal.reads
+
+
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        lambda w, t: w.__setitem__(0, 1),
+        lambda w, t: w.append(1),
+        lambda w, t: w.extend([1]),
+        lambda w, t: w.sort(),
+        lambda w, t: w.__delitem__(0),
+        lambda w, t: t.__setitem__("a", 1),
+        lambda w, t: t.update(a=1),
+        lambda w, t: t.pop("a", None),
+        lambda w, t: t.setdefault("a", 1),
+    ],
+)
+def test_a_cell_can_only_be_written_through_the_journal(mutate: Any) -> None:
+    journal = Journal()
+    words, table = Words(journal, "w", [0]), Table(journal, "t")
+    with pytest.raises(TypeError, match="put"):
+        mutate(words, table)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda w, t: 1 in w,
+        lambda w, t: w.index(0),
+        lambda w, t: w.count(0),
+        lambda w, t: w.copy(),
+        lambda w, t: w.__add__([1]),
+        lambda w, t: list(reversed(w)),
+        lambda w, t: "a" in t,
+        lambda w, t: len(t),
+        lambda w, t: t.copy(),
+        lambda w, t: dict(t.items()),
+    ],
+)
+def test_the_audit_sees_every_way_to_read(look: Any) -> None:
+    journal = Journal()
+    words, table = Words(journal, "w", [0]), Table(journal, "t")
+    journal.reads = []
+    with audit():
+        look(words, table)
+    assert journal.reads

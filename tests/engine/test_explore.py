@@ -9,6 +9,7 @@ import pytest
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.claims import ClaimReadsOutside, Invariant, always, at_end, of_history, sometimes
 from tdxlab.engine.explore import explore
+from tdxlab.engine.locks import Atomic
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import READ, WRITE, step
 
@@ -153,3 +154,42 @@ def test_a_history_claim_reads_the_notes_and_needs_an_end(stops: bool) -> None:
     result = explore(noisy(stops))
     assert result.claims["both called"].holds is not stops
     assert set(result.outcomes) == {"deadlock" if stops else "done"}
+
+
+def test_atomics_are_one_step_each() -> None:
+    """Two gets and a put of a reference count, as the kernel's idiom has it: never lost, never below 0."""
+    journal = Journal()
+    count = Atomic(journal, "refcount", 1)
+    seen: list[bool] = []
+
+    async def get() -> None:
+        if await count.inc_not_zero():
+            await count.add_return(-1)
+
+    async def put() -> None:
+        await count.dec_and_test()
+
+    async def swap() -> None:
+        seen.append(await count.cmpxchg(1, 1))
+        await count.add(0)
+        assert await count.read() >= 0
+
+    program = Program(
+        journal,
+        lambda: [get(), put(), swap()],
+        claims=(always("never below 0", lambda: count[0] >= 0, over=[count]), at_end("0", lambda: count[0] == 0)),
+    )
+    result = explore(program, check_reads=True)
+    assert result.complete and all(verdict.holds for verdict in result.claims.values()) and {*seen} == {True, False}
+
+
+def test_the_rerun_of_the_first_schedule_compares_traces() -> None:
+    journal = Journal()
+    hidden = [0]
+
+    async def go() -> None:
+        hidden[0] += 1
+        await step(at=f"run {hidden[0]}")
+
+    with pytest.raises(AssertionError, match="rerun"):
+        explore(Program(journal, lambda: [go()]))

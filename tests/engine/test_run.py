@@ -140,6 +140,47 @@ def test_a_lock_covers_what_it_guards(take: Any, writes: bool, allowed: bool) ->
             run(program, check_reads=True)
 
 
+@pytest.mark.parametrize("late", ["write", "read", None])
+def test_a_lock_does_not_cover_what_comes_after_it_was_given_back(late: str | None) -> None:
+    journal = Journal()
+    lock = SpinLock(journal, "lock")
+    x = Words(journal, "x", [0], guard=lambda _: (lock, 0))
+
+    async def actor() -> None:
+        await lock.lock()
+        x.put(0, x[0] + 1)
+        lock.unlock()
+        if late == "write":
+            x.put(0, 2)
+        elif late == "read":
+            _ = x[0]
+
+    program = Program(journal, lambda: [actor()])
+    if late is None:
+        run(program, check_reads=True)
+    else:
+        with pytest.raises(Undeclared, match=f"{late}s"):
+            run(program, check_reads=True)
+
+
+@pytest.mark.parametrize("use", ["write", "read", "note"])
+def test_an_actor_does_not_use_the_machine_before_its_first_step(use: str) -> None:
+    journal = Journal()
+    x = Words(journal, "x", [0])
+
+    async def hasty() -> None:
+        if use == "write":
+            x.put(0, 1)
+        elif use == "read":
+            _ = x[0]
+        else:
+            journal.note("early")
+        await step()
+
+    with pytest.raises(Undeclared, match="before its first step"):
+        run(Program(journal, lambda: [hasty()]))
+
+
 def test_private_data_belongs_to_its_cpu() -> None:
     journal = Journal()
     mine = Words(journal, "mine", [0], guard=lambda _: 0)
