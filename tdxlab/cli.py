@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> Answer:
         "design": setting.design,
         "grain": args.grain,
         "module": args.module,
-        "cpus": len({e.cpu for e in trace.events}),
+        "cpus": int(trace.meta["cpus"]),
         "schedule": setting.show_schedule(trace.schedule),
         "steps": len(trace.schedule),
         "ended": trace.ended,
@@ -164,7 +164,9 @@ def _replay(args: argparse.Namespace) -> Answer:
     lines = [f"{key} {data[key]}" for key in ("calls", "agreed", "state_lines", "state_agreed")]
     lines += [f"skipped {n}: {reason}" for reason, n in data["skipped"].items()]
     lines += [f"mismatch: {m}" for m in data["mismatches"]]
-    return data, "\n".join(lines), int(bool(data["mismatches"]))
+    lines += [f"state mismatch: {m}" for m in data["state_mismatches"]]
+    agreed = not data["mismatches"] and data["state_agreed"] == data["state_lines"]
+    return data, "\n".join(lines), int(not agreed)
 
 
 def _lab(args: argparse.Namespace) -> Answer:
@@ -240,6 +242,9 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         answer: Answer = args.run(args)
         data, text, code = answer
         print(json.dumps(data, default=str) if args.json else text, file=out)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as wrong:
         print(f"tdxlab: {wrong.filename or 'output'}: {wrong.strerror or wrong}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -380,8 +381,8 @@ def read_schedule(text: str) -> list[int]:
     """The inverse of `show_schedule`.  Raises ValueError with a sentence."""
     schedule: list[int] = []
     for part in text.split():
-        cpu, _, n = part.partition("*")
-        if not cpu.isdigit() or (n and not n.isdigit()):
+        found = re.fullmatch(r"([0-9]{1,3})(?:\*([0-9]{1,7}))?", part)
+        if found is None:
             raise ValueError(f"a schedule is CPU numbers like '0*5 1 0*3', not {part!r}")
-        schedule += [int(cpu)] * int(n or 1)
+        schedule += [int(found[1])] * int(found[2] or 1)
     return schedule

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tdxlab.engine.step import Pause, Touch
+from tdxlab.engine.step import OTHERS, Pause, Touch, step
 from tdxlab.hw.cpu import Guest
 from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET, TDG_VP_VMCALL
 from tdxlab.spec.levels import (
@@ -36,6 +36,7 @@ async def accept_page(guest: Guest, gpa: int, level: int) -> Status:
         regs = await guest.tdcall(TDG_MEM_PAGE_ACCEPT, rcx=gpa | pg_level_to_tdx_sept_level(level))
         if regs.status.code != TDX_OPERAND_BUSY:
             return regs.status
+        await step(at="guest: the entry is busy", ready=OTHERS)
 
 
 async def accept_memory(guest: Guest, start: int, end: int) -> None:

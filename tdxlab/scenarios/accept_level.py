@@ -91,6 +91,11 @@ def _program(lab: Lab, guest: GuestProgram) -> Program:
         "mainline_616": ("HP05",),
     },
     machine={"cpus": 1},
+    shows={
+        "ignore": lambda h: count(h, "fault", gpa=0, accept_level=PG_LEVEL_4K) == ENTRIES - 2,  # all but the touches
+        "error_code": lambda h: count(h, "warn") > 1 and count(h, "fault", accept_level=PG_LEVEL_4K) == 1,
+        "rfc_v1": lambda h: count(h, "warn") == count(h, "fault", gpa=0, accept_level=PG_LEVEL_4K) == ENTRIES - 2,
+    },
     controls=(
         Control("HP01", "the split does nothing", without="tdxlab.kvm.inhibit_lock.split_around"),
         Control("HP05", "the guest accepts before it touches", build=lambda lab: _program(lab, accept_then_touch)),

@@ -8,7 +8,7 @@ from tdxlab.guest.accept import GuestProgram, accept_page
 from tdxlab.hw.cpu import Guest
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import count
-from tdxlab.scenarios.registry import scenario
+from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
 
 # vCPU 0 has mapped 2M for its ACCEPT and is about to enter again, when vCPU 1 comes with 4K
@@ -25,8 +25,14 @@ def accepts(level: int) -> GuestProgram:
 
 
 def no_split_in_the_fault(history: History) -> bool:
-    """No fault wanted to split under mmu_lock for read, and at most one split was made under it for write."""
-    return count(history, "warn") == 0 and count(history, "split") <= 1
+    """No fault wanted to split under mmu_lock for read; one split at most, under it for write, and 4K for all after."""
+    done = [(h["kind"], h.get("leaf"), h.get("level")) for h in history if h["kind"] in ("split", "seamcall")]
+    after = done[[kind for kind, *_ in done].index("split") + 1 :] if count(history, "split") else []
+    return (
+        count(history, "warn") == 0
+        and count(history, "split") <= 1
+        and ("seamcall", "TDH.MEM.PAGE.AUG", PG_LEVEL_2M) not in after
+    )
 
 
 def _program(lab: Lab, *levels: int) -> Program:
@@ -46,6 +52,15 @@ def _program(lab: Lab, *levels: int) -> Program:
         "GUEST_INHIBIT has at most one split, under mmu_lock for write."
     },
     breaks={"seed": (), "error_code": ("HP02",), "rfc_v1": ("HP02",)},
+    shows={design: lambda h: count(h, "warn") > 0 for design in ("error_code", "rfc_v1")},
+    reliefs=tuple(
+        Control("HP02", f"both accept {text}", design=design, story=story, build=build)
+        for text, story, build in (
+            ("4K", (), lambda lab: _program(lab, PG_LEVEL_4K, PG_LEVEL_4K)),
+            ("2M", BETWEEN_MAP_AND_ACCEPT, lambda lab: _program(lab, PG_LEVEL_2M, PG_LEVEL_2M)),
+        )
+        for design in ("error_code", "rfc_v1")
+    ),
     stories=dict.fromkeys(("seed", "error_code", "rfc_v1"), BETWEEN_MAP_AND_ACCEPT),
 )
 def accept_race(lab: Lab) -> Program:

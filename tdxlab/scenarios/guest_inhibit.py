@@ -6,7 +6,7 @@ from tdxlab.engine.claims import at_end
 from tdxlab.engine.run import Program
 from tdxlab.guest.programs import accepts, touches_then_accepts
 from tdxlab.lab import Lab
-from tdxlab.scenarios.looks import inhibited, leaf_2m
+from tdxlab.scenarios.looks import count, inhibited, leaf_2m
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 
@@ -19,7 +19,15 @@ from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K,
     },
     breaks={"seed": (), "inhibit_write": (), "ignore": ("HP03",), "error_code": ("HP03",), "rfc_v1": ("HP03",)},
     machine={"cpus": 2},
-    controls=(Control("HP03", "the bit is not set", without="tdxlab.kvm.inhibit_lock.hugepage_set_guest_inhibit"),),
+    controls=(
+        Control(
+            "HP03",
+            "the bit is not set, and vCPU 1 comes between the split and the fault",
+            without="tdxlab.kvm.inhibit_lock.hugepage_set_guest_inhibit",
+            story=((0, "read_lock mmu_lock"), (1, None)),
+            shows=lambda h: count(h, "seamcall", cpu=1, leaf="TDH.MEM.PAGE.AUG", gpa=0, level=PG_LEVEL_2M) == 1,
+        ),
+    ),
 )
 def guest_inhibit(lab: Lab) -> Program:
     """After one vCPU accepted 4K, what do other vCPUs' faults map, in the same 2M region and beside it?

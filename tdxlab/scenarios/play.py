@@ -19,6 +19,7 @@ from tdxlab.lab import Lab
 from tdxlab.scenarios.registry import get
 
 GRAINS = ("seamcall", "lock")
+MOST_CPUS = 8
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Setting:
         known = get(self.scenario)
         machine: dict[str, Any] = dict(known.machine)
         if self.cpus is not None:
-            if not 1 <= self.cpus <= 8:
-                raise ValueError(f"a scenario runs on 1 to 8 CPUs, not {self.cpus}")
+            least = machine.get("cpus", 2)
+            if not least <= self.cpus <= MOST_CPUS:
+                raise ValueError(f"{self.scenario} runs on {least} to {MOST_CPUS} CPUs, not {self.cpus}")
             machine["cpus"] = self.cpus
         lab = Lab(design=self.design, module=self.module, grain=self.grain, **machine)
         meta = {"scenario": self.scenario, "design": self.design, "grain": self.grain, "module": self.module}
+        meta["cpus"] = str(len(lab.cpus))
         return replace(known.build(lab), meta=meta)
 
     def parse_schedule(self, text: str) -> list[int]:

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
+from tdxlab.engine.claims import History
 from tdxlab.engine.run import Program, Story
 from tdxlab.lab import Lab
 
 Build = Callable[[Lab], Program]
+Shows = Callable[[History], bool]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Control:
     `build` that leaves the cause out.
 
     without: "tdxlab.kvm.tdx_sept.tdx_track"; it then returns 0 at once.  text: what is turned off, for people.
+    shows: what the run must show besides, so that the claim is broken for this reason and no other.
     A design that breaks the claim in the scenario's `breaks` is a control of its own and is not repeated here.
     """
 
@@ -37,6 +40,7 @@ class Control:
     without: str | None = None
     build: Build | None = None
     story: Story = ()
+    shows: Shows | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Scenario:
 
     breaks: {design: ids of the claims that it breaks}; the first design is the default.  machine: what the Lab is
     made with.  stories: {design: the stored schedule that shows its verdict, at the grain of locks}.
+    shows: {design: what its run must show besides the verdict}.  reliefs: runs like controls, but in which the cause
+    of a harm is gone, so that the claim must hold.
     """
 
     name: str
@@ -55,6 +61,8 @@ class Scenario:
     machine: Mapping[str, Any] = field(default_factory=dict)
     stories: Mapping[str, Story] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
+    shows: Mapping[str, Shows] = field(default_factory=dict)
+    reliefs: tuple[Control, ...] = ()
 
     def expected(self, design: str, claim: str) -> bool | None:
         """Should `claim` hold under `design`?  None for a design that the scenario was not written for."""
@@ -72,13 +80,17 @@ def scenario(
     machine: Mapping[str, Any] | None = None,
     stories: Mapping[str, Story] | None = None,
     controls: tuple[Control, ...] = (),
+    shows: Mapping[str, Shows] | None = None,
+    reliefs: tuple[Control, ...] = (),
 ) -> Callable[[Build], Scenario]:
     """Register the decorated `build`; the question is its docstring."""
 
     def register(build: Build) -> Scenario:
         assert name not in ALL, f"two scenarios are called {name}"
         question = (build.__doc__ or "").strip()
-        ALL[name] = Scenario(name, question, claims, breaks, build, machine or {}, stories or {}, controls)
+        ALL[name] = Scenario(
+            name, question, claims, breaks, build, machine or {}, stories or {}, controls, shows or {}, reliefs
+        )
         return ALL[name]
 
     return register

@@ -8,10 +8,12 @@ from tdxlab.guest.accept import accept_page
 from tdxlab.guest.programs import touches_then_accepts
 from tdxlab.hw.cpu import Guest
 from tdxlab.lab import Lab
+from tdxlab.scenarios.looks import calls
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 
-SPLIT = ["TDH.MEM.RANGE.BLOCK", "TDH.MEM.TRACK", "kick", "TDH.MEM.PAGE.DEMOTE"]
+DEMOTE = "TDH.MEM.PAGE.DEMOTE"
+SPLIT = ["TDH.MEM.RANGE.BLOCK", "TDH.MEM.TRACK", "kick", DEMOTE]
 
 # vCPU 1 is inside the guest when vCPU 0 splits
 WITH_A_VCPU_INSIDE: Story = ((1, "guest: read"), (0, "write_lock mmu_lock"))
@@ -41,8 +43,15 @@ def in_this_order(history: History) -> bool:
             "no kick: DEMOTE says TDX_TLB_TRACKING_NOT_DONE while a vCPU of the old epoch is inside",
             without="tdxlab.kvm.tdx_sept.kvm_make_all_cpus_request",
             story=WITH_A_VCPU_INSIDE,
+            shows=lambda h: f"{DEMOTE} TDX_TLB_TRACKING_NOT_DONE" in calls(h),
         ),
-        Control("HP14", "no TRACK", without="tdxlab.kvm.tdx_sept.tdx_track", story=WITH_A_VCPU_INSIDE),
+        Control(
+            "HP14",
+            "no TRACK",
+            without="tdxlab.kvm.tdx_sept.tdx_track",
+            story=WITH_A_VCPU_INSIDE,
+            shows=lambda h: f"{DEMOTE} TDX_TLB_TRACKING_NOT_DONE" in calls(h),
+        ),
     ),
 )
 def split_sequence(lab: Lab) -> Program:

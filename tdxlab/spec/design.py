@@ -161,7 +161,7 @@ def load(path: str) -> dict[str, str]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DesignError(f"{path} could not be loaded: {error}") from error
     chosen = {
         name: variant
