@@ -23,14 +23,12 @@ class DesignError(ValueError):
 class Variant:
     """One answer: what it is called, its functions, where it comes from, and what it cannot go together with.
 
-    control: wrong on purpose, for the run that must turn a claim red.
     never_with: {(question, variant): why not}.
     """
 
     name: str
     parts: SimpleNamespace
     source: str
-    control: bool = False
     never_with: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
@@ -49,7 +47,6 @@ class Question:
         name: str,
         *,
         source: str,
-        control: bool = False,
         never_with: Mapping[tuple[str, str], str] | None = None,
         **parts: Any,
     ) -> None:
@@ -61,7 +58,7 @@ class Question:
         for part, theirs in vars(known.parts).items() if known else ():
             if (waits := asyncio.iscoroutinefunction(theirs)) != asyncio.iscoroutinefunction(parts[part]):
                 raise DesignError(f"{part} of a variant of {self.name} is made with {'async def' if waits else 'def'}")
-        self.variants[name] = Variant(name, SimpleNamespace(**parts), source, control, never_with or {})
+        self.variants[name] = Variant(name, SimpleNamespace(**parts), source, never_with or {})
 
 
 # The answers of RFC v2, which the seed documents describe.  A preset says only where it differs from them.
