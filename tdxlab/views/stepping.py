@@ -49,8 +49,9 @@ class StepperWidget(anywidget.AnyWidget):
         stepper.jump(0)
         self._frames: list[Frame] = [frame(stepper)]
         self._next: dict[tuple[int, int], int] = {}  # (frame, CPU that steps there) -> frame: the tree of visited steps
-        meta: dict[str, Any] = dict(stepper.program.meta)
-        self.setting = Setting(**meta) if "scenario" in meta else None
+        meta = stepper.program.meta
+        named: dict[str, Any] = {key: meta[key] for key in ("scenario", "design", "grain", "module") if key in meta}
+        self.setting = Setting(**named) if "scenario" in meta else None
         super().__init__(path=[0], static={**_static(stepper), "setting": str(self.setting or "")}, **traits)
         self.on_msg(self._on_message)
 
