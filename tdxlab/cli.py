@@ -175,7 +175,8 @@ def _lab(args: argparse.Namespace) -> Answer:
     port = args.port if args.port is not None else os.environ.get("PORT") or None
     if port is not None and not str(port).isdigit():
         raise ValueError(f"PORT is a number, not {port!r}")
-    code = serve(int(port) if port else None, os.environ.get("LABARGS", "").split() + args.labargs)
+    theirs = [arg for arg in args.labargs if arg != "--"]
+    code = serve(int(port) if port else None, os.environ.get("LABARGS", "").split() + theirs)
     return {"exit": code}, "", code
 
 
