@@ -31,8 +31,8 @@ from tdxlab.kvm.userspace import kvm_set_memory_region, run_vcpu
 from tdxlab.module.dispatch import TdxModule
 from tdxlab.picture import picture
 from tdxlab.spec.design import Design
-from tdxlab.spec.features import PROFILES
-from tdxlab.spec.leaves import TDH_VP_ENTER, named
+from tdxlab.spec.features import modelled
+from tdxlab.spec.leaves import TDH_VP_ENTER, Leaf, named
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G
 
 T = TypeVar("T")
@@ -63,15 +63,14 @@ class Lab:
     ) -> None:
         if dpamt:
             raise ValueError("Dynamic PAMT is not modelled yet: use dpamt=False")
-        if module not in PROFILES:
-            raise ValueError(f"no module version {module!r} is modelled; these are: {', '.join(PROFILES)}")
+        features = modelled(module)
         if nbytes(memory) % SIZE_1G:
             raise ValueError(f"a TDMR is a multiple of 1G, so memory cannot be {memory}")
         self.design = design if isinstance(design, Design) else Design.parse(design)
         self.journal = Journal()
         size = nbytes(memory)
         self.memory = Memory(self.journal, [(BASE, size + size // PAMT_SHARE)])
-        self.module = TdxModule(self.memory, PROFILES[module], lps=cpus)
+        self.module = TdxModule(self.memory, features, lps=cpus)
         self.cpus = tuple(Cpu(n, self.memory, self.module, grain) for n in range(cpus))
         self.host = Host(self.cpus, self.memory, tdmr=(BASE, size), pamt=BASE + size)
         self.tds: list[Td] = []
@@ -88,9 +87,10 @@ class Lab:
     def seamcall(self, leaf: str, *, lp: int = 0, version: int = 0, **regs: int) -> dict[str, int]:
         """SEAMCALL "TDH.MEM.PAGE.AUG" on a logical processor.  Returns {register: value}.
 
-        After TDH.VP.ENTER the processor may be in the guest: go on with `tdcall`.
+        After TDH.VP.ENTER the processor may be in the guest: go on with `tdcall`.  Raises ValueError with a sentence
+        for what no host can do.
         """
-        cpu, row = self.cpus[lp], named(leaf)
+        cpu, row = self._caller("host", leaf, lp, regs)
         if row is TDH_VP_ENTER:
             answer = Regs(row.number | version << 16, **regs)
             self.alone(self.module.seamcall(cpu, answer), lp)
@@ -99,10 +99,29 @@ class Lab:
         return answer.as_dict()
 
     def tdcall(self, leaf: str, *, lp: int = 0, version: int = 0, **regs: int) -> dict[str, int]:
-        """TDCALL by the guest on a logical processor.  Returns the registers of whichever side runs afterwards."""
-        answer = Regs(named(leaf).number | version << 16, **regs)
-        self.alone(self.module.tdcall(self.cpus[lp], answer), lp)
+        """TDCALL by the guest on a logical processor.  Returns the registers of whichever side runs afterwards.
+
+        Raises ValueError with a sentence for what no guest can do.
+        """
+        cpu, row = self._caller("guest", leaf, lp, regs)
+        answer = Regs(row.number | version << 16, **regs)
+        self.alone(self.module.tdcall(cpu, answer), lp)
         return answer.as_dict()
+
+    def _caller(self, side: str, leaf: str, lp: int, regs: Iterable[str]) -> tuple[Cpu, Leaf]:
+        row, call = named(leaf), "SEAMCALL" if side == "host" else "TDCALL"
+        if row.side != side:
+            raise ValueError(f"{row} is no {call}: it is for the {row.side}")
+        if lp not in range(len(self.cpus)):
+            raise ValueError(f"there is no logical processor {lp}: they are 0 to {len(self.cpus) - 1}")
+        for name in regs:
+            if name not in Regs.__slots__ or name == "rax":
+                raise ValueError(f"{name} is no register that a call takes")
+        cpu = self.cpus[lp]
+        if bool(cpu.lp.vcpu) != (side == "guest"):
+            where = "inside a guest" if cpu.lp.vcpu else "outside any guest"
+            raise ValueError(f"logical processor {lp} is {where}, so it can not make a {call}")
+        return cpu, row
 
     # --- TDs ---
 

@@ -40,6 +40,36 @@ def test_a_guest_at_register_level():
     assert lab.tdcall("TDG.MEM.PAGE.ACCEPT", rcx=1)["rax"] == 0
 
 
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda lab: lab.seamcall("TDG.MEM.PAGE.ACCEPT"), "TDG.MEM.PAGE.ACCEPT is no SEAMCALL"),
+        (lambda lab: lab.tdcall("TDH.MEM.TRACK"), "TDH.MEM.TRACK is no TDCALL"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", lp=2), "no logical processor 2: they are 0 to 1"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", lp=-1), "no logical processor -1"),
+        (lambda lab: lab.tdcall("TDG.MEM.PAGE.ACCEPT", lp=-2), "no logical processor -2"),
+        (lambda lab: lab.tdcall("TDG.MEM.PAGE.ACCEPT"), "processor 0 is outside any guest"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", lp=1), "processor 1 is inside a guest"),
+        (lambda lab: lab.seamcall("TDH.VP.ENTER", lp=1), "processor 1 is inside a guest"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", rxc=1), "rxc is no register"),
+        (lambda lab: lab.seamcall("TDH.NONE"), "there is no leaf"),
+    ],
+)
+def test_a_call_that_no_processor_can_make_is_refused_with_a_sentence(call, sentence):
+    lab = Lab()
+    td = lab.create_td()
+    lab.seamcall("TDH.VP.ENTER", lp=1, rcx=td.kvm.vcpus[1].tdvpr_hpa)
+    before = lab.journal.mark()
+    with pytest.raises(ValueError, match=sentence):
+        call(lab)
+    assert lab.journal.net(before) == {}
+
+
+def test_a_version_that_does_not_answer_as_the_real_one_yet_can_not_be_had():
+    with pytest.raises(ValueError, match=r"no module 1\.5\.25 is modelled yet; there is 1\.5\.01"):
+        Lab(module="1.5.25")
+
+
 def actors(td):
     return [td.vcpu(0, accepts((0, PG_LEVEL_4K))), td.vcpu(1, touches(0x1000))]
 

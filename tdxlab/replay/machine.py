@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import struct
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,8 +14,8 @@ from tdxlab.hw.memory import Memory
 from tdxlab.hw.sharex import Held, Refuse, Sharex
 from tdxlab.module import HANDLERS, TdxModule, exits, sept
 from tdxlab.spec import leaves
-from tdxlab.spec.features import PROFILES
-from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, index
+from tdxlab.spec.features import modelled
+from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_2M, index
 from tdxlab.spec.sept import NL_BLOCKED
 
 CMRS = ((0x1_0000_0000, 0x8000_0000),)
@@ -26,6 +27,7 @@ TDMR_WORDS = (
     0x3F00_0000, 0x100_0000,
 )  # fmt: skip
 GLOBAL_HKID, TDMR_INIT_CALLS = 32, 256
+WORD_BITS, ROOT_LEVEL = 64, 4  # a word that a line can hold; the highest level of an S-EPT
 OTHER_LP = 99  # whoever holds a lock in a `lock` line
 
 NO_HANDLER = "no handler for the leaf"
@@ -35,6 +37,17 @@ REGISTERS = leaves.REGISTERS
 
 class Unbuilt(Exception):
     """The line can not be run.  The reason is NO_HANDLER or NO_LINE."""
+
+
+def number(text: str, limit: int = 1 << WORD_BITS) -> int:
+    """A number of a line, in hexadecimal.  Raises ValueError with a sentence."""
+    try:
+        value = int(text, 16)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is no number") from None
+    if not 0 <= value < limit:
+        raise ValueError(f"{text} is not between 0 and {limit - 1:#x}")
+    return value
 
 
 class RecordedCpu(Cpu):
@@ -62,7 +75,7 @@ class Machine:
     def __init__(self, version: str) -> None:
         self.journal = Journal()
         self.memory = Memory(self.journal, CMRS)
-        self.module = TdxModule(self.memory, PROFILES[version], LPS)
+        self.module = TdxModule(self.memory, modelled(version), LPS)
         self.cpus = [RecordedCpu(n, self) for n in range(LPS)]
         self.lp, self.polls_free, self.tsc = 0, -1, 0
         self.guests: dict[int, Regs] = {}
@@ -103,8 +116,8 @@ class Machine:
         """`eptviol`: a faulting access, some instructions after the last exit."""
 
         def fault(regs: Regs) -> Any:
-            regs.rip += int(rip_delta, 16)
-            return self.module.ept_violation(self.cpu, regs, int(gpa, 16), int(qualification, 16))
+            regs.rip += number(rip_delta)
+            return self.module.ept_violation(self.cpu, regs, number(gpa), number(qualification))
 
         return self.vm_exit(fault)
 
@@ -112,7 +125,7 @@ class Machine:
         """`vmexit`: one that ends the vCPU or the TD."""
         if int(reason) not in exits.OTHERS:
             raise Unbuilt(NO_LINE)
-        return self.vm_exit(lambda regs: self.module.vm_exit(self.cpu, regs, int(reason), int(qualification, 16)))
+        return self.vm_exit(lambda regs: self.module.vm_exit(self.cpu, regs, int(reason), number(qualification)))
 
     @property
     def cpu(self) -> RecordedCpu:
@@ -150,10 +163,13 @@ class Machine:
 
     def _demand(self, leaf: leaves.Leaf, *operands: int) -> None:
         answer = self.seamcall(leaf.number, operands)
-        assert answer["rax"] == 0, f"boot: {leaf} gave {answer['rax']:#x}"
+        if answer["rax"]:
+            raise ValueError(f"{leaf} gave {answer['rax']:#x} where a fresh machine boots")
 
     def lock(self, name: str, *args: str) -> bool:
         """Take a lock as another LP would.  False if it can not be had."""
+        if not args:
+            raise ValueError(f"there is no mode for the lock {name}")
         held = Held(self.journal, host=not args[-1].endswith("g"))
         try:
             alone(self.journal, self._take(held, name, *args), OTHER_LP)
@@ -164,11 +180,14 @@ class Machine:
 
     def unlock(self, *args: str) -> None:
         """Give back what the same `lock` line took."""
-        alone(self.journal, self.held.pop(" ".join(args)).release(), OTHER_LP)
+        held = self.held.pop(" ".join(args), None)
+        if held is None:
+            raise ValueError(f"no line has taken the lock {' '.join(args)}")
+        alone(self.journal, held.release(), OTHER_LP)
 
     async def _take(self, held: Held, name: str, *args: str) -> None:
         if name == "septe":
-            entry = self.entry(int(args[0], 16), int(args[1], 16), int(args[2]))
+            entry = self.entry(*args[:3])
             await held.entry(entry.page, entry.i, 0)
         else:
             take = held.shared if args[-1].startswith("sh") else held.exclusive
@@ -176,11 +195,14 @@ class Machine:
 
     def lock_word(self, name: str, *args: str) -> tuple[Sharex, int]:
         """The lock that a recording calls by this name."""
-        module, hpa = self.module, int(args[0], 16) if len(args) > 1 else 0
+        module, hpa = self.module, number(args[0]) if len(args) > 1 else 0
         if name == "pamt":
-            return module.pamt.page(hpa, int(args[1])).lock
+            return module.pamt.page(hpa, level_of(args[1], LEVEL_1G)).lock
         if name == "tdmr":
-            return next(tdmr.lock for tdmr in module.sys.tdmrs if tdmr.base == hpa), 0
+            found = [tdmr.lock for tdmr in module.sys.tdmrs if tdmr.base == hpa]
+            if not found:
+                raise ValueError(f"no TDMR begins at {hpa:#x}")
+            return found[0], 0
         of_module = {"global": module.sys.lock, "kot": module.kot_lock, "wbt": module.wbcache_lock}
         td = module.tds[hpa]
         of_td = {"sept": td.sept_tree, "opstate": td.op_state_lock, "epoch": td.epoch_lock}
@@ -191,7 +213,7 @@ class Machine:
     def lock_value(self, name: str, *args: str) -> int:
         """The word of that lock: for an S-EPT entry, all of the entry."""
         if name == "septe":
-            return self.entry(int(args[0], 16), int(args[1], 16), int(args[2])).word
+            return self.entry(*args[:3]).word
         lock, i = self.lock_word(name, *args)
         return lock[i]
 
@@ -202,9 +224,10 @@ class Machine:
         self.guests.clear()
         self.lp = 0
 
-    def entry(self, tdr: int, gpa: int, level: int) -> sept.Entry:
-        """The Secure-EPT entry at `level` or where the tree ends; blocked tables are gone through."""
-        entry = sept.walk(self.memory, self.module.tds[tdr], gpa, level, [])
+    def entry(self, tdr_text: str, gpa_text: str, level_text: str) -> sept.Entry:
+        """The Secure-EPT entry at a level or where the tree ends; blocked tables are gone through."""
+        td, gpa, level = self.module.tds[number(tdr_text)], number(gpa_text), level_of(level_text, ROOT_LEVEL)
+        entry = sept.walk(self.memory, td, gpa, level, [])
         while entry.level > level and entry.state is NL_BLOCKED:
             page, i = self.memory.sept_page(entry.hpa), index(gpa, entry.level - 1)
             entry = sept.Entry(page, i, entry.level - 1, page[i])
@@ -214,14 +237,14 @@ class Machine:
 
     def dump(self, tdr: str, gpa: str, level: str) -> dict[str, Any]:
         """A raw Secure-EPT entry."""
-        entry = self.entry(int(tdr, 16), int(gpa, 16), int(level))
+        entry = self.entry(tdr, gpa, level)
         return {"reached": entry.level, "raw": hex(entry.word), "state": entry.state.name}
 
     def pamt(self, hpa: str) -> dict[str, Any]:
         """The three PAMT entries of a page."""
         rows = {}
         for name, level in (("1g", LEVEL_1G), ("2m", LEVEL_2M), ("4k", LEVEL_4K)):
-            page = self.module.pamt.page(int(hpa, 16), level)
+            page = self.module.pamt.page(number(hpa), level)
             page.word = page.chunk.entries[page.i]
             lock, i = page.lock
             words = {"owner": page.owner, "bepoch": page.chunk.bepochs[page.i], "lock": lock[i]}
@@ -230,7 +253,7 @@ class Machine:
 
     def tdinfo(self, tdr: str) -> dict[str, Any]:
         """Fields of TDR and TDCS."""
-        td = self.module.tds[int(tdr, 16)]
+        td = self.module.tds[number(tdr)]
         same = ("lifecycle", "hkid", "chldcnt", "op_state", "td_epoch", "num_vcpus", "num_assoc_vcpus", "gpaw")
         return {name: int(getattr(td, name)) for name in same} | {
             "num_tdcx": len(td.tdcx),
@@ -245,22 +268,30 @@ class Machine:
 
     def memr(self, hpa: str, nbytes: str) -> dict[str, Any]:
         """Bytes of memory."""
-        return {"hex": self.memory.read(int(hpa, 16), int(nbytes, 16)).hex()}
+        return {"hex": self.memory.read(number(hpa), number(nbytes, PAGE_SIZE + 1)).hex()}
 
     # --- one line ---
 
     def run(self, cmd: str) -> dict[str, Any]:
         """Do what a line says, and tell what came of it."""
-        word, *args = cmd.split()
+        word, *args = cmd.split() or [""]
+        if not word:
+            raise ValueError("there is no command")
         if word[:2] == "TD" or word in ("seamcall", "tdcall"):
-            return self._call(word, [int(arg, 16) for arg in args])
+            return self._call(word, [number(arg) for arg in args])
         command = LINES.get(word)
         if command is None:
             raise Unbuilt(NO_LINE)
+        try:
+            inspect.signature(command).bind(self, *args)
+        except TypeError:
+            raise ValueError(f"{word} takes other operands") from None
         return command(self, *args) or {}
 
     def _call(self, word: str, operands: list[int]) -> dict[str, Any]:
         if word in ("seamcall", "tdcall"):
+            if not operands:
+                raise ValueError("there is no RAX")
             guest, rax = word == "tdcall", operands.pop(0)
             leaf = (leaves.GUEST if guest else leaves.HOST).get(rax & 0xFFFF)
         else:
@@ -268,7 +299,7 @@ class Machine:
             leaf = leaves.BY_NAME.get(name)
             if leaf is None:
                 raise Unbuilt(NO_HANDLER)
-            guest, rax = leaf.side == "guest", leaf.number | int(version or "0") << 16
+            guest, rax = leaf.side == "guest", leaf.number | number(version or "0", 256) << 16
         if leaf is not None and leaf not in HANDLERS:
             raise Unbuilt(NO_HANDLER)
         if guest and not self.cpu.lp.vcpu:
@@ -279,8 +310,17 @@ class Machine:
             raise Unbuilt(NO_HANDLER) from None
 
 
+def level_of(text: str, highest: int) -> int:
+    """A level of a line."""
+    return number(text, highest + 1)
+
+
 def _set_lp(machine: Machine, lp: str) -> None:
-    machine.lp = int(lp)
+    machine.lp = number(lp, LPS)
+
+
+def _fill(machine: Machine, hpa: str, nbytes: str, byte: str) -> None:
+    machine.memory.write(number(hpa), bytes([number(byte, 256)]) * number(nbytes, SIZE_2M + 1))
 
 
 def _set_polls(machine: Machine, polls: str) -> None:
@@ -288,7 +328,7 @@ def _set_polls(machine: Machine, polls: str) -> None:
 
 
 def _add_tsc(machine: Machine, cycles: str) -> None:
-    machine.tsc += int(cycles, 16)
+    machine.tsc += number(cycles)
 
 
 LINES: dict[str, Callable[..., Any]] = {
@@ -296,10 +336,8 @@ LINES: dict[str, Callable[..., Any]] = {
     "lp": _set_lp,
     "intr": _set_polls,
     "tsc": _add_tsc,
-    "memw": lambda machine, hpa, *data: machine.memory.write(int(hpa, 16), bytes.fromhex("".join(data))),
-    "memfill": lambda machine, hpa, nbytes, byte: machine.memory.write(
-        int(hpa, 16), bytes([int(byte, 16)]) * int(nbytes, 16)
-    ),
+    "memw": lambda machine, hpa, *data: machine.memory.write(number(hpa), bytes.fromhex("".join(data))),
+    "memfill": _fill,
     "memr": Machine.memr,
     "dump": Machine.dump,
     "pamt": Machine.pamt,

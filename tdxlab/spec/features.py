@@ -53,3 +53,14 @@ V1_5_25 = ModuleFeatures(
     cache_wb_polls_after_last=False,  # [oracle v1.5.25 tour H]
 )
 PROFILES = {features.version: features for features in (V1_5_01, V1_5_25)}
+MODELLED = ("1.5.01",)
+"""The versions that a machine can have.  Of 1.5.25 only these switches are there: it also shows bit 10 and the HKID
+in S-EPT entries, which no leaf does here [oracle v1.5.25 tour]."""
+
+
+def modelled(version: str) -> ModuleFeatures:
+    """A version that a machine can have.  Raises ValueError with a sentence."""
+    if version in MODELLED:
+        return PROFILES[version]
+    yet = " yet" if version in PROFILES else ""
+    raise ValueError(f"no module {version} is modelled{yet}; there is {', '.join(MODELLED)}")
