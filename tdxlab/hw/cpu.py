@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from tdxlab.engine.cells import Journal, Record
-from tdxlab.engine.step import READ, WRITE, Pause, Touch, one_step, step
+from tdxlab.engine.step import READ, Pause, Touch, one_step, step
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.tlb import Tlb
 from tdxlab.spec.bits import EptViolation, GpaLevel, SeptEntry, field
@@ -129,11 +129,6 @@ class Cpu:
         self._note("seamcall", TDH_VP_ENTER, regs)
         return regs
 
-    async def send_ipi(self, target: Cpu) -> None:
-        """Make an interrupt pending on another processor; a guest there makes a TD exit."""
-        await step((target.lp, "interrupt", WRITE), at=f"IPI to CPU {target.n}")
-        target.lp.interrupt = 1
-
     async def wait_ipi(self, target: Cpu) -> None:
         """Wait until the other processor has taken its interrupt."""
         await step(
@@ -142,11 +137,6 @@ class Cpu:
             ready=lambda: target.lp.peek("interrupt") == 0,
         )
         assert not target.lp.interrupt
-
-    async def take_interrupt(self) -> None:
-        """The host's interrupt handler: nothing is pending afterwards."""
-        await step((self.lp, "interrupt", WRITE), at="interrupt handler")
-        self.lp.interrupt = 0
 
     # --- what the module asks of the processor ---
 

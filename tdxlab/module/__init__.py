@@ -1,7 +1,8 @@
 """The TDX module: one file per family of leaves, each leaf a function of one shape.
 
 Locks in the documented order, checks, the line "all checks passed", then updates that can not fail.  A refusal is
-raised; only `call` makes a status of it and gives the locks back.
+raised; only `call` makes a status of it and gives the locks back.  A contradiction in the PAMT stops the machine.
+Left out: the module's other fatal errors.
 """
 
 from tdxlab.module import mem_page, mem_range, mem_sept, mem_size, mem_track, mng, mr, phymem, sys, tdg, vp

@@ -84,7 +84,7 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     words = await hold_children(call, entry)
     state = alike(words, entry)
     hpa = Entry(page, 0, level - 1, words[0]).hpa
-    large = await call.pamt.implicit(call.held, hpa, level, True, RCX)
+    large = await call.pamt.implicit(call.held, hpa, level, True, RCX, merged=True)
     await poll(call, gpa_level, tdr)
 
     # --- all checks passed ---

@@ -8,12 +8,13 @@ entries; an entry that nobody has written is PT_NDA.  Left out: where in the PAM
 from __future__ import annotations
 
 from tdxlab.engine.cells import Journal, Words
+from tdxlab.engine.run import MachineDead
 from tdxlab.engine.step import READ, Touch
 from tdxlab.hw.memory import OnDemand
 from tdxlab.hw.sharex import Held, Sharex
 from tdxlab.spec.bits import PamtEntry, field, place
 from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SHIFT, shift
-from tdxlab.spec.pamt import PT_REG, PageType
+from tdxlab.spec.pamt import PT_NDA, PT_REG, PT_RSVD, PageType
 
 NAMES = ("4k", "2m", "1g")
 
@@ -112,10 +113,18 @@ class Pamt:
         found.word = found.chunk.entries[found.i]
         return found
 
-    async def implicit(self, held: Held, hpa: int, level: int, exclusive: bool, operand: int) -> PamtPage:
-        """Lock only the entry itself: the module knows the page from an S-EPT entry or an owner field."""
+    async def implicit(
+        self, held: Held, hpa: int, level: int, exclusive: bool, operand: int, *, merged: bool = False
+    ) -> PamtPage:
+        """Lock only the entry itself: the module knows the page from an S-EPT entry or an owner field.
+
+        merged: the page is about to come into being from 512 small ones, so that its entry is still PT_NDA.
+        Raises MachineDead where the entry contradicts what led to it.
+        """
         found = self.page(hpa, level)
         take = held.exclusive if exclusive else held.shared
         await take(*found.lock, operand, found.entry(READ))
         found.word = found.chunk.entries[found.i]
+        if found.type in (PT_NDA, PT_RSVD) and not merged:
+            raise MachineDead(f"the PAMT entry of {hpa:#x} is {found.type.name}, but the module uses the page")
         return found

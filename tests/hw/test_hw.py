@@ -9,6 +9,7 @@ import pytest
 from tdxlab.engine.cells import Journal
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import Program, alone
+from tdxlab.engine.step import WRITE
 from tdxlab.hw.cpu import Cpu, Guest, Regs
 from tdxlab.hw.memory import Memory, PageAllocator
 from tdxlab.hw.sharex import ENTRY_HP, ENTRY_LOCK, EXCLUSIVE, HP, READER, Held, Refuse, Sharex
@@ -145,6 +146,14 @@ def test_two_attempts_have_one_winner_under_every_schedule() -> None:
 
     explore(Program(journal, lambda: [tries(0), tries(1)]), check_reads=True)
     assert sorted(set(wins)) == [0, 1] and len(wins) == 3, "one for each of two schedules and the rerun"
+
+
+@pytest.mark.parametrize("how", ["exclusive", "upgrade"])
+def test_an_attempt_to_be_alone_commutes_with_no_other(how: str) -> None:
+    journal = Journal()
+    lock = Sharex(journal, "lock")
+    _, touches, _ = getattr(Held(journal), how)(lock, 0, RCX).send(None)
+    assert list(touches) == [(lock, 0, WRITE)]
 
 
 # --- a guest on a processor ---

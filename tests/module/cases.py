@@ -18,7 +18,7 @@ from tdxlab.spec.bits import SeptEntry
 from tdxlab.spec.features import V1_5_25
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
 from tdxlab.spec.operands import RCX
-from tests.module.machine import LARGE, PAGES, TABLES, TDR, TDVPRS, Machine, built
+from tests.module.machine import LARGE, PAGES, TABLES, TDR, TDVPRS, Machine, built, send_ipi, take_interrupt
 
 NEW_TABLE = TABLES + 0x10_000
 GPA_4K, GPA_2M = 0x1000, SIZE_2M | 1
@@ -73,9 +73,9 @@ async def teardown(machine: Machine) -> None:
     for tdvpr in TDVPRS:
         await machine.call(leaves.TDH_VP_FLUSH, tdvpr)
     await machine.call(leaves.TDH_MNG_VPFLUSHDONE, TDR)
-    await machine.cpus[0].send_ipi(machine.cpus[0])
+    await send_ipi(machine.cpus[0])
     await machine.call(leaves.TDH_PHYMEM_CACHE_WB, 0, gives=st.TDX_INTERRUPTED_RESUMABLE)
-    await machine.cpus[0].take_interrupt()
+    await take_interrupt(machine.cpus[0])
     await machine.call(leaves.TDH_PHYMEM_CACHE_WB, 1)
     await machine.call(leaves.TDH_MNG_KEY_FREEID, TDR)
     pages = [TDR + n * PAGE_SIZE for n in range(1, 8)]
@@ -99,7 +99,7 @@ async def accepts(guest: Guest) -> None:
 async def accepted(machine: Machine) -> None:
     await machine.call(leaves.TDH_VP_FLUSH, TDVPRS[0])
     await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE)
-    await machine.cpus[0].send_ipi(machine.cpus[0])
+    await send_ipi(machine.cpus[0])
     await machine.enter(accepts)()
 
 
@@ -220,7 +220,7 @@ def kicks(machine: Machine) -> Callable[[], Any]:
     """An actor on CPU 0 that gets the guest on CPU 1 out."""
 
     async def go() -> None:
-        await machine.cpus[0].send_ipi(machine.cpus[1])
+        await send_ipi(machine.cpus[1])
         await machine.cpus[0].wait_ipi(machine.cpus[1])
 
     return go
@@ -233,7 +233,7 @@ def guest_runs(machine: Machine) -> Callable[[], Any]:
         cpu = machine.cpus[1]
         await cpu.vp_enter(TDVPRS[1], Guest(idles))
         await step((cpu.lp, "interrupt", WRITE), ready=lambda: bool(cpu.lp.peek("interrupt")))
-        await cpu.take_interrupt()
+        await take_interrupt(cpu)
 
     async def idles(guest: Guest) -> None:
         pass

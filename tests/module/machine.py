@@ -8,6 +8,7 @@ from typing import Any
 
 from tdxlab.engine.cells import Journal
 from tdxlab.engine.run import Program, alone
+from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.cpu import Cpu, Guest, Regs
 from tdxlab.hw.memory import Memory
 from tdxlab.module import TdxModule
@@ -25,6 +26,18 @@ SOURCE = HOST + 3 * PAGE_SIZE
 SEPT_VE_DISABLE = 1 << 28
 TD_PARAMS = struct.Struct("<QQHBB4sQQH")
 HKID, MODULE_HKID = 33, 32
+
+
+async def send_ipi(target: Cpu) -> None:
+    """Make an interrupt pending; a guest there makes a TD exit."""
+    await step((target.lp, "interrupt", WRITE), at=f"IPI to CPU {target.n}")
+    target.lp.interrupt = 1
+
+
+async def take_interrupt(cpu: Cpu) -> None:
+    """The host's interrupt handler: nothing is pending afterwards."""
+    await step((cpu.lp, "interrupt", WRITE), at="interrupt handler")
+    cpu.lp.interrupt = 0
 
 
 class Machine:
@@ -106,7 +119,7 @@ class Machine:
             guest, seen = Guest(program), []
             while not guest.done:
                 seen.append(await self.cpus[cpu].vp_enter(TDVPRS[vcpu], guest))
-                await self.cpus[cpu].take_interrupt()
+                await take_interrupt(self.cpus[cpu])
             return seen
 
         return host

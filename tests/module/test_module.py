@@ -10,12 +10,16 @@ import pytest
 
 from tdxlab.engine.claims import at_end
 from tdxlab.engine.explore import explore
+from tdxlab.engine.run import run
 from tdxlab.hw.cpu import Cpu, Guest, NotModelled, Regs
+from tdxlab.hw.sharex import Held
 from tdxlab.module import FAMILIES, HANDLERS
+from tdxlab.module.pamt import packed
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
-from tdxlab.spec.operands import R8, RCX
+from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, SIZE_2M
+from tdxlab.spec.operands import R8, RCX, Operand
+from tdxlab.spec.pamt import PT_NDA, PT_RSVD, PageType
 from tests.module.cases import AUG_2M, AUG_4K, BLOCK_2M, BLOCK_4K, DEMOTE, GPA_2M, GPA_4K, TRACK
 from tests.module.machine import HOST, LARGE, PAGES, SOURCE, TD_PARAMS, TDR, TDVPRS, built
 
@@ -157,6 +161,55 @@ def test_two_augs_of_one_gpa_have_one_winner_under_every_schedule_with_two_preem
     result = explore(machine.program(lambda: aug(0), lambda: aug(1), claims=(winner,)), bound=2)
     assert result.claims["one winner"].holds
     assert outcomes == {"TDX_SUCCESS", "TDX_OPERAND_BUSY|RCX", "TDX_EPT_ENTRY_STATE_INCORRECT|RCX"}
+
+
+def test_flush_empties_the_tlb_of_its_processor() -> None:
+    machine = built()
+    machine.alone(machine.call(*AUG_2M))
+
+    async def program(guest: Guest) -> None:
+        await guest.tdcall(ACCEPT, rcx=GPA_2M)
+        await guest.access(SIZE_2M)
+
+    machine.alone(machine.enter(program)())
+    assert machine.cpus[0].tlb.translate(SIZE_2M) is not None
+    machine.alone(machine.call(leaves.TDH_VP_FLUSH, TDVPRS[0]))
+    assert machine.cpus[0].tlb.translate(SIZE_2M) is None
+
+
+def test_an_entry_that_the_zero_step_filter_refuses_busy_is_counted_out_of_its_epoch() -> None:
+    machine = built(cpus=1)
+    cpu, td = machine.cpus[0], machine.module.tds[TDR]
+    other = Held(machine.journal)
+
+    async def scenario() -> int:
+        for _ in range(7):
+            regs = Regs(leaves.TDH_VP_ENTER.number, rcx=TDVPRS[0])
+            await machine.module.seamcall(cpu, regs)
+            assert (td.refcount0, td.refcount1) == (0, 1)
+            await machine.module.ept_violation(cpu, regs, GPA_4K, 1)
+        assert (td.refcount0, td.refcount1) == (0, 0)
+        await other.shared(td.sept_tree, 0, 0)
+        regs = Regs(leaves.TDH_VP_ENTER.number, rcx=TDVPRS[0])
+        await machine.module.seamcall(cpu, regs)
+        return regs.rax
+
+    assert machine.alone(scenario()) == st.TDX_OPERAND_BUSY.at(Operand.SEPT_TREE)
+    assert (td.refcount0, td.refcount1) == (0, 0), "the vCPU was not entered"
+
+
+# --- fatal errors ---
+
+
+@pytest.mark.parametrize("type", [PT_NDA, PT_RSVD])
+def test_a_page_in_use_whose_pamt_entry_says_otherwise_stops_the_machine(type: PageType) -> None:
+    machine = built()
+    for leaf, *operands in (AUG_4K, BLOCK_4K, TRACK):
+        machine.alone(machine.call(leaf, *operands))
+    page = machine.module.pamt.page(AUG_4K[3], LEVEL_4K)
+    page.chunk.entries.put(page.i, packed(type, TDR))
+    trace = run(machine.program(lambda: machine.any(leaves.TDH_MEM_PAGE_REMOVE, GPA_4K, TDR)))
+    assert trace.ended == f"fatal: the PAMT entry of {page.hpa:#x} is {type.name}, but the module uses the page"
 
 
 # --- the shape of the handlers ---
