@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tdxlab.engine.claims import Invariant
 from tdxlab.engine.step import Steps
 from tdxlab.kvm.kvm_main import Kvm
+from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, spte_to_pfn
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.module.sept import Entry
@@ -24,7 +25,7 @@ from tdxlab.spec.sept import FREE, FREE_ENTRY
 if TYPE_CHECKING:
     from tdxlab.lab import Lab
 
-KINDS = ("sept", "mirror", "gmem", "stat", "pamt", "mmu_lock")
+KINDS = ("sept", "mirror", "gmem", "stat", "pamt", "mmu_lock", "mem_attr_array")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Sweep:
             "mirror and guest_memfd": self.mirror_against_gmem,
             "PAMT behind S-EPT": self.pamt_against_sept,
             "pages_2m": self.pages_2m,
+            "no leaf covers a shared gfn": self.no_leaf_covers_shared,
         }
         tables = [
             Invariant(name, lambda check=check: self._all(check), self.quiet)  # type: ignore[misc]
@@ -169,6 +171,18 @@ class Sweep:
         leaves = sum(1 for p in pairs if p.entry and p.entry.level == LEVEL_2M and p.entry.state.leaf)
         if leaves != kvm.stat["pages_2m"]:
             yield f"pages_2m is {kvm.stat['pages_2m']}, the S-EPT has {leaves}"
+
+    def no_leaf_covers_shared(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:
+        """What is shared is mapped by no leaf, unless it is being converted."""
+        if kvm.mmu_invalidate_in_progress:
+            return
+        shared = [gfn for gfn in kvm.mem_attr_array if not kvm.mem_attr_array[gfn]]
+        for pair in pairs if shared else ():
+            if is_shadow_present_pte(pair.spte) and not isinstance(pair.spte, TableSpte):
+                first = pair.gpa >> PAGE_SHIFT
+                covered = [gfn for gfn in shared if first <= gfn < first + KVM_PAGES_PER_HPAGE(pair.sp.level)]
+                if covered:
+                    yield f"{pair.gpa:#x} is mapped at level {pair.sp.level}, frame {covered[0]:#x} is shared"
 
     def owners(self) -> Iterator[str]:
         """No page is used for two things, by one TD or by two, or used and free; nor is a part of a 2M page."""

@@ -63,6 +63,11 @@ def hugepage_set_guest_inhibit(lpage_info: LpageInfo, gfn: int, level: int) -> N
     _set_flag(lpage_info, gfn, level, KVM_LPAGE_GUEST_INHIBIT_FLAG)
 
 
+def hugepage_test_mixed(lpage_info: LpageInfo, gfn: int, level: int) -> bool:
+    """Is the block known not to be uniform?  The caller has touched the entry."""
+    return bool(lpage_info[lpage_info.key(gfn, level)] & KVM_LPAGE_MIXED_FLAG)
+
+
 def hugepage_set_mixed(lpage_info: LpageInfo, gfn: int, level: int) -> None:
     """A part of this block is shared, another private."""
     _set_flag(lpage_info, gfn, level, KVM_LPAGE_MIXED_FLAG)

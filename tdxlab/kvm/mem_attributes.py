@@ -4,7 +4,7 @@ virt/kvm/guest_memfd.c)
 Before a part of a 2M page goes away, its leaf is split: zapping all of it would lose the guest's other data.
 
 Left out: shared memory's own page table; ranges over several memslots.
-Source: RFC v2 patches 12, 15 to 17.
+Source: RFC v2 patches 12, 15 to 17; 6.16 for `mmu_invalidate_range_add` before a range changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tdxlab.kvm.kvm_main import (
     kvm_mmu_write_lock,
 )
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE, gfn_round_for_level
-from tdxlab.kvm.lpage_info import hugepage_clear_mixed, hugepage_set_mixed
+from tdxlab.kvm.lpage_info import hugepage_clear_mixed, hugepage_set_mixed, hugepage_test_mixed
 from tdxlab.kvm.mmu import invalidate_touches
 from tdxlab.kvm.tdp_mmu_write import kvm_split_cross_boundary_leafs, tdp_mmu_zap_leafs
 from tdxlab.spec.levels import PG_LEVEL_1G, PG_LEVEL_2M
@@ -31,10 +31,10 @@ GfnRange = tuple[int, int]
 async def kvm_vm_set_mem_attributes(kvm: Kvm, start: int, end: int, *, private: bool) -> int:
     """Make frames [start, end) private or shared.  Returns 0 or -errno, and then they are what they were."""
     slot = kvm.gfn_to_memslot(start)
-    if slot is None or end > slot.base_gfn + slot.npages:
+    if slot is None or end <= start or end > slot.base_gfn + slot.npages:
         return -EINVAL
     await kvm.slots_lock.lock()
-    ret = await _pre_set(kvm, start, end, private)
+    ret = await _pre_set(kvm, slot, start, end, private)
     if not ret:
         await step((kvm.mem_attr_array, range(start, end), WRITE), at="store attributes")
         for gfn in range(start, end):
@@ -44,10 +44,11 @@ async def kvm_vm_set_mem_attributes(kvm: Kvm, start: int, end: int, *, private: 
     return ret
 
 
-async def _pre_set(kvm: Kvm, start: int, end: int, private: bool) -> int:
+async def _pre_set(kvm: Kvm, slot: KvmMemorySlot, start: int, end: int, private: bool) -> int:
     # mmu_invalidate_begin and, for what becomes shared, split and zap, in one locked section
     await kvm_mmu_write_lock(kvm, "set memory attributes")
     await mmu_invalidate_begin(kvm, start, end)
+    await invalidate_partly_changed(kvm, slot, start, end)
     ret = 0 if private else await kvm_split_cross_boundary_leafs(kvm, start, end)
     flush = not private and not ret and await tdp_mmu_zap_leafs(kvm, start, end)
     if flush:
@@ -77,11 +78,40 @@ async def hugepage_update_mixed(kvm: Kvm, slot: KvmMemorySlot, start: int, end: 
             change(info, gfn, level)
 
 
+async def invalidate_partly_changed(kvm: Kvm, slot: KvmMemorySlot, start: int, end: int) -> None:
+    """Until MIXED is set nothing may map a huge page over what changes: its whole block counts as being invalidated."""
+    info = slot.lpage_info
+    for level in (PG_LEVEL_2M, PG_LEVEL_1G):
+        pages = KVM_PAGES_PER_HPAGE(level)
+        for gfn in sorted({gfn_round_for_level(start, level), gfn_round_for_level(end - 1, level)}):
+            partly = gfn < start or gfn + pages > end
+            if not partly or gfn < slot.base_gfn or gfn + pages > slot.base_gfn + slot.npages:
+                continue
+            await step((info, info.key(gfn, level), READ), at="MIXED already?")
+            if not hugepage_test_mixed(info, gfn, level):
+                await mmu_invalidate_range_add(kvm, gfn, gfn + pages)
+
+
 async def mmu_invalidate_begin(kvm: Kvm, start: int, end: int) -> None:
     """From here on faults in [start, end) try again.  Context: mmu_lock held for write."""
     await step(*((cell, name, WRITE) for cell, name, _ in invalidate_touches(kvm)), at="mmu_invalidate_begin")
     kvm.mmu_invalidate_in_progress += 1
-    kvm.mmu_invalidate_range_start, kvm.mmu_invalidate_range_end = start, end
+    if kvm.mmu_invalidate_in_progress == 1:
+        kvm.mmu_invalidate_range_start, kvm.mmu_invalidate_range_end = start, end
+    else:
+        _widen(kvm, start, end)
+
+
+async def mmu_invalidate_range_add(kvm: Kvm, start: int, end: int) -> None:
+    """More is being invalidated.  Context: mmu_lock held for write, after `mmu_invalidate_begin`."""
+    await step(*((cell, name, WRITE) for cell, name, _ in invalidate_touches(kvm)), at="mmu_invalidate_range_add")
+    _widen(kvm, start, end)
+
+
+def _widen(kvm: Kvm, start: int, end: int) -> None:
+    # one range for all that is in progress: a fault between two of them is tried again without need
+    kvm.mmu_invalidate_range_start = min(kvm.mmu_invalidate_range_start, start)
+    kvm.mmu_invalidate_range_end = max(kvm.mmu_invalidate_range_end, end)
 
 
 async def mmu_invalidate_end(kvm: Kvm) -> None:
