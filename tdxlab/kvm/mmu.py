@@ -82,7 +82,8 @@ async def kvm_mmu_faultin_pfn(fault: KvmPageFault) -> int:
         return RET_PF_RETRY
     fault.pfn, order = await kvm_gmem_get_pfn(fault.slot, fault.gfn)
     if not fault.pfn:
-        return kvm_mmu_prepare_memory_fault_exit(fault)
+        kvm_mmu_prepare_memory_fault_exit(fault)
+        return -ENOMEM
     fault.max_level = kvm_max_private_mapping_level(fault, order)
     return RET_PF_CONTINUE
 

@@ -29,7 +29,7 @@ from tdxlab.kvm.tdp_iter import (
 if TYPE_CHECKING:
     from tdxlab.kvm.mmu import KvmPageFault
 
-RET_PF_CONTINUE, RET_PF_RETRY, RET_PF_EMULATE, RET_PF_SPURIOUS, RET_PF_FIXED = range(5)
+RET_PF_CONTINUE, RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_FIXED = 0, 1, 3, 4
 
 
 async def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> int:
@@ -43,6 +43,8 @@ async def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> int:
             return RET_PF_RETRY
         if it.level == fault.goal_level:
             return await tdp_mmu_map_handle_target_level(kvm, fault, it)
+        if it.is_leaf and fault.prefetch:  # what is there, though larger, counts as done
+            return RET_PF_SPURIOUS
 
         spt_hpa, external_spt = vcpu.mmu_shadow_page_cache.alloc(), vcpu.mmu_external_spt_cache.alloc()
         if it.is_leaf:  # a huge leaf above the goal: the hook refuses to split it under the read lock

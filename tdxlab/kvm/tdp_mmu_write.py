@@ -80,8 +80,14 @@ def _next_huge_leaf(kvm: Kvm, start: int, end: int, target_level: int, only_cros
 
 def tdp_mmu_alloc_sp_for_split(kvm: Kvm) -> tuple[int, int] | None:
     """Pages for a table of the mirror and for its S-EPT page.  Context: mmu_lock dropped, for this may sleep."""
-    spt_hpa, external_spt = kvm.host.alloc_page(), kvm.host.alloc_page()
-    return (spt_hpa, external_spt) if spt_hpa is not None and external_spt is not None else None
+    spt_hpa = kvm.host.alloc_page()
+    if spt_hpa is None:
+        return None
+    external_spt = kvm.host.alloc_page()
+    if external_spt is None:
+        kvm.host.free_page(spt_hpa)
+        return None
+    return spt_hpa, external_spt
 
 
 async def tdp_mmu_split_huge_page(kvm: Kvm, it: TdpIter, spt_hpa: int, external_spt: int) -> None:

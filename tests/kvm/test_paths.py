@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 
 from tdxlab.engine.run import alone
 from tdxlab.guest.programs import accepts, tdx_vm_huge_page, touches, touches_then_accepts
-from tdxlab.kvm.kvm_main import EINVAL, EOPNOTSUPP
-from tdxlab.kvm.mem_attributes import kvm_gmem_punch_hole
+from tdxlab.host import seamcall
+from tdxlab.host.host import Host
+from tdxlab.kvm import tdp_mmu_write
+from tdxlab.kvm.kvm_main import EINVAL, ENOMEM, EOPNOTSUPP
+from tdxlab.kvm.mem_attributes import kvm_gmem_punch_hole, kvm_vm_set_mem_attributes
 from tdxlab.kvm.tdp_iter import descend
+from tdxlab.kvm.tdp_mmu_write import tdp_mmu_alloc_sp_for_split
 from tdxlab.kvm.tdx_build import tdx_td_finalize
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 
 def test_an_empty_tree_takes_two_tables_and_one_aug(go):
@@ -105,6 +112,84 @@ def test_the_mirror_is_frozen_while_the_module_is_called(go):
     thawed = [e.n for e in ran.trace.events if e.at == "unfreeze: the new SPTE"]
     calls = [e.n for e in ran.trace.events for n in e.notes if n.get("leaf", "").startswith("TDH.MEM")]
     assert all(a < call < b for a, call, b in zip(frozen, calls, thawed, strict=True))
+
+
+@pytest.mark.parametrize("design", ["rfc_v1", "seed,prefault=force_4k"])
+def test_a_prefault_over_a_larger_leaf_is_done(go, design):
+    async def accept_then_prefault(td):
+        await td.vcpu(0, accepts((0, PG_LEVEL_2M)))
+        assert await td.prefault(0, 0x3000, 0x1000) == 0x1000
+
+    ran = go(lambda td: [accept_then_prefault(td)], design, max_steps=800)
+    assert ran.trace.ended == "done" and not ran.trace.notes("warn") and ran.picture["pages_2m"] == 1
+
+
+def test_no_memory_for_a_folio_stops_the_vcpu():
+    lab = Lab()
+    td = lab.create_td(memory="2M")
+    lab.alone(kvm_gmem_punch_hole(td.kvm, td.slot, 0, 512))
+    with patch.object(Host, "alloc_page", lambda *_: None):
+        assert lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_2M)))) == -ENOMEM
+    assert td.kvm.vcpus[0].run == ("KVM_EXIT_MEMORY_FAULT", 0, True)
+
+
+def test_a_conversion_of_nothing_is_refused():
+    lab = Lab()
+    td = lab.create_td()
+    assert lab.alone(kvm_vm_set_mem_attributes(td.kvm, 4, 4, private=False)) == -EINVAL
+
+
+def test_a_split_without_memory_gives_back_what_it_had():
+    lab = Lab()
+    td = lab.create_td()
+    page = lab.host.alloc_page()
+    pages, given = iter([page, None]), []
+    with (
+        patch.object(Host, "alloc_page", lambda *_: next(pages)),
+        patch.object(Host, "free_page", lambda _, hpa: given.append(hpa)),
+    ):
+        assert tdp_mmu_alloc_sp_for_split(td.kvm) is None
+    assert given == [page]
+
+
+def test_a_lost_table_gives_its_pages_back(go, monkeypatch):
+    """SEPT.ADD is busy once: the fault is tried again, and the pages of the table that was not linked are free."""
+    real, freed, calls = seamcall.tdh_mem_sept_add, [], []
+
+    async def busy_once(*arguments):
+        answer = await real(*arguments) if calls else (TDX_OPERAND_BUSY.at(1), 0, 0)
+        if not calls:
+            freed.clear()  # what the set-up freed
+        calls.append(arguments[-1])
+        return answer
+
+    free = Host.free_page
+    monkeypatch.setattr(seamcall, "tdh_mem_sept_add", busy_once)
+    monkeypatch.setattr(Host, "free_page", lambda host, hpa, *rest: freed.append(hpa) or free(host, hpa, *rest))
+    ran = go(lambda td: [td.vcpu(0, touches(0))])
+    assert ran.trace.ended == "done" and len(freed) == 2 and calls[0] in freed
+
+
+def test_a_split_that_finds_nothing_gives_its_pages_back():
+    lab = Lab()
+    td = lab.create_td(memory="2M")
+    lab.alone(td.vcpu(0, touches(0)))
+    walks, pages, freed = iter([descend(td.kvm.mirror_root, 0, PG_LEVEL_2M, []), None]), [], []
+    alloc, free = Host.alloc_page, Host.free_page
+
+    async def split():
+        await td.kvm.mmu_lock.write_lock()
+        ret = await tdp_mmu_write.kvm_split_cross_boundary_leafs(td.kvm, 1, 2)
+        td.kvm.mmu_lock.write_unlock()
+        return ret
+
+    with (
+        patch.object(tdp_mmu_write, "_next_huge_leaf", lambda *_: next(walks)),
+        patch.object(Host, "alloc_page", lambda host, *rest: pages.append(alloc(host, *rest)) or pages[-1]),
+        patch.object(Host, "free_page", lambda host, hpa, *rest: freed.append(hpa) or free(host, hpa, *rest)),
+    ):
+        assert lab.alone(split()) == 0
+    assert len(pages) == 2 and sorted(freed) == sorted(pages)
 
 
 @pytest.mark.parametrize("order", [9, 0])
