@@ -5,14 +5,17 @@ Left out: NUMA, reclaim, GFP flags.  Pages come from lists per CPU, so two CPUs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TypeVar
 
 from tdxlab.engine.cells import Journal, Table
 from tdxlab.engine.locks import Mutex
-from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.engine.step import READ, WRITE, Pause, Touch, one_step, step
 from tdxlab.hw.cpu import Cpu
 from tdxlab.hw.memory import Memory, PageAllocator
 from tdxlab.spec.levels import PG_LEVEL_4K, pg_level_to_tdx_sept_level
+
+T = TypeVar("T")
 
 
 class Host:
@@ -94,3 +97,22 @@ class Host:
                 target.lp.interrupt = 1
         for target in others:
             await self.cpu.wait_ipi(target)
+
+    async def smp_call_function_single(self, n: int, function: Callable[[], Coroutine[Pause, list[Touch], T]]) -> T:
+        """Let CPU `n` run `function` in its interrupt handler, and wait for the result: one step, as no other is made
+        on that CPU meanwhile.  On this CPU it is called as it is.
+        """
+        if n == self.journal.cpu:
+            return await function()
+        await self.smp_call_function_many([n])
+        return await one_step(self._as_cpu(n, function), at=f"smp call on CPU {n}")
+
+    async def _as_cpu(self, n: int, function: Callable[[], Coroutine[Pause, list[Touch], T]]) -> T:
+        # what guards cells is who runs: the caller's step touches what belongs to CPU n
+        caller, target = self.journal.cpu, self.cpus[n]
+        await step((target.tlb, None, WRITE), (target.lp, None, WRITE))
+        self.journal.cpu = n
+        try:
+            return await function()
+        finally:
+            self.journal.cpu = caller

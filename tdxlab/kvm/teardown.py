@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
-from tdxlab.kvm.kvm_main import Kvm, kvm_mmu_write_lock
+from tdxlab.kvm.kvm_main import Kvm, KvmVcpu, kvm_mmu_write_lock, kvm_vm_bugged
 from tdxlab.kvm.spte import TableSpte
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_leafs
 from tdxlab.spec.design import Question
-from tdxlab.spec.leaves import TDH_VP_FLUSH
-from tdxlab.spec.status import TDX_INTERRUPTED_RESUMABLE
+from tdxlab.spec.status import TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED
 
 question = Question("teardown", __doc__)
 
@@ -59,10 +59,14 @@ async def kvm_destroy_vm(kvm: Kvm) -> None:
         for page in (*vcpu.tdcx_hpas, vcpu.tdvpr_hpa):
             await tdx_reclaim_control_page(kvm, page)
         for cache in (vcpu.mmu_shadow_page_cache, vcpu.mmu_external_spt_cache):
+            await step((cache, None, WRITE), at="mmu_free_memory_caches")
             for page in cache.objects:
                 kvm.host.free_page(page)
             cache.objects = ()
-    for sp in tables_bottom_up(kvm.mirror_root):
+    await kvm_mmu_write_lock(kvm, "kvm_mmu_uninit_tdp_mmu")
+    tables = list(tables_bottom_up(kvm.mirror_root))
+    kvm.mmu_lock.write_unlock()
+    for sp in tables:
         if sp.external_spt is not None:
             await tdx_reclaim_control_page(kvm, sp.external_spt)
         kvm.host.free_page(sp.spt_hpa)
@@ -82,7 +86,7 @@ async def tdx_mmu_release_hkid(kvm: Kvm) -> None:
     """VP.FLUSH of each vCPU where it ran last, VPFLUSHDONE, CACHE.WB, KEY.FREEID."""
     host = kvm.host
     for vcpu in kvm.vcpus:
-        await host.cpus[vcpu.cpu].seamcall(TDH_VP_FLUSH, rcx=vcpu.tdvpr_hpa)
+        await tdx_flush_vp_on_cpu(vcpu)
     await host.tdx_lock.lock()
     errors = [await seamcall.tdh_mng_vpflushdone(host, kvm.tdr_hpa)]
     err = await seamcall.tdh_phymem_cache_wb(host, resume=False)
@@ -92,9 +96,18 @@ async def tdx_mmu_release_hkid(kvm: Kvm) -> None:
     if any(err.error for err in errors):
         kvm.journal.note("warn", what=f"the HKID is leaked: {errors}")
     else:
+        await step((kvm, "hkid", WRITE), at="tdx_hkid_free")
         host.tdx_guest_keyid_free(kvm.hkid)
         kvm.hkid = -1
     host.tdx_lock.unlock()
+
+
+async def tdx_flush_vp_on_cpu(vcpu: KvmVcpu) -> None:
+    """TDH.VP.FLUSH, by an IPI where the vCPU ran last.  One that is not associated has been flushed; else a KVM bug."""
+    host = vcpu.kvm.host
+    err = await host.smp_call_function_single(vcpu.cpu, lambda: seamcall.tdh_vp_flush(host, vcpu.tdvpr_hpa))
+    if err.error and err.code != TDX_VCPU_NOT_ASSOCIATED:
+        await kvm_vm_bugged(vcpu.kvm, f"tdh_vp_flush: {err}")
 
 
 async def tdx_reclaim_control_page(kvm: Kvm, page: int) -> None:

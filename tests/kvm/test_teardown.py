@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 
+from tdxlab.engine.run import run
 from tdxlab.guest.programs import touches, touches_then_accepts
-from tdxlab.kvm.teardown import kvm_destroy_vm
+from tdxlab.host import seamcall
+from tdxlab.kvm.teardown import kvm_destroy_vm, tdx_flush_vp_on_cpu
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.status import TDX_OPERAND_BUSY
+
+
+@pytest.mark.parametrize("design", ["seed", "seed,teardown=slow"])
+@pytest.mark.parametrize("grain", ["lock", "seamcall"])
+def test_a_cpu_may_tear_down_what_ran_on_another(design, grain):
+    lab = Lab(design=design, grain=grain)
+    td = lab.create_td(memory="2M", folio="4K")
+    lab.alone(td.vcpu(1, touches(0x5000)), 1)
+    lab.tds.clear()  # the invariants speak of TDs that live
+    program = lab.program(lambda: [kvm_destroy_vm(td.kvm)])
+    trace = run(program, check_reads=True)
+    assert trace.ended == "done" and not trace.notes("warn") and not trace.notes("kvm_bug_on")
+    assert [note["status"] for note in trace.notes("seamcall") if note["leaf"] == "TDH.VP.FLUSH"] == ["TDX_SUCCESS"] * 2
+
+
+def test_a_refused_flush_bugs_the_vm():
+    lab = Lab()
+    td = lab.create_td()
+
+    async def refused(*_):
+        return TDX_OPERAND_BUSY.at(1)
+
+    with patch.object(seamcall, "tdh_vp_flush", refused):
+        lab.alone(tdx_flush_vp_on_cpu(td.kvm.vcpus[1]))
+    assert td.kvm.vm_bugged
 
 
 def free_bytes(lab: Lab) -> int:
