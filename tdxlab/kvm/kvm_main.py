@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tdxlab.kvm.tdp_iter import KvmMmuPage
     from tdxlab.spec.design import Design
 
-EPERM, EIO, EAGAIN, ENOMEM, EBUSY, EINVAL, EFAULT, EOPNOTSUPP, EINTR = 1, 5, 11, 12, 16, 22, 14, 95, 4
+EIO, ENOMEM, EFAULT, EBUSY, EINVAL, EOPNOTSUPP = 5, 12, 14, 16, 22, 95
 
 # enum kvm_tdx_state
 TD_STATE_UNINITIALIZED, TD_STATE_INITIALIZED, TD_STATE_RUNNABLE = range(3)

@@ -52,11 +52,6 @@ def is_large_pte(spte: int) -> bool:
     return bool(spte & PT_PAGE_SIZE_MASK)
 
 
-def is_last_spte(spte: int, level: int) -> bool:
-    """A leaf, given that it is present."""
-    return level == PG_LEVEL_4K or is_large_pte(spte)
-
-
 def spte_to_pfn(spte: int) -> int:
     """The frame that a leaf maps, or that holds a table."""
     return (spte & SPTE_BASE_ADDR_MASK) >> 12

@@ -10,7 +10,7 @@ from tdxlab.engine.step import OTHERS, READ, WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.hw.cpu import EXIT_REASON_HLT, Guest
 from tdxlab.kvm.accept_level import tdx_accept_level
-from tdxlab.kvm.kvm_main import EIO, IN_GUEST_MODE, KVM_REQ_VM_DEAD, OUTSIDE_GUEST_MODE, KvmVcpu
+from tdxlab.kvm.kvm_main import EIO, IN_GUEST_MODE, KVM_REQ_TLB_FLUSH, KVM_REQ_VM_DEAD, OUTSIDE_GUEST_MODE, KvmVcpu
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, PFERR_WRITE_MASK, kvm_mmu_do_page_fault
 from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
@@ -45,6 +45,8 @@ async def vcpu_enter_guest(vcpu: KvmVcpu, guest: Guest) -> int:
     if vcpu.requests & KVM_REQ_VM_DEAD:
         await vcpu.kvm.host.local_irq_enable()
         return -EIO
+    if vcpu.requests & KVM_REQ_TLB_FLUSH:
+        tdx_flush_tlb_all(vcpu)
     vcpu.requests = 0
     vcpu.mode = IN_GUEST_MODE
     entered = await tdx_vcpu_run(vcpu, guest)
@@ -55,6 +57,11 @@ async def vcpu_enter_guest(vcpu: KvmVcpu, guest: Guest) -> int:
         await step(at="try to enter again", ready=OTHERS)
         return RESUME_GUEST
     return await tdx_handle_exit(vcpu, guest)
+
+
+def tdx_flush_tlb_all(vcpu: KvmVcpu) -> None:
+    """`ept_sync_global`: INVEPT on this CPU.  Shared memory needs it; private pages were tracked before the request."""
+    vcpu.kvm.host.cpu.tlb.flush()
 
 
 async def tdx_vcpu_run(vcpu: KvmVcpu, guest: Guest) -> bool:

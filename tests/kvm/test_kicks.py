@@ -8,11 +8,11 @@ from tdxlab.engine.run import run, seeded
 from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.host import seamcall
-from tdxlab.kvm.kvm_main import EIO
+from tdxlab.kvm.kvm_main import EIO, KVM_REQ_TLB_FLUSH
 from tdxlab.kvm.tdx_sept import tdx_no_vcpus_enter_start, tdx_no_vcpus_enter_stop
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
-from tdxlab.spec.status import TDX_OPERAND_BUSY
+from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_INVALID
 
 
 def test_a_kick_waits_until_the_guest_has_left(go):
@@ -78,3 +78,44 @@ def test_a_refused_seamcall_bugs_the_vm_and_stops_its_vcpus():
     ]
     assert lab.alone(td.prefault(0, 0, SIZE_2M)) == -EIO and td.kvm.vm_bugged
     assert lab.alone(td.vcpu(1, touches(SIZE_2M)), 1) == -EIO
+
+
+def test_a_busy_track_is_tried_again_without_vcpus(go, monkeypatch):
+    real, calls = seamcall.tdh_mem_track, []
+
+    async def busy_once(*arguments):
+        answer = await real(*arguments) if calls else TDX_OPERAND_BUSY.at(1)
+        calls.append(answer)
+        return answer
+
+    monkeypatch.setattr(seamcall, "tdh_mem_track", busy_once)
+    ran = go(lambda td: [td.vcpu(0, touches_then_accepts(0, (0, PG_LEVEL_4K)))])
+    flags = [new for e in ran.trace.events for name, key, _, new in e.delta if key == "wait_for_sept_zap"]
+    assert len(calls) == 2 and flags == [True, False] and not ran.trace.notes("kvm_bug_on")
+
+
+def test_a_fault_that_is_tried_again_sees_that_the_vm_died(go, monkeypatch):
+    """SEPT.ADD is refused: the VM is bugged, the fault gives RETRY, and only VM_DEAD ends it."""
+
+    async def refused(*_):
+        return TDX_OPERAND_INVALID.at(1), 0, 0
+
+    monkeypatch.setattr(seamcall, "tdh_mem_sept_add", refused)
+    results = []
+
+    async def vcpu(td):
+        results.append(await td.vcpu(0, touches(0)))
+
+    ran = go(lambda td: [vcpu(td)], max_steps=400)
+    assert ran.trace.ended == "done" and results == [-EIO] and len(ran.trace.notes("kvm_bug_on")) == 1
+
+
+def test_a_requested_tlb_flush_is_made_before_the_guest_goes_on():
+    lab = Lab()
+    td = lab.create_td()
+    lab.alone(td.vcpu(0, touches(0)))
+    tlb = lab.cpus[0].tlb
+    assert tlb.translate(0) is not None
+    td.kvm.vcpus[0].requests |= KVM_REQ_TLB_FLUSH
+    lab.alone(td.vcpu(0, accepts()))
+    assert tlb.translate(0) is None
