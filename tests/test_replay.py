@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tdxlab.cli import main
+from tdxlab.engine.run import MachineDead
 from tdxlab.replay import replay
 from tdxlab.replay.machine import Machine
 
@@ -127,6 +128,7 @@ ODD_LINES = [
     {"cmd": "memfill 0 1 100"},
     {"cmd": "lock"},
     {"cmd": "lock global"},
+    {"cmd": "lock septe 0 0"},
     {"cmd": "lock pamt 0 7 sh"},
     {"cmd": "lock tdmr 5 sh"},
     {"cmd": "unlock pamt 0 0 sh"},
@@ -212,6 +214,21 @@ def test_a_state_that_differs_is_told_by_the_exit_code(tmp_path: Path, capsys: p
     differs.write_text(same.read_text().replace('"0000"', '"0001"'))
     assert main(["replay", str(differs)]) == 1
     assert "state mismatch: " in capsys.readouterr().out
+
+
+def test_a_machine_that_dies_where_the_real_one_answered_is_a_mismatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise MachineDead("worn out")
+
+    monkeypatch.setattr(Machine, "seamcall", dies)
+    plain, case = recording(tmp_path, {"section": "A"}, GOOD, GOOD), tmp_path / "case.jsonl"
+    report = replay([plain])
+    assert len(report["mismatches"]) == 1 and sum(report["skipped"].values()) == 1
+    case.write_text("\n".join(map(json.dumps, ({"setup": []}, CASE | {"retry_after_unlock": {"rax": "0x0"}}, CASE))))
+    report = replay([case])
+    assert len(report["mismatches"]) == 2 and sum(report["skipped"].values()) == 1 and report["calls"] == 3
 
 
 @pytest.mark.parametrize("name", ["tour", "contention"])

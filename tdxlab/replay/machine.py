@@ -30,6 +30,11 @@ GLOBAL_HKID, TDMR_INIT_CALLS = 32, 256
 WORD_BITS, ROOT_LEVEL = 64, 4  # a word that a line can hold; the highest level of an S-EPT
 OTHER_LP = 99  # whoever holds a lock in a `lock` line
 
+LOCKS = {
+    "pamt": 3, "tdmr": 2, "septe": 4, "sept": 2, "opstate": 2, "epoch": 2, "global": 1, "kot": 1, "wbt": 1,
+}  # fmt: skip
+"""How many words follow the name of a lock, its mode the last."""
+
 NO_HANDLER = "no handler for the leaf"
 NO_LINE = "harness line not built"
 REGISTERS = leaves.REGISTERS
@@ -168,8 +173,10 @@ class Machine:
 
     def lock(self, name: str, *args: str) -> bool:
         """Take a lock as another LP would.  False if it can not be had."""
-        if not args:
-            raise ValueError(f"there is no mode for the lock {name}")
+        if name not in LOCKS:
+            raise Unbuilt(NO_LINE)
+        if len(args) != LOCKS[name]:
+            raise ValueError(f"the lock {name} takes other operands")
         held = Held(self.journal, host=not args[-1].endswith("g"))
         try:
             alone(self.journal, self._take(held, name, *args), OTHER_LP)
@@ -206,8 +213,6 @@ class Machine:
         of_module = {"global": module.sys.lock, "kot": module.kot_lock, "wbt": module.wbcache_lock}
         td = module.tds[hpa]
         of_td = {"sept": td.sept_tree, "opstate": td.op_state_lock, "epoch": td.epoch_lock}
-        if name not in of_module | of_td:
-            raise Unbuilt(NO_LINE)
         return (of_module | of_td)[name], 0
 
     def lock_value(self, name: str, *args: str) -> int:
@@ -342,7 +347,7 @@ LINES: dict[str, Callable[..., Any]] = {
     "dump": Machine.dump,
     "pamt": Machine.pamt,
     "tdinfo": Machine.tdinfo,
-    "lock": lambda machine, *args: {"ok": int(machine.lock(*args))},
+    "lock": lambda machine, name, *args: {"ok": int(machine.lock(name, *args))},
     "unlock": lambda machine, *args: machine.unlock(*args),
     "exit": Machine.interrupt,
     "eptviol": Machine.ept_violation,
