@@ -18,7 +18,7 @@ from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.module.sept import Entry
 from tdxlab.module.state import Td as ModuleTd
-from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M, shift
+from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M, shift
 from tdxlab.spec.pamt import PT_EPT, PT_REG
 from tdxlab.spec.sept import FREE, FREE_ENTRY
 
@@ -53,13 +53,13 @@ class Sweep:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.actors: Sequence[Steps] = ()
-        self.seen = 0
+        self.seen = self.at_start = 0
         self.dirty = True
         self.pairs: dict[str, list[Pair]] = {}
 
     def watch(self, actors: Sequence[Steps]) -> Sequence[Steps]:
         """Know the actors of this execution, to see when it has ended."""
-        self.actors, self.dirty = actors, True
+        self.actors, self.dirty, self.at_start = actors, True, self.without_use()
         return actors
 
     def invariants(self) -> tuple[Invariant, ...]:
@@ -76,7 +76,8 @@ class Sweep:
             for name, check in checks.items()
         ]
         owners = Invariant("one owner for each page", lambda: list(self.owners()), self.quiet)
-        return (*tables, owners, Invariant("no lock leaked", self.locks, self.ended))
+        leaked = Invariant("no page leaked", self.leaked, self.ended)
+        return (*tables, owners, leaked, Invariant("no lock leaked", self.locks, self.ended))
 
     def ended(self) -> bool:
         """Have all actors returned?"""
@@ -220,6 +221,26 @@ class Sweep:
         for (_, kind), pages in self.lab.host.allocator.free_pages.items():
             if isinstance(pages, tuple):
                 yield from ((hpa, "2M free block" if kind == LEVEL_2M else "free") for hpa in pages)
+
+    def leaked(self) -> list[str]:
+        """No more pages than at the start are handed out without a use.  A bugged VM may leave pages behind."""
+        if any(td.kvm.vm_bugged for td in self.lab.tds):
+            return []
+        lost = self.without_use() - self.at_start
+        return [f"{lost // PAGE_SIZE} pages are neither used nor free"] if lost > 0 else []
+
+    def without_use(self) -> int:
+        """Bytes handed out, less what the TDs use: what somebody else holds."""
+        uses = (use for td in self.lab.tds for use in self.uses(td.kvm, list(self.walk(td.kvm))))
+        return self.handed_out() - sum(SIZE_2M if use.startswith("2M") else PAGE_SIZE for hpa, use in uses if hpa)
+
+    def handed_out(self) -> int:
+        """Bytes that the allocator has taken from its blocks and not got back."""
+        free, out = self.lab.host.allocator.free_pages, 0
+        for n in range(len(self.lab.cpus)):
+            out += (free[n, "blocks"] or 0) * SIZE_2M - -(free[n, "cut"] or 0) % SIZE_2M
+            out -= len(free[n, LEVEL_4K] or ()) * PAGE_SIZE + len(free[n, LEVEL_2M] or ()) * SIZE_2M
+        return out
 
     def locks(self) -> list[str]:
         """Every lock that was taken has been given back."""

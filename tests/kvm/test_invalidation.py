@@ -8,6 +8,7 @@ import pytest
 
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import run, seeded
+from tdxlab.engine.step import step
 from tdxlab.guest.accept import map_gpa
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.kvm import mem_attributes, mmu
@@ -145,3 +146,15 @@ def in_the_gap(execution, runnable):
 def test_a_leaf_that_goes_while_the_lock_is_dropped_is_not_split(split_and_hole, scheduler):
     trace = run(split_and_hole, scheduler, check_reads=True)
     assert trace.ended == "done" and not trace.notes("kvm_bug_on")
+
+
+def test_a_page_that_nobody_uses_at_the_end_is_found():
+    lab = Lab()
+    lab.create_td(memory="2M")
+
+    async def leaks():
+        await step(at="allocate")
+        lab.host.must_alloc()
+
+    with pytest.raises(AssertionError, match="1 pages are neither used nor free"):
+        run(lab.program(lambda: [leaks()]))
