@@ -84,7 +84,7 @@ def undeclared(
         when = {"write": n} if writing else {"read": n}
         if any(covers(t, cell, key) and (t[2] != READ or not writing) for t in touches):
             continue
-        if any(lock is cell and (k is None or k == key) for lock, k, *_ in journal.released):
+        if writing and any(lock is cell and (k is None or k == key) for lock, k, *_ in journal.released):
             continue  # giving a lock back: its next taker orders it
         guard = cell.guard(key) if cell.guard is not None else None
         if isinstance(guard, int):
