@@ -114,7 +114,7 @@ def _run(args: argparse.Namespace) -> Answer:
         "steps": len(trace.schedule),
         "ended": trace.ended,
         **counts(trace),
-        "events": [{"n": e.n, "cpu": e.cpu, **note} for e in trace.events for note in e.notes],
+        "events": trace.history(),
         "claims": claims,
     }
     return data, _run_text(data, known.claims), _verdict(claims, args.strict)

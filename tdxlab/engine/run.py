@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from tdxlab.engine.cells import Cell, Journal, Key, audit
 from tdxlab.engine.claims import Claim, Invariant, Watch
 from tdxlab.engine.step import OTHERS, READ, Pause, Steps, Touch, covers
-from tdxlab.engine.trace import Event, Trace, plain
+from tdxlab.engine.trace import Event, Trace, placed, plain
 
 T = TypeVar("T")
 ENGINE = __file__.rsplit("/", 1)[0]
@@ -111,7 +111,6 @@ class Execution:
         self.pauses: list[Pause | None] = []
         self.yielded: dict[int, int] = {}  # CPU -> length of the schedule when it let others go first
         self.fatal: str | None = None
-        self.touches: list[Touch] = []
         for cpu in range(len(self.coroutines)):
             self._begin(cpu)
         self.watch = Watch(program.claims, self.journal)
@@ -182,7 +181,7 @@ class Execution:
         journal.notes.clear()
         mark = len(log)
         stack = _stack(self.coroutines[cpu]) if self.tracing else []
-        touches = self.touches = list(pause[1])
+        touches = list(pause[1])
         n = len(self.schedule)
         self.schedule.append(cpu)
         self.runnables.append(runnable)
@@ -204,7 +203,7 @@ class Execution:
         if self.tracing:
             self.trace.events.append(self._event(n, cpu, pause, stack, touches, mark, runnable))
         if journal.notes:
-            self.watch.history += [{"n": n, "cpu": cpu, **note} for note in journal.notes]
+            self.watch.history += placed(n, cpu, journal.notes)
         self.watch.after(writes, n)
 
     def _complain(self, stray: list[tuple[str, Key]], verb: str, n: int, cpu: int) -> None:

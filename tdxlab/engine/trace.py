@@ -51,6 +51,11 @@ def plain(value: Any) -> Any:
     return getattr(value, "name", type(value).__name__)
 
 
+def placed(n: int, cpu: int, notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The notes of a step, each with the step and the CPU that made it."""
+    return [{"n": n, "cpu": cpu, **note} for note in notes]
+
+
 @dataclass(slots=True)
 class Trace:
     """The events of one run, its schedule, and how it ended ("done", "deadlock", "cut", "fatal: reason")."""
@@ -61,9 +66,13 @@ class Trace:
     claims: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
+    def history(self) -> list[dict[str, Any]]:
+        """All notes, each with its step `n` and `cpu`."""
+        return [note for e in self.events for note in placed(e.n, e.cpu, e.notes)]
+
     def notes(self, kind: str) -> list[dict[str, Any]]:
-        """All notes of one kind, each with its step `n` and `cpu`."""
-        return [{"n": e.n, "cpu": e.cpu, **note} for e in self.events for note in e.notes if note["kind"] == kind]
+        """The notes of one kind, each with its step `n` and `cpu`."""
+        return [note for note in self.history() if note["kind"] == kind]
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """The events as plain dictionaries."""

@@ -112,9 +112,9 @@ def get(name: str) -> Scenario:
     return scenarios[name]
 
 
-def control_program(scenario: Scenario, control: Control, grain: str = "lock") -> Program:
+def control_program(scenario: Scenario, control: Control) -> Program:
     """The program of a control run.  No invariants: the machine is broken on purpose."""
-    lab = Lab(design=control.design, grain=grain, **scenario.machine)
+    lab = Lab(design=control.design, **scenario.machine)
     return replace((control.build or scenario.build)(lab), invariants=())
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tdxlab.engine import run as engine_run
-from tdxlab.engine.claims import History
-from tdxlab.engine.trace import Trace
 from tdxlab.scenarios.play import Setting, explore, run
 from tdxlab.scenarios.registry import Control, Scenario, control_program, load_all, without
 
@@ -15,10 +13,6 @@ CASES = [pytest.param(s, design, id=f"{s.name}-{design}") for s in SCENARIOS for
 CONTROLS = [pytest.param(s, c, id=f"{s.name}-{c.claim}-{c.text}") for s in SCENARIOS for c in s.controls]
 RELIEFS = [pytest.param(s, c, id=f"{s.name}-{c.design}-{c.text}") for s in SCENARIOS for c in s.reliefs]
 LEDGER = {f"HP{n:02}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 14, 19, 20, 24, 43)} | {"WL05", "WL07"}
-
-
-def history(trace: Trace) -> History:
-    return [{"n": e.n, "cpu": e.cpu, **note} for e in trace.events for note in e.notes]
 
 
 def test_every_claim_of_this_stage_has_a_scenario() -> None:
@@ -55,7 +49,7 @@ def test_a_control_turns_its_claim_red(scenario: Scenario, control: Control) -> 
     with without(control.without):
         trace = engine_run.run(control_program(scenario, control), engine_run.story(control.story))
     assert trace.claims[control.claim] is False
-    assert control.shows is None or control.shows(history(trace)), "broken for another reason"
+    assert control.shows is None or control.shows(trace.history()), "broken for another reason"
 
 
 @pytest.mark.parametrize(("scenario", "relief"), RELIEFS)
@@ -66,7 +60,7 @@ def test_without_its_cause_a_harm_is_gone(scenario: Scenario, relief: Control) -
 
 @pytest.mark.parametrize(("scenario", "design"), [p for p in CASES if p.values[1] in p.values[0].shows])
 def test_a_design_breaks_a_claim_for_the_reason_that_is_told(scenario: Scenario, design: str) -> None:
-    assert scenario.shows[design](history(run(scenario.name, design=design)))
+    assert scenario.shows[design](run(scenario.name, design=design).history())
 
 
 @pytest.mark.parametrize("name", ["handler-order", "lockless-test", "accept-race"])
