@@ -22,6 +22,7 @@ from tdxlab.host.host import Host
 from tdxlab.host.tdx import tdx_enable
 from tdxlab.hw.cpu import Cpu, Guest, Regs
 from tdxlab.hw.memory import Memory
+from tdxlab.hw.platform import Platform
 from tdxlab.invariants import Sweep
 from tdxlab.kvm.kvm_main import Kvm, KvmMemorySlot, KvmVcpu
 from tdxlab.kvm.mmu import mmu_topup_memory_caches
@@ -69,8 +70,8 @@ class Lab:
         self.design = design if isinstance(design, Design) else Design.parse(design)
         self.journal = Journal()
         size = nbytes(memory)
-        self.memory = Memory(self.journal, [(BASE, size + size // PAMT_SHARE)])
-        self.module = TdxModule(self.memory, features, lps=cpus)
+        self.memory = Memory(self.journal, Platform(cmrs=((BASE, size + size // PAMT_SHARE),), lps=cpus))
+        self.module = TdxModule(self.memory, features)
         self.cpus = tuple(Cpu(n, self.memory, self.module, grain) for n in range(cpus))
         self.host = Host(self.cpus, self.memory, tdmr=(BASE, size), pamt=BASE + size)
         self.tds: list[Td] = []

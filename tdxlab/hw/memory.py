@@ -7,10 +7,11 @@ another cell ("sept:...") than the same frame in the host's hands ("page:..."), 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tdxlab.engine.cells import Journal, Key, Table, Words
+from tdxlab.hw.platform import Platform
 from tdxlab.spec.levels import ENTRIES, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_2M, SIZE_4K
 from tdxlab.spec.sept import FREE_ENTRY
 
@@ -33,14 +34,13 @@ class OnDemand(dict[K, V]):
 
 
 class Memory:
-    """cmrs: (base, bytes) of the convertible memory.  max_pa, hkid_start: address bits, HKID bits on top."""
+    """hpas: the bits of an HPA that tell a page, without HKID."""
 
-    __slots__ = ("cmrs", "hkid_start", "journal", "max_pa", "pages", "sept_pages")
+    __slots__ = ("hkid_start", "hpas", "journal", "pages", "platform", "sept_pages")
 
-    def __init__(
-        self, journal: Journal, cmrs: Iterable[tuple[int, int]], *, max_pa: int = 52, hkid_start: int = 46
-    ) -> None:
-        self.journal, self.cmrs, self.max_pa, self.hkid_start = journal, tuple(cmrs), max_pa, hkid_start
+    def __init__(self, journal: Journal, platform: Platform) -> None:
+        self.journal, self.platform, self.hkid_start = journal, platform, platform.hkid_start
+        self.hpas = (1 << self.hkid_start) - PAGE_SIZE
         self.pages: OnDemand[int, Words] = OnDemand(lambda hpa: Words(journal, f"page:{hpa:#x}", [0] * ENTRIES))
         self.sept_pages: OnDemand[int, Words] = OnDemand(
             lambda hpa: Words(journal, f"sept:{hpa:#x}", [FREE_ENTRY] * ENTRIES)

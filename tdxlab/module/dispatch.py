@@ -23,20 +23,16 @@ LEAF, VERSION = 0xFFFF, 0xFF0000  # of RAX
 
 
 class TdxModule:
-    """The TDX module of one machine with one package.
-
-    lps: how many logical processors must initialise it.  private_hkids: those that are not for MKTME.
-    """
+    """The TDX module of one machine with one package."""
 
     __slots__ = (
-        "features", "kot", "kot_lock", "lps", "memory", "pamt", "private_hkids", "sys", "tds", "unwritten", "vcpus",
-        "wbcache", "wbcache_lock",
+        "features", "kot", "kot_lock", "memory", "pamt", "sys", "tds", "unwritten", "vcpus", "wbcache",
+        "wbcache_lock",
     )  # fmt: skip
 
-    def __init__(self, memory: Memory, features: ModuleFeatures = V1_5_01, lps: int = 4) -> None:
+    def __init__(self, memory: Memory, features: ModuleFeatures = V1_5_01) -> None:
         journal = memory.journal
-        self.memory, self.features, self.lps = memory, features, lps
-        self.private_hkids = range(1 << memory.max_pa - memory.hkid_start - 1, 1 << memory.max_pa - memory.hkid_start)
+        self.memory, self.features = memory, features
         self.sys = Sys(journal)
         self.pamt = Pamt(journal)
         self.kot = Table(journal, "kot", KeyState.HKID_FREE, guard=lambda hkid: (self.kot_lock, 0))

@@ -31,7 +31,7 @@ ROOT_TDCX = 3  # the control page that is the Secure-EPT root [S01:tdh_mng_add_c
 async def tdh_mng_create(call: Call, hpa: int, hkid: int) -> None:
     """Make a free page the root of a TD, and give it an HKID.  Source: [S01:tdh_mng_create.c]"""
     page = await hold_page(call, hpa, PT_NDA, RCX)
-    if hkid not in call.module.private_hkids:
+    if hkid not in call.memory.platform.private_hkids:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
     await call.held.exclusive(call.module.kot_lock, 0, Operand.KOT)
     if call.module.kot[hkid] is not KeyState.HKID_FREE:

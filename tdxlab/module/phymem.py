@@ -67,7 +67,7 @@ async def tdh_phymem_page_wbinvd(call: Call, hpa: int) -> None:
     Left out: the cache.  Source: [S01:tdh_phymem_page_wbinvd.c]
     """
     plain = hpa & (1 << call.memory.hkid_start) - 1
-    if hpa >> call.memory.max_pa:
+    if hpa >> call.memory.platform.max_pa:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     check_hpa(call, plain, RCX)
     check_in_tdmr(call, plain, RCX)

@@ -106,13 +106,13 @@ async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) ->
     """
     await hold_global(call)
     sys = call.module.sys
-    if sys.state is not SysState.SYSINIT_DONE or len(sys.lps) < call.module.lps:
+    if sys.state is not SysState.SYSINIT_DONE or len(sys.lps) < call.memory.platform.lps:
         raise Refuse(st.TDX_SYS_CONFIG_NOT_PENDING)
     if array % TDMR_INFO_BYTES or array >> call.memory.hkid_start:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     if not 0 < count <= MAX_TDMRS:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
-    if hkid_flags not in call.module.private_hkids:
+    if hkid_flags not in call.memory.platform.private_hkids:
         raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
     await step((call.memory.page(array), None, READ), at="TDMR_INFO array")
     pointers = struct.unpack(f"<{count}Q", call.memory.read(array, 8 * count))
@@ -178,7 +178,7 @@ def _check_pamts(call: Call, tdmrs: list[Tdmr]) -> None:
 
 
 def _in_cmrs(call: Call, area: Area) -> bool:
-    return any(base <= area[0] and area[1] <= base + size for base, size in call.memory.cmrs)
+    return any(base <= area[0] and area[1] <= base + size for base, size in call.memory.platform.cmrs)
 
 
 @handles(leaves.TDH_SYS_KEY_CONFIG)

@@ -11,6 +11,7 @@ from tdxlab.engine.cells import Journal
 from tdxlab.engine.run import alone
 from tdxlab.hw.cpu import Cpu, NotModelled, Regs
 from tdxlab.hw.memory import Memory
+from tdxlab.hw.platform import Platform
 from tdxlab.hw.sharex import Held, Refuse, Sharex
 from tdxlab.module import HANDLERS, TdxModule, exits, sept
 from tdxlab.spec import leaves
@@ -79,8 +80,8 @@ class Machine:
 
     def __init__(self, version: str) -> None:
         self.journal = Journal()
-        self.memory = Memory(self.journal, CMRS)
-        self.module = TdxModule(self.memory, modelled(version), LPS)
+        self.memory = Memory(self.journal, Platform(cmrs=CMRS, lps=LPS))
+        self.module = TdxModule(self.memory, modelled(version))
         self.cpus = [RecordedCpu(n, self) for n in range(LPS)]
         self.lp, self.polls_free, self.tsc = 0, -1, 0
         self.guests: dict[int, Regs] = {}

@@ -12,6 +12,7 @@ from tdxlab.engine.run import Program, alone
 from tdxlab.engine.step import WRITE
 from tdxlab.hw.cpu import Cpu, Guest, Regs
 from tdxlab.hw.memory import Memory, PageAllocator
+from tdxlab.hw.platform import Platform
 from tdxlab.hw.sharex import ENTRY_HP, ENTRY_LOCK, EXCLUSIVE, HP, READER, Held, Refuse, Sharex
 from tdxlab.hw.tlb import Tlb
 from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VMCALL, TDH_MEM_TRACK
@@ -23,7 +24,7 @@ from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY
 
 
 def test_memory_is_zero_until_written_and_bytes_cross_pages() -> None:
-    memory = Memory(Journal(), [(0, SIZE_1G)])
+    memory = Memory(Journal(), Platform(cmrs=((0, SIZE_1G),)))
     memory.write(PAGE_SIZE - 4, bytes(range(8)))
     assert memory.read(PAGE_SIZE - 4, 4) == bytes(range(4))
     assert memory.read(PAGE_SIZE, 8) == bytes([4, 5, 6, 7, 0, 0, 0, 0])
@@ -31,7 +32,7 @@ def test_memory_is_zero_until_written_and_bytes_cross_pages() -> None:
 
 
 def test_a_page_that_was_only_looked_at_is_no_state() -> None:
-    memory = Memory(Journal(), [(0, SIZE_1G)])
+    memory = Memory(Journal(), Platform(cmrs=((0, SIZE_1G),)))
     mark = memory.journal.mark()
     memory.page(0)
     memory.write(0, b"x")
@@ -119,7 +120,7 @@ def test_a_plain_lock_has_no_mark() -> None:
 
 
 def test_an_entry_carries_its_lock_and_the_mark() -> None:
-    memory = Memory(Journal(), [])
+    memory = Memory(Journal(), Platform())
     page, journal = memory.sept_page(0), memory.journal
     word = page[0]
     guest = attempt(journal, page, "entry", host=False)
@@ -186,7 +187,7 @@ class Exits:
 
 
 def test_a_call_whose_rip_stays_is_executed_again_after_the_next_entry() -> None:
-    memory, module, did = Memory(Journal(), []), Exits(), []
+    memory, module, did = Memory(Journal(), Platform()), Exits(), []
     cpu = Cpu(0, memory, module)
 
     async def program(guest: Guest) -> None:
@@ -202,7 +203,7 @@ def test_a_call_whose_rip_stays_is_executed_again_after_the_next_entry() -> None
 
 @pytest.mark.parametrize("grain, steps", [("seamcall", 1), ("lock", 0)])
 def test_the_grain_is_decided_by_the_processor(grain: str, steps: int) -> None:
-    memory = Memory(Journal(), [])
+    memory = Memory(Journal(), Platform())
     cpu = Cpu(0, memory, Exits(), grain)
     call = cpu.seamcall(TDH_MEM_TRACK)
     made = 0

@@ -11,6 +11,7 @@ from tdxlab.engine.run import Program, alone
 from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.cpu import Cpu, Guest, Regs
 from tdxlab.hw.memory import Memory
+from tdxlab.hw.platform import Platform
 from tdxlab.module import TdxModule
 from tdxlab.spec import leaves
 from tdxlab.spec.features import V1_5_01, ModuleFeatures
@@ -45,8 +46,8 @@ class Machine:
 
     def __init__(self, grain: str = "lock", features: ModuleFeatures = V1_5_01, cpus: int = 2) -> None:
         self.journal = Journal()
-        self.memory = Memory(self.journal, [(BASE, 2 * SIZE_1G)])
-        self.module = TdxModule(self.memory, features, lps=cpus)
+        self.memory = Memory(self.journal, Platform(cmrs=((BASE, 2 * SIZE_1G),), lps=cpus))
+        self.module = TdxModule(self.memory, features)
         self.cpus = [Cpu(n, self.memory, self.module, grain) for n in range(cpus)]
 
     async def call(self, leaf: Leaf, *operands: int, cpu: int = 0, version: int = 0, gives: int = TDX_SUCCESS) -> Regs:
