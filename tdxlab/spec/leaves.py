@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NULL_PA = (1 << 64) - 1  # "no page"
+CONNECT = "intel/tdx-module 2.0:tdx_api_defs.h"  # where TDX Connect is
 REGISTERS = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
 
 
@@ -18,7 +19,7 @@ class Leaf:
 
     versions: the highest version that is accepted.  early: runs before the module is ready.
     clears: the registers that are 0 after a refusal which tells nothing in them, and nulls those that are NULL_PA
-    from version 1 on [oracle].
+    from version 1 on [oracle].  emulated: False for a leaf that is a row only, and is answered as an unknown one.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Leaf:
     early: bool
     clears: tuple[str, ...]
     nulls: tuple[str, ...]
+    emulated: bool
 
     @property
     def registers(self) -> tuple[str, ...]:
@@ -56,15 +58,22 @@ def leaf(
     early: bool = False,
     clears: str = "",
     nulls: str = "",
+    emulated: bool = True,
 ) -> Leaf:
     """A row.  operands: "rcx=meaning rdx=meaning"."""
     side = "guest" if name.startswith("TDG.") else "host"
     pairs = tuple((register, meaning) for register, _, meaning in (o.partition("=") for o in operands.split()))
-    row = Leaf(name, number, side, pairs, purpose, source, versions, early, tuple(clears.split()), tuple(nulls.split()))
+    registers = tuple(clears.split()), tuple(nulls.split())
+    row = Leaf(name, number, side, pairs, purpose, source, versions, early, *registers, emulated)
     table = GUEST if side == "guest" else HOST
     assert number not in table and name not in BY_NAME, f"{name} is there twice"
     table[number] = BY_NAME[name] = row
     return row
+
+
+def row_only(number: int, name: str, operands: str, purpose: str, source: str = "S01") -> Leaf:
+    """A row of a leaf that is not emulated: migration, service TDs, TDX Connect, and what is known by number only."""
+    return leaf(number, name, operands, purpose, source, emulated=False)
 
 
 # fmt: off
@@ -116,40 +125,71 @@ TDH_PHYMEM_PAGE_WBINVD = leaf(41, "TDH.PHYMEM.PAGE.WBINVD", "rcx=page", "write b
 TDH_VP_WR = leaf(43, "TDH.VP.WR", "rcx=tdvpr rdx=field r8=data r9=mask", "write a field of a vCPU")
 TDH_SYS_LP_SHUTDOWN = leaf(44, "TDH.SYS.LP.SHUTDOWN", "", "shut the module down on this LP", early=True)
 TDH_SYS_CONFIG = leaf(45, "TDH.SYS.CONFIG", "rcx=tdmr_info_array rdx=count r8=hkid_flags", "give the module its TDMRs and its key", early=True)
-TDH_MNG_RDM = leaf(46, "TDH.MNG.RDM", "", "number only", "M: list quoting ABI 348551-006")
-TDH_MNG_WRM = leaf(47, "TDH.MNG.WRM", "", "number only", "M: list quoting ABI 348551-006")
-TDH_SERVTD_BIND = leaf(48, "TDH.SERVTD.BIND", "rcx=target_tdr rdx=servtd_tdr r8=slot r9=type r10=attributes", "bind a service TD")
-TDH_SERVTD_PREBIND = leaf(49, "TDH.SERVTD.PREBIND", "rcx=target_tdr rdx=servtd_hash r8=slot r9=type r10=attributes", "name a service TD before it exists")
-TDH_VP_RDM = leaf(50, "TDH.VP.RDM", "", "number only", "M: list quoting ABI 348551-006")
-TDH_VP_WRM = leaf(51, "TDH.VP.WRM", "", "number only", "M: list quoting ABI 348551-006")
+TDH_MNG_RDM = row_only(46, "TDH.MNG.RDM", "", "number only", "M: list quoting ABI 348551-006")
+TDH_MNG_WRM = row_only(47, "TDH.MNG.WRM", "", "number only", "M: list quoting ABI 348551-006")
+TDH_SERVTD_BIND = row_only(48, "TDH.SERVTD.BIND", "rcx=target_tdr rdx=servtd_tdr r8=slot r9=type r10=attributes", "bind a service TD")
+TDH_SERVTD_PREBIND = row_only(49, "TDH.SERVTD.PREBIND", "rcx=target_tdr rdx=servtd_hash r8=slot r9=type r10=attributes", "name a service TD before it exists")
+TDH_VP_RDM = row_only(50, "TDH.VP.RDM", "", "number only", "M: list quoting ABI 348551-006")
+TDH_VP_WRM = row_only(51, "TDH.VP.WRM", "", "number only", "M: list quoting ABI 348551-006")
 TDH_SYS_SHUTDOWN = leaf(52, "TDH.SYS.SHUTDOWN", "rcx=handoff_version", "prepare an update that keeps TDs")
 TDH_SYS_UPDATE = leaf(53, "TDH.SYS.UPDATE", "", "finish an update that keeps TDs", early=True)
-TDH_SYS_S4_END = leaf(54, "TDH.SYS.S4.END", "", "number only", "M: list quoting ABI 348551-006")
+TDH_SYS_S4_END = row_only(54, "TDH.SYS.S4.END", "", "number only", "M: list quoting ABI 348551-006")
 TDH_PHYMEM_PAMT_ADD = leaf(58, "TDH.PHYMEM.PAMT.ADD", "rcx=hpa_level rdx=page_0 r8=page_1", "give a 2M range its PAMT page pair", "S25:tdh_phymem_pamt_add.c, from 1.5.20")
 TDH_PHYMEM_PAMT_REMOVE = leaf(59, "TDH.PHYMEM.PAMT.REMOVE", "rcx=hpa_level", "take a 2M range's PAMT page pair back", "S25:tdh_phymem_pamt_remove.c, from 1.5.20")
-TDH_EXT_INIT = leaf(60, "TDH.EXT.INIT", "", "number only", "M: Xu Yilun")
-TDH_EXT_MEM_ADD = leaf(61, "TDH.EXT.MEM.ADD", "", "number only", "M: Xu Yilun")
+TDH_EXT_INIT = row_only(60, "TDH.EXT.INIT", "", "number only", "M: Xu Yilun")
+TDH_EXT_MEM_ADD = row_only(61, "TDH.EXT.MEM.ADD", "", "number only", "M: Xu Yilun")
 # --- migration ---
-TDH_EXPORT_ABORT = leaf(64, "TDH.EXPORT.ABORT", "", "migration: give an export up")
-TDH_EXPORT_BLOCKW = leaf(65, "TDH.EXPORT.BLOCKW", "", "migration: forbid writes to pages")
-TDH_EXPORT_RESTORE = leaf(66, "TDH.EXPORT.RESTORE", "", "migration: restore pages after an abort")
-TDH_EXPORT_MEM = leaf(68, "TDH.EXPORT.MEM", "", "migration: export pages")
-TDH_SYS_DISABLE = leaf(69, "TDH.SYS.DISABLE", "", "number only", "M: Xu Yilun")
-TDH_EXPORT_PAUSE = leaf(70, "TDH.EXPORT.PAUSE", "", "migration: stop the TD")
-TDH_EXPORT_TRACK = leaf(71, "TDH.EXPORT.TRACK", "", "migration: begin a new epoch of the export")
-TDH_EXPORT_STATE_IMMUTABLE = leaf(72, "TDH.EXPORT.STATE.IMMUTABLE", "", "migration: begin an export")
-TDH_EXPORT_STATE_TD = leaf(73, "TDH.EXPORT.STATE.TD", "", "migration: export the TD's state")
-TDH_EXPORT_STATE_VP = leaf(74, "TDH.EXPORT.STATE.VP", "", "migration: export a vCPU's state")
-TDH_EXPORT_UNBLOCKW = leaf(75, "TDH.EXPORT.UNBLOCKW", "", "migration: allow writes again")
-TDH_IMPORT_ABORT = leaf(80, "TDH.IMPORT.ABORT", "", "migration: give an import up")
-TDH_IMPORT_END = leaf(81, "TDH.IMPORT.END", "", "migration: end an import")
-TDH_IMPORT_COMMIT = leaf(82, "TDH.IMPORT.COMMIT", "", "migration: let the imported TD run")
-TDH_IMPORT_MEM = leaf(83, "TDH.IMPORT.MEM", "", "migration: import pages")
-TDH_IMPORT_TRACK = leaf(84, "TDH.IMPORT.TRACK", "", "migration: begin a new epoch of the import")
-TDH_IMPORT_STATE_IMMUTABLE = leaf(85, "TDH.IMPORT.STATE.IMMUTABLE", "", "migration: begin an import")
-TDH_IMPORT_STATE_TD = leaf(86, "TDH.IMPORT.STATE.TD", "", "migration: import the TD's state")
-TDH_IMPORT_STATE_VP = leaf(87, "TDH.IMPORT.STATE.VP", "", "migration: import a vCPU's state")
-TDH_MIG_STREAM_CREATE = leaf(96, "TDH.MIG.STREAM.CREATE", "", "migration: create a stream")
+TDH_EXPORT_ABORT = row_only(64, "TDH.EXPORT.ABORT", "", "migration: give an export up")
+TDH_EXPORT_BLOCKW = row_only(65, "TDH.EXPORT.BLOCKW", "", "migration: forbid writes to pages")
+TDH_EXPORT_RESTORE = row_only(66, "TDH.EXPORT.RESTORE", "", "migration: restore pages after an abort")
+TDH_EXPORT_MEM = row_only(68, "TDH.EXPORT.MEM", "", "migration: export pages")
+TDH_SYS_DISABLE = row_only(69, "TDH.SYS.DISABLE", "", "number only", "M: Xu Yilun")
+TDH_EXPORT_PAUSE = row_only(70, "TDH.EXPORT.PAUSE", "", "migration: stop the TD")
+TDH_EXPORT_TRACK = row_only(71, "TDH.EXPORT.TRACK", "", "migration: begin a new epoch of the export")
+TDH_EXPORT_STATE_IMMUTABLE = row_only(72, "TDH.EXPORT.STATE.IMMUTABLE", "", "migration: begin an export")
+TDH_EXPORT_STATE_TD = row_only(73, "TDH.EXPORT.STATE.TD", "", "migration: export the TD's state")
+TDH_EXPORT_STATE_VP = row_only(74, "TDH.EXPORT.STATE.VP", "", "migration: export a vCPU's state")
+TDH_EXPORT_UNBLOCKW = row_only(75, "TDH.EXPORT.UNBLOCKW", "", "migration: allow writes again")
+TDH_IMPORT_ABORT = row_only(80, "TDH.IMPORT.ABORT", "", "migration: give an import up")
+TDH_IMPORT_END = row_only(81, "TDH.IMPORT.END", "", "migration: end an import")
+TDH_IMPORT_COMMIT = row_only(82, "TDH.IMPORT.COMMIT", "", "migration: let the imported TD run")
+TDH_IMPORT_MEM = row_only(83, "TDH.IMPORT.MEM", "", "migration: import pages")
+TDH_IMPORT_TRACK = row_only(84, "TDH.IMPORT.TRACK", "", "migration: begin a new epoch of the import")
+TDH_IMPORT_STATE_IMMUTABLE = row_only(85, "TDH.IMPORT.STATE.IMMUTABLE", "", "migration: begin an import")
+TDH_IMPORT_STATE_TD = row_only(86, "TDH.IMPORT.STATE.TD", "", "migration: import the TD's state")
+TDH_IMPORT_STATE_VP = row_only(87, "TDH.IMPORT.STATE.VP", "", "migration: import a vCPU's state")
+TDH_MIG_STREAM_CREATE = row_only(96, "TDH.MIG.STREAM.CREATE", "", "migration: create a stream")
+# --- TDX Connect ---
+TDH_IOMMU_SETREG = row_only(128, "TDH.IOMMU.SETREG", "", "TDX Connect: write an IOMMU register", CONNECT)
+TDH_IOMMU_GETREG = row_only(129, "TDH.IOMMU.GETREG", "", "TDX Connect: read an IOMMU register", CONNECT)
+TDH_SPDM_CREATE = row_only(130, "TDH.SPDM.CREATE", "", "TDX Connect: create an SPDM session", CONNECT)
+TDH_SPDM_DELETE = row_only(131, "TDH.SPDM.DELETE", "", "TDX Connect: delete an SPDM session", CONNECT)
+TDH_IDE_STREAM_CREATE = row_only(132, "TDH.IDE.STREAM.CREATE", "", "TDX Connect: create an IDE stream", CONNECT)
+TDH_IDE_STREAM_BLOCK = row_only(133, "TDH.IDE.STREAM.BLOCK", "", "TDX Connect: block an IDE stream", CONNECT)
+TDH_IDE_STREAM_DELETE = row_only(134, "TDH.IDE.STREAM.DELETE", "", "TDX Connect: delete an IDE stream", CONNECT)
+TDH_IDE_STREAM_IDEKMREQ = row_only(135, "TDH.IDE.STREAM.IDEKMREQ", "", "TDX Connect: ask for an IDE key exchange", CONNECT)
+TDH_IDE_STREAM_IDEKMRSP = row_only(136, "TDH.IDE.STREAM.IDEKMRSP", "", "TDX Connect: answer an IDE key exchange", CONNECT)
+TDH_DEVIF_CREATE = row_only(137, "TDH.DEVIF.CREATE", "", "TDX Connect: create a device interface", CONNECT)
+TDH_DEVIF_REMOVE = row_only(138, "TDH.DEVIF.REMOVE", "", "TDX Connect: remove a device interface", CONNECT)
+TDH_DEVIF_REQUEST = row_only(139, "TDH.DEVIF.REQUEST", "", "TDX Connect: fetch a message to a device interface", CONNECT)
+TDH_DEVIF_RESPONSE = row_only(140, "TDH.DEVIF.RESPONSE", "", "TDX Connect: hand in a message from a device interface", CONNECT)
+TDH_DMAR_ADD = row_only(150, "TDH.DMAR.ADD", "", "TDX Connect: add a page of DMA remapping tables", CONNECT)
+TDH_DMAR_BLOCK = row_only(151, "TDH.DMAR.BLOCK", "", "TDX Connect: block an entry of the DMA remapping tables", CONNECT)
+TDH_DMAR_READ = row_only(152, "TDH.DMAR.READ", "", "TDX Connect: read an entry of the DMA remapping tables", CONNECT)
+TDH_DMAR_REMOVE = row_only(153, "TDH.DMAR.REMOVE", "", "TDX Connect: remove a page of DMA remapping tables", CONNECT)
+TDH_MMIO_MT_ADD = row_only(154, "TDH.MMIO.MT.ADD", "", "TDX Connect: add a page of MMIO metadata", CONNECT)
+TDH_MMIO_MT_SET = row_only(155, "TDH.MMIO.MT.SET", "", "TDX Connect: set MMIO metadata", CONNECT)
+TDH_MMIO_MT_RD = row_only(156, "TDH.MMIO.MT.RD", "", "TDX Connect: read MMIO metadata", CONNECT)
+TDH_MMIO_MT_REMOVE = row_only(157, "TDH.MMIO.MT.REMOVE", "", "TDX Connect: remove a page of MMIO metadata", CONNECT)
+TDH_MMIO_MAP = row_only(158, "TDH.MMIO.MAP", "", "TDX Connect: map MMIO as pending", CONNECT)
+TDH_MMIO_BLOCK = row_only(159, "TDH.MMIO.BLOCK", "", "TDX Connect: block an MMIO mapping", CONNECT)
+TDH_MMIO_UNMAP = row_only(160, "TDH.MMIO.UNMAP", "", "TDX Connect: unmap MMIO", CONNECT)
+TDH_IQ_INV_REQUEST = row_only(161, "TDH.IQ.INV.REQUEST", "", "TDX Connect: queue an IOMMU invalidation", CONNECT)
+TDH_IQ_INV_PROCESS = row_only(162, "TDH.IQ.INV.PROCESS", "", "TDX Connect: complete IOMMU invalidations", CONNECT)
+TDH_MEM_SHARED_SEPT_WR = row_only(163, "TDH.MEM.SHARED.SEPT.WR", "", "TDX Connect: write an entry of the shared EPT", CONNECT)
+TDH_DEVIF_MT_ADD = row_only(164, "TDH.DEVIF.MT.ADD", "", "TDX Connect: add a page of device-interface metadata", CONNECT)
+TDH_DEVIF_MT_REMOVE = row_only(165, "TDH.DEVIF.MT.REMOVE", "", "TDX Connect: remove a page of device-interface metadata", CONNECT)
+TDH_DEVIF_MT_RD = row_only(166, "TDH.DEVIF.MT.RD", "", "TDX Connect: read device-interface metadata", CONNECT)
 # --- TDCALL ---
 TDG_VP_VMCALL = leaf(0, "TDG.VP.VMCALL", "rcx=register_bitmap", "ask the host for a service: a TD exit")
 TDG_VP_INFO = leaf(1, "TDG.VP.INFO", "", "the TD's and this vCPU's parameters")
@@ -164,15 +204,18 @@ TDG_VP_RD = leaf(9, "TDG.VP.RD", "rdx=field", "read a field of this vCPU", versi
 TDG_VP_WR = leaf(10, "TDG.VP.WR", "rdx=field r8=data r9=mask", "write a field of this vCPU")
 TDG_SYS_RD = leaf(11, "TDG.SYS.RD", "rdx=field", "read a field of the module")
 TDG_SYS_RDALL = leaf(12, "TDG.SYS.RDALL", "rdx=buffer r8=field", "read all fields of the module")
-TDG_SERVTD_RD = leaf(18, "TDG.SERVTD.RD", "rcx=binding rdx=field", "a service TD reads its target")
-TDG_SERVTD_WR = leaf(20, "TDG.SERVTD.WR", "rcx=binding rdx=field r8=data r9=mask", "a service TD writes its target")
+TDG_SERVTD_RD = row_only(18, "TDG.SERVTD.RD", "rcx=binding rdx=field", "a service TD reads its target")
+TDG_SERVTD_WR = row_only(20, "TDG.SERVTD.WR", "rcx=binding rdx=field r8=data r9=mask", "a service TD writes its target")
 TDG_MR_VERIFYREPORT = leaf(22, "TDG.MR.VERIFYREPORT", "rcx=report_gpa", "verify a local report")
 TDG_MEM_PAGE_ATTR_RD = leaf(23, "TDG.MEM.PAGE.ATTR.RD", "rcx=gpa_level", "read a page's attributes")
 TDG_MEM_PAGE_ATTR_WR = leaf(24, "TDG.MEM.PAGE.ATTR.WR", "rcx=gpa_level rdx=attributes r8=flags", "write a page's attributes")
 TDG_VP_ENTER = leaf(25, "TDG.VP.ENTER", "rcx=vm_flags rdx=state_gpa", "run an L2 vCPU")
 TDG_VP_INVEPT = leaf(26, "TDG.VP.INVEPT", "rcx=vm_bitmap", "invalidate an L2's translations")
 TDG_VP_INVGLA = leaf(27, "TDG.VP.INVGLA", "rcx=vm_flags rdx=gla", "invalidate an L2's linear translations")
-TDG_MEM_PAGE_RELEASE = leaf(30, "TDG.MEM.PAGE.RELEASE", "rcx=gpa_level", "give an accepted page back to PENDING", "M: virtio-mem RFC; newer modules")
+TDG_MEM_PAGE_RELEASE = row_only(30, "TDG.MEM.PAGE.RELEASE", "rcx=gpa_level", "give an accepted page back to PENDING", "M: virtio-mem RFC; newer modules")
+TDG_DMAR_ACCEPT = row_only(70, "TDG.DMAR.ACCEPT", "", "TDX Connect: accept a device's DMA", CONNECT)
+TDG_MMIO_ACCEPT = row_only(71, "TDG.MMIO.ACCEPT", "", "TDX Connect: accept an MMIO page", CONNECT)
+TDG_IQ_INV_REQUEST = row_only(72, "TDG.IQ.INV.REQUEST", "", "TDX Connect: ask for an IOMMU invalidation", CONNECT)
 # fmt: on
 
 
