@@ -108,6 +108,8 @@ TDX_SYS_LP_INIT_DONE = status(0xC000_0503_0000_0000, "TDH.SYS.LP.INIT was done o
 TDX_SYS_NOT_READY = status(0xC000_0505_0000_0000, "the module is not yet ready for this leaf")
 TDX_SYS_SHUTDOWN = status(0xC000_0506_0000_0000, "the module has been shut down")
 TDX_SYS_KEY_CONFIG_NOT_PENDING = status(0xC000_0507_0000_0000, "TDH.SYS.KEY.CONFIG is not due")
+TDX_SYS_STATE_INCORRECT = status(0xC000_0508_0000_0000, "the module's state does not allow this now")
+TDX_SYS_INVALID_HANDOFF = status(0xC000_0509_0000_0000, "the module before this one left nothing that can be taken over")
 TDX_SYS_LP_INIT_NOT_PENDING = status(0xC000_050B_0000_0000, "TDH.SYS.LP.INIT is not due")
 TDX_SYS_CONFIG_NOT_PENDING = status(0xC000_050C_0000_0000, "TDH.SYS.CONFIG is not due")
 # TD
@@ -118,12 +120,14 @@ TDX_LIFECYCLE_STATE_INCORRECT = status(0xC000_0607_0000_0000, "the TD's life cyc
 TDX_OP_STATE_INCORRECT = status(0xC000_0608_0000_0000, "the TD's operation state does not allow this now")
 TDX_NO_VCPUS = status(0xC000_0609_0000_0000, "the TD has no initialised vCPU")
 TDX_TDCX_NUM_INCORRECT = status(0xC000_0610_0000_0000, "the number of TDCX pages does not allow this")
+TDX_X2APIC_ID_NOT_UNIQUE = status(0xC000_0621_0000_0000, "another vCPU has this x2APIC id; the detail is the id (1.5.08)")
 # vCPU
 TDX_VCPU_STATE_INCORRECT = status(0xC000_0700_0000_0000, "the vCPU's state does not allow this now")
 TDX_VCPU_ASSOCIATED = status(0x8000_0701_0000_0000, "the vCPU is associated with another LP")
 TDX_VCPU_NOT_ASSOCIATED = status(0x8000_0702_0000_0000, "the vCPU is associated with no LP or another one")
 TDX_NO_VALID_VE_INFO = status(0xC000_0704_0000_0000, "no #VE is waiting to be looked at")
 TDX_MAX_VCPUS_EXCEEDED = status(0xC000_0705_0000_0000, "the TD has all the vCPUs that its parameters allow")
+TDX_TSC_ROLLBACK = status(0xC000_0706_0000_0000, "the TSC is behind its value at the last TD exit")
 # keys
 TDX_KEY_GENERATION_FAILED = status(0x8000_0800_0000_0000, "no entropy for a key; try again")
 TDX_TD_KEYS_NOT_CONFIGURED = status(0x8000_0810_0000_0000, "the TD's key is not configured on every package")
@@ -166,6 +170,17 @@ TDX_PAGE_ATTR_INVALID = status(0xC000_0B11_0000_0000, "these page attributes are
 TDX_L2_SEPT_PAGE_NOT_PROVIDED = status(0xC000_0B12_0000_0000, "an L2 S-EPT page is missing", True)
 # metadata fields
 TDX_METADATA_FIELD_ID_INCORRECT = status(0xC000_0C00_0000_0000, "there is no such field")
+TDX_METADATA_FIELD_NOT_WRITABLE = status(0xC000_0C01_0000_0000, "the field can not be written by this caller")
+TDX_METADATA_FIELD_NOT_READABLE = status(0xC000_0C02_0000_0000, "the field can not be read by this caller")
+TDX_METADATA_FIELD_VALUE_NOT_VALID = status(0xC000_0C03_0000_0000, "the field can not have this value")
+TDX_METADATA_FIELD_CURRENTLY_NOT_WRITABLE = status(0xC000_0C09_0000_0000, "the field can not be written now")
+TDX_METADATA_WR_MASK_NOT_VALID = status(0xC000_0C0A_0000_0000, "the write mask has bits that can not be written")
+TDX_METADATA_FIRST_FIELD_ID_IN_CONTEXT = status(0x0000_0C0B_0000_0000, "no field was named; RDX is the first one")
+# reports, L2 VMs
+TDX_INVALID_CPUSVN = status(0xC000_1000_0000_0000, "the report was made by a processor of another security version")
+TDX_INVALID_REPORTMACSTRUCT = status(0xC000_1001_0000_0000, "the report was not made on this machine")
+TDX_PENDING_INTERRUPT = status(0x0000_1120_0000_0000, "an interrupt waits for L1, so L2 is not entered")
+TDX_GLA_NOT_CANONICAL = status(0xC000_1160_0000_0000, "the linear address is not canonical")
 # fmt: on
 
 NAMES.update({value: name for name, value in list(globals().items()) if isinstance(value, Status)})
