@@ -117,7 +117,7 @@ class Sweep:
             for i, (spte, word) in enumerate(zip(sp.spt, words, strict=True)):
                 if spte == SHADOW_NONPRESENT_VALUE and word in (None, FREE_ENTRY):
                     continue
-                entry = Entry(page, i, sp.level - 1, word) if page is not None and word is not None else None
+                entry = Entry(page, i, sp.level - 1, word, self.lab.memory.hpas) if page is not None and word is not None else None
                 gpa = (sp.gfn << PAGE_SHIFT) + (i << shift(sp.level - 1))
                 yield Pair(gpa, entry, spte, sp)
                 if isinstance(spte, TableSpte):

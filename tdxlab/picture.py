@@ -62,7 +62,7 @@ def sept_states(memory: Memory, table: int, level: int, gpa: int) -> States:
         leads_on = not word & SeptEntry.PS and state_name(word) != "FREE"
         if not leads_on or level < LEVEL_2M:
             return state_name(word)
-        table, level = word & SeptEntry.HPA, level - 1
+        table, level = word & memory.hpas, level - 1
         if level < LEVEL_2M:
             return [state_name(entry) for entry in memory.sept_page(table)]
 

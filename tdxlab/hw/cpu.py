@@ -162,12 +162,12 @@ class Cpu:
 
     def walk(self, gpa: int, touches: list[Touch]) -> tuple[int, int, int]:
         """The hardware's Secure-EPT walk: (level, entry, HPA of `gpa` or 0).  Adds what it reads to `touches`."""
-        root, level = self.lp.eptp & SeptEntry.HPA, field(self.lp.eptp, 0b111000)
+        root, level = self.lp.eptp & self.memory.hpas, field(self.lp.eptp, 0b111000)
         while True:
             page, i = self.memory.sept_page(root), index(gpa, level)
             touches.append((page, i, READ))
             entry = page[i]
-            root = entry & SeptEntry.HPA
+            root = entry & self.memory.hpas
             if not entry & (SeptEntry.R | SeptEntry.W | SeptEntry.X):
                 return level, entry, 0
             if entry & SeptEntry.PS:

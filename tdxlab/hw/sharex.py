@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from tdxlab.engine.cells import Cell, Journal, Key, Words
+from tdxlab.engine.run import MachineDead
 from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Touch, step
 from tdxlab.spec.bits import SeptEntry, SharexWord
 from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY, Status
@@ -135,6 +136,11 @@ class Held:
             self.locks.remove(lock)
             give(*lock, self.journal)
 
+    def give_entry(self, page: Words, i: int) -> None:
+        """Give an entry's own lock back before the others, within the caller's step."""
+        self.locks.remove((page, i, True))
+        give(page, i, True, self.journal)
+
     def hand_over(self) -> None:
         """The call ends without giving back what it still holds: the processor keeps it."""
         self.locks.clear()
@@ -156,10 +162,16 @@ class Held:
 
 
 def give(lock: Cell, i: Key, exclusive: bool, journal: Journal) -> None:
-    """Give one lock back, within the caller's step.  The mark stays."""
+    """Give one lock back, within the caller's step.  The mark stays.
+
+    Raises MachineDead where the word does not say that it is held: the memory has been given away meanwhile.
+    """
     assert isinstance(lock, Words)
     if isinstance(lock, Sharex):
-        lock.put(i, lock[i] & HP if exclusive else lock[i] - READER)
+        word = lock[i]
+        if not (word & EXCLUSIVE if exclusive else word >= READER):
+            raise MachineDead(f"the lock {lock.name} is given back but was not held")
+        lock.put(i, word & HP if exclusive else word - READER)
         journal.gave(lock, i, exclusive)
     elif i is None:
         lock.fill([word & ~ENTRY_LOCK for word in lock])

@@ -59,7 +59,7 @@ class Call:
         for register in self.leaf.nulls if self.version else ():
             setattr(self.regs, register, leaves.NULL_PA)
         try:
-            if self.version > self.leaf.versions:
+            if self.version > self.module.highest_version(self.leaf):
                 raise Refuse(st.TDX_OPERAND_INVALID.at(RAX))
             status = await HANDLERS[self.leaf](self, *operands)
         except Refuse as refusal:

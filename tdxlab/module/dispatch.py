@@ -15,7 +15,6 @@ from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.features import V1_5_01, ModuleFeatures
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.levels import LEVEL_4K
 from tdxlab.spec.operands import RAX
 from tdxlab.spec.tdstate import ExitReason, KeyState, SysState
 
@@ -38,18 +37,16 @@ class TdxModule:
         self.kot = Table(journal, "kot", KeyState.HKID_FREE, guard=lambda hkid: (self.kot_lock, 0))
         self.kot_lock = Sharex(journal, "kot_lock", marks=False)
         self.unwritten = Table(journal, "unwritten_hkids", False, guard=lambda hkid: (self.kot_lock, 0))
-        self.wbcache = Table(journal, "wbcache", (), guard=lambda key: (self.wbcache_lock, 0))
+        self.wbcache = Table(journal, "wbcache", None, guard=lambda key: (self.wbcache_lock, 0))
         self.wbcache_lock = Sharex(journal, "wbcache_lock", marks=False)
-        self.tds: OnDemand[int, Td] = OnDemand(
-            lambda tdr: Td(journal, tdr, self.pamt.page(tdr, LEVEL_4K).lock, features.sept_tree_host_priority)
-        )
+        self.tds: OnDemand[int, Td] = OnDemand(lambda tdr: Td(journal, tdr, self.pamt, features, memory.hkid_start))
         self.vcpus: OnDemand[int, Vcpu] = OnDemand(lambda tdvpr: Vcpu(journal, tdvpr))
 
     async def seamcall(self, cpu: Cpu, regs: Regs) -> None:
         """The host's side: RAX, the module's state, then the leaf."""
         leaf, version = leaves.HOST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
         await step((self.sys, None, READ), at=f"SEAMCALL {leaf}")
-        refusal = self._gate(leaf) or _bad_rax(leaf, regs.rax)
+        refusal = self._gate(leaf) or self._bad_rax(leaf, regs.rax)
         if refusal or leaf is None:
             regs.rax = refusal
             return
@@ -73,7 +70,7 @@ class TdxModule:
         leaf, version = leaves.GUEST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
         vcpu = self.vcpus[cpu.lp.vcpu]
         await step((vcpu, None, WRITE), at=f"TDCALL {leaf}")
-        refusal = _bad_rax(leaf, regs.rax)
+        refusal = self._bad_rax(leaf, regs.rax)
         if refusal or leaf is None:
             regs.rax = refusal
             regs.rip += 1
@@ -102,13 +99,18 @@ class TdxModule:
         """One of the exits that end a vCPU or a TD: a triple fault, an SMI with a machine check."""
         await exits.OTHERS[ExitReason(reason)](self._in_guest(cpu, regs), qualification)
 
+    def highest_version(self, leaf: Leaf) -> int:
+        """The highest version of the leaf that this module accepts."""
+        return self.features.vp_init_version if leaf is leaves.TDH_VP_INIT else leaf.versions
+
+    def _bad_rax(self, leaf: Leaf | None, rax: int) -> int:
+        # a leaf that has versions looks at them itself, after it has cleared its outputs [oracle tour E]
+        if leaf is not None and leaf not in HANDLERS:
+            self.memory.journal.note("not emulated", leaf=leaf.name)
+        known = leaf in HANDLERS and leaf is not None and (self.highest_version(leaf) or not rax & VERSION)
+        return 0 if known and not rax & ~(LEAF | VERSION) else st.TDX_OPERAND_INVALID.at(RAX)
+
     def _in_guest(self, cpu: Cpu, regs: Regs) -> Call:
         call = Call(self, cpu, regs, leaves.TDH_VP_ENTER, 0)
         call.vcpu = self.vcpus[cpu.lp.vcpu]
         return call
-
-
-def _bad_rax(leaf: Leaf | None, rax: int) -> int:
-    # a leaf that has versions looks at them itself, after it has cleared its outputs [oracle tour E]
-    known = leaf in HANDLERS and leaf is not None and (leaf.versions or not rax & VERSION)
-    return 0 if known and not rax & ~(LEAF | VERSION) else st.TDX_OPERAND_INVALID.at(RAX)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tdxlab.engine.step import READ, step
-from tdxlab.hw.sharex import ENTRY_HP, ENTRY_LOCK, Refuse
+from tdxlab.hw.sharex import ENTRY_HP, ENTRY_LOCK, HP, Refuse
 from tdxlab.module import sept
 from tdxlab.module.pamt import PamtPage
 from tdxlab.module.sept import Entry
@@ -13,9 +13,9 @@ from tdxlab.module.state import Td, refcount_of
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import GpaLevel, TdrFlags
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, size
+from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SIZE, size
 from tdxlab.spec.operands import RCX, Operand
-from tdxlab.spec.pamt import PageType
+from tdxlab.spec.pamt import PT_NDA, PageType
 from tdxlab.spec.sept import RULES, Rule, refusal
 from tdxlab.spec.tdstate import RUNS_IN, TRACKS_TLB, LifeCycle
 
@@ -43,11 +43,18 @@ def check_in_tdmr(call: Call, hpa: int, operand: int) -> None:
 async def hold_page(
     call: Call, hpa: int, expected: PageType, operand: int, *, exclusive: bool = True, level: int = LEVEL_4K
 ) -> PamtPage:
-    """A page operand: valid, and locked in the PAMT with the type and size that the leaf expects."""
+    """A page operand: valid, and locked in the PAMT with the type and size that the leaf expects.
+
+    Without a pair there are no 4K entries: who wants a free page is told that.  [confirmed rows 12 to 25]
+    """
     check_hpa(call, hpa, operand, size(level))
     check_in_tdmr(call, hpa, operand)
-    page = await call.pamt.walk(call.held, hpa, level, exclusive, operand)
-    if page.level != level or page.type is not expected:
+    pamt, free = call.pamt, expected is PT_NDA
+    reads = ((*pamt.bit(hpa), READ),) if pamt.dynamic and free else ()
+    page = await pamt.walk(call.held, hpa, level, exclusive, operand, *reads)
+    if pamt.dynamic and free and page.type is PT_NDA and level < page.level == LEVEL_2M:
+        raise Refuse(st.TDX_MISSING_PAMT_PAGE_PAIR.at(operand))
+    if page.level != level or page.type is not expected or (free and pamt.serves(hpa)):
         raise Refuse(st.TDX_PAGE_METADATA_INCORRECT.at(operand))
     return page
 
@@ -175,15 +182,27 @@ async def check_tracked(td: Td, page: PamtPage, operand: int = RCX) -> None:
 
 
 def write_entry(call: Call, entry: Entry, word: int) -> None:
-    """Replace an entry whose lock the call holds and keeps.  The step touches it."""
+    """Replace an entry whose lock the call holds.  The step touches it."""
     keeps = call.features.keeps_entry_priority or not call.held.host
     mark = entry.page[entry.i] & ENTRY_HP if keeps else 0
     entry.page.put(entry.i, word | ENTRY_LOCK | mark)
 
 
-def backing(call: Call, entry: Entry) -> PamtPage:
-    """The PAMT entry behind an S-EPT entry: of the page it maps, or of the table it leads to."""
-    return call.pamt.page(entry.hpa, entry.level if entry.state.leaf else LEVEL_4K)
+async def backing(call: Call, entry: Entry) -> PamtPage:
+    """The PAMT entry behind an S-EPT entry, not locked: of the page it maps, or of the table it leads to."""
+    return await call.pamt.known(entry.hpa, entry.level if entry.state.leaf else LEVEL_4K)
+
+
+async def poll(call: Call, td: Td, **operands: int) -> None:
+    """Give up before the changes if an interrupt is pending, or another host call waits for the tree.
+
+    The caller finds its operands as they were.  INFERRED: interrupts are looked for first.
+    """
+    await step((call.cpu.lp, "interrupt", READ), (td.sept_tree, 0, READ), at="poll")
+    if call.cpu.interrupt_pending():
+        raise Refuse(st.TDX_INTERRUPTED_RESTARTABLE, operands)
+    if call.features.yields_to_host and td.sept_tree[0] & HP:
+        raise Refuse(st.TDX_INTERRUPTED_BUSY, operands)
 
 
 def tdr_of(flags: int) -> int:

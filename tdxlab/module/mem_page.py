@@ -60,17 +60,19 @@ async def tdh_mem_page_add(call: Call, gpa_level: int, tdr: int, hpa: int, sourc
         at="update",
     )
     target.fill(list(given))
-    entry.page.put(entry.i, sept.leaf(hpa, MAPPED))
+    entry.page.put(entry.i, sept.leaf(td, hpa, MAPPED))
     page.assign(PT_REG, tdr)
     td.chldcnt += 1
     td.measurement = td.measurement.extended(b"MEM.PAGE.ADD", gpa)
+    await call.pamt.count_in(page)
 
 
 @handles(leaves.TDH_MEM_PAGE_AUG)
 async def tdh_mem_page_aug(call: Call, gpa_level: int, tdr: int, hpa: int) -> None:
     """Map a free page as PENDING at a private GPA; the guest must accept it.
 
-    A 2M page needs all its 512 4K entries free; they are looked at without their locks.
+    A 2M page needs all its 512 4K entries free, or with Dynamic PAMT their 512 bits; they are looked at without
+    locks.  The guest can see the entry before the page is counted.  [confirmed row 141]
     Left out: L2 aliases.  Source: [S01:tdh_mem_page_aug.c]
     """
     td = await hold_td(call, tdr, RDX)
@@ -78,22 +80,36 @@ async def tdh_mem_page_aug(call: Call, gpa_level: int, tdr: int, hpa: int) -> No
     entry, _ = await hold_entry(call, td, gpa, level)
     page = await hold_page(call, hpa, PT_NDA, R8, level=level)
     if level == LEVEL_2M:
-        small = call.pamt.chunk(hpa, LEVEL_4K)
-        await step((small.entries, None, READ), at="512 PAMT entries")
-        if any(word & PamtEntry.TYPE for word in small.entries):
-            raise Refuse(st.TDX_PAGE_METADATA_INCORRECT.at(R8))
+        await check_small_pages_free(call, hpa)
 
     # --- all checks passed ---
     await step(entry.touch(), page.entry(WRITE), page.bepoch(WRITE), (td, "chldcnt", ADD), at="update")
-    write_entry(call, entry, sept.leaf(hpa, PENDING))
+    write_entry(call, entry, sept.leaf(td, hpa, PENDING))
+    call.held.give_entry(entry.page, entry.i)
     page.assign(PT_REG, tdr)
     td.chldcnt += ENTRIES**level
+    await call.pamt.count_in(page)
+
+
+async def check_small_pages_free(call: Call, hpa: int) -> None:
+    """No 4K page of the 2M range at `hpa` is in use, reserved, or a PAMT page."""
+    if call.pamt.dynamic:
+        bits, _ = call.pamt.bit(hpa)
+        await step((bits, None, READ), at="512 bits")
+        used = any(bits)
+    else:
+        small = call.pamt.below(hpa, LEVEL_4K)
+        await step(*((chunk.entries, None, READ) for chunk in small), at="512 PAMT entries")
+        used = any(word & PamtEntry.TYPE for chunk in small for word in chunk.entries)
+    if used:
+        raise Refuse(st.TDX_PAGE_METADATA_INCORRECT.at(R8))
 
 
 @handles(leaves.TDH_MEM_PAGE_REMOVE)
 async def tdh_mem_page_remove(call: Call, gpa_level: int, tdr: int) -> None:
-    """Unmap a page and free it.  RCX: its HPA.
+    """Unmap a page and free it.  RCX: its HPA, with the hint that it was the last one in use of its 2M range.
 
+    The entry can be used again before the page is uncounted.  [confirmed rows 76 to 81]
     Left out: imports (the entry would become REMOVED), L2 aliases.  Source: [S01:tdh_mem_page_remove.c]
     """
     td = await hold_td(call, tdr, RDX)
@@ -107,9 +123,10 @@ async def tdh_mem_page_remove(call: Call, gpa_level: int, tdr: int) -> None:
     # --- all checks passed ---
     await step(entry.touch(), page.entry(WRITE), (td, "chldcnt", ADD), at="update")
     write_entry(call, entry, FREE_ENTRY)
+    call.held.give_entry(entry.page, entry.i)
     page.free()
     td.chldcnt -= ENTRIES**level
-    call.regs.rcx = page.hpa
+    call.regs.rcx = await call.pamt.count_out(page)
 
 
 @handles(leaves.TDH_MEM_PAGE_RELOCATE)
@@ -142,7 +159,8 @@ async def tdh_mem_page_relocate(call: Call, gpa_level: int, tdr: int, hpa: int) 
         at="update",
     )
     target.fill(list(moved))
-    write_entry(call, entry, sept.leaf(hpa, rule.result))
+    write_entry(call, entry, sept.leaf(td, hpa, rule.result))
     new.assign(PT_REG, tdr)
     old.free()
-    call.regs.rcx = old.hpa
+    await call.pamt.count_in(new)
+    call.regs.rcx = await call.pamt.count_out(old)

@@ -20,12 +20,12 @@ async def tdh_mem_range_block(call: Call, gpa_level: int, tdr: int) -> None:
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, td.top_level)
     entry, rule = await hold_entry(call, td, gpa, level, tree_exclusive=True)
-    page = backing(call, entry)
+    page = await backing(call, entry)
 
     # --- all checks passed ---
     assert rule.result is not None
     await step(entry.touch(), page.bepoch(WRITE), (td, "td_epoch", READ), at="update")
-    write_entry(call, entry, sept.word_for(entry, rule.result))
+    write_entry(call, entry, sept.word_for(td, entry, rule.result))
     page.chunk.bepochs.put(page.i, td.td_epoch)
 
 
@@ -39,9 +39,9 @@ async def tdh_mem_range_unblock(call: Call, gpa_level: int, tdr: int) -> None:
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, td.top_level)
     entry, rule = await hold_entry(call, td, gpa, level, tree_exclusive=True)
     if must_track(td, entry):
-        await check_tracked(td, backing(call, entry), call.features.unblock_tracking_operand)
+        await check_tracked(td, await backing(call, entry), call.features.unblock_tracking_operand)
 
     # --- all checks passed ---
     assert rule.result is not None
     await step(entry.touch(), at="update")
-    write_entry(call, entry, sept.word_for(entry, rule.result))
+    write_entry(call, entry, sept.word_for(td, entry, rule.result))

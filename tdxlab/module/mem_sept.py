@@ -54,15 +54,16 @@ async def tdh_mem_sept_add(call: Call, gpa_level: int, tdr_flags: int, hpa: int,
         entry.touch(), (page, None, WRITE), table.entry(WRITE), table.bepoch(WRITE), (td, "chldcnt", ADD), at="update"
     )
     page.fill([FREE_ENTRY] * ENTRIES)
-    write_entry(call, entry, sept.non_leaf(hpa, rule.result))
+    write_entry(call, entry, sept.non_leaf(td, hpa, rule.result))
     table.assign(PT_EPT, tdr)
     td.chldcnt += 1
+    await call.pamt.count_in(table)
     call.regs.r8 = leaves.NULL_PA if call.version else hpa
 
 
 @handles(leaves.TDH_MEM_SEPT_REMOVE)
 async def tdh_mem_sept_remove(call: Call, gpa_level: int, tdr: int) -> None:
-    """Take an S-EPT page out whose 512 entries are free.  RCX: its HPA.
+    """Take an S-EPT page out whose 512 entries are free.  RCX: its HPA, with the hint as of PAGE.REMOVE.
 
     Left out: L2 S-EPT pages (version 1).  Source: [S01:tdh_mem_sept_remove.c]
     """
@@ -83,7 +84,7 @@ async def tdh_mem_sept_remove(call: Call, gpa_level: int, tdr: int) -> None:
     write_entry(call, entry, FREE_ENTRY)
     table.free()
     td.chldcnt -= 1
-    call.regs.rcx = table.hpa
+    call.regs.rcx = await call.pamt.count_out(table)
 
 
 @handles(leaves.TDH_MEM_SEPT_RD)

@@ -2,76 +2,116 @@
 
 from __future__ import annotations
 
-from tdxlab.engine.step import ADD, READ, WRITE, step
+from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.hw.sharex import ENTRY_HP, Refuse
 from tdxlab.module import sept
 from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import (
     backing,
+    check_hpa,
+    check_in_tdmr,
     check_tracked,
     hold_entry,
     hold_page,
     hold_td,
     must_track,
+    poll,
     split_gpa_level,
     tdr_of,
     write_entry,
 )
-from tdxlab.module.pamt import packed
+from tdxlab.module.pamt import Pamt, PamtPage, packed
+from tdxlab.module.phymem_pamt import hold_donor, take_donors
 from tdxlab.module.sept import Entry
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, size
-from tdxlab.spec.operands import R8, RCX, RDX
+from tdxlab.spec.bits import SeptEntry
+from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, shift, size
+from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.pamt import PT_EPT, PT_NDA, PT_REG
 from tdxlab.spec.sept import MAPPED, PENDING, State
 
+IGNORED = SeptEntry.A | SeptEntry.D | ENTRY_HP  # of a child, by a PROMOTE that does not lock it [confirmed 152, 153]
+
 
 @handles(leaves.TDH_MEM_PAGE_DEMOTE)
-async def tdh_mem_page_demote(call: Call, gpa_level: int, tdr_flags: int, hpa: int, *_: int) -> None:
+async def tdh_mem_page_demote(
+    call: Call, gpa_level: int, tdr_flags: int, hpa: int, _r9: int, _r10: int, _r11: int, page_0: int, page_1: int
+) -> None:
     """Split a large page into 512.  They are unblocked and as the page was, MAPPED or PENDING.
 
+    With Dynamic PAMT a 2M page's range gets the page pair in R12 and R13, which are looked at after the poll, while
+    the large page's entry is locked: a page of that very range is BUSY for ever.  [confirmed rows 89 to 105]
     INFERRED: the poll for interrupts comes after the large page's own lock.
-    Left out: L2 S-EPT pages (R9-R11), Dynamic PAMT's page pair (R12, R13).  Source: [S01:tdh_mem_page_demote.c]
+    Left out: L2 S-EPT pages (R9-R11).  Source: [S01:tdh_mem_page_demote.c, S25:tdh_mem_page_demote.c]
     """
     tdr = tdr_of(tdr_flags)
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_2M, LEVEL_1G)
     entry, rule = await hold_entry(call, td, gpa, level)
-    if must_track(td, entry):
-        await check_tracked(td, backing(call, entry))
+    if call.features.demote_needs_block and must_track(td, entry):
+        await check_tracked(td, await backing(call, entry))
     table = await hold_page(call, hpa, PT_NDA, R8)
     large = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
-    await poll(call, gpa_level, tdr_flags)
+    if call.features.demote_interruptible:
+        await poll(call, td, rcx=gpa_level, rdx=tdr_flags)
+    needs_pair = call.pamt.dynamic and level == LEVEL_2M
+    if needs_pair:
+        await hold_pair(call, page_0, page_1)
 
     # --- all checks passed ---
     assert rule.result is not None
-    page, small = call.memory.sept_page(hpa), call.pamt.chunk(large.hpa, level - 1)
+    page = call.memory.sept_page(hpa)
+    small = call.pamt.given(page_0, page_1) if needs_pair else call.pamt.below(large.hpa, level - 1)
     await step(
         entry.touch(),
         (page, None, WRITE),
         table.entry(WRITE),
         table.bepoch(WRITE),
         large.entry(WRITE),
-        (small.entries, None, WRITE),
-        (small.bepochs, None, WRITE),
+        large.bepoch(WRITE),
+        *(touch for chunk in small for touch in chunk.touches(WRITE)),
+        *counted(call.pamt, large, needs_pair),
         (td, "chldcnt", ADD),
         at="update",
     )
-    page.fill(sept.children(large.hpa, level, PENDING if entry.state.pending else MAPPED))
-    write_entry(call, entry, sept.non_leaf(hpa, rule.result))
+    page.fill(sept.children(td, large.hpa, level, PENDING if entry.state.pending else MAPPED))
+    write_entry(call, entry, sept.non_leaf(td, hpa, rule.result))
     table.assign(PT_EPT, tdr)
-    large.free()
-    small.entries.fill([packed(PT_REG, tdr)] * ENTRIES)
-    small.bepochs.fill([0] * ENTRIES)
+    if needs_pair:
+        large.lead_to(page_0, page_1)
+        call.pamt.counts.put(large.hpa >> shift(LEVEL_2M), ENTRIES)
+    else:
+        large.free()
+    for chunk in small:
+        chunk.assign(PT_REG, tdr)
     td.chldcnt += 1
+    await call.pamt.count_in(table)
+
+
+async def hold_pair(call: Call, page_0: int, page_1: int) -> None:
+    """The pages in R12 and R13: both valid, both in a TDMR, both held shared and free, then both bits taken."""
+    pages = ((page_0, Operand.R12), (page_1, Operand.R13))
+    for page, operand in pages:
+        check_hpa(call, page, operand)
+    for page, operand in pages:
+        check_in_tdmr(call, page, operand)
+    for page, operand in pages:
+        await hold_donor(call, page, operand)
+    await take_donors(call, *pages)
+
+
+def counted(pamt: Pamt, large: PamtPage, has_pair: bool) -> tuple[Touch, ...]:
+    """A touch of the count of a range that gets or loses its pair."""
+    return ((pamt.counts, large.hpa >> shift(LEVEL_2M), WRITE),) if has_pair else ()
 
 
 @handles(leaves.TDH_MEM_PAGE_PROMOTE)
 async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     """Merge 512 pages into one, if they are alike and contiguous.  RCX: the freed S-EPT page.
 
-    Left out: L2 S-EPT pages (version 1), Dynamic PAMT's page pair.  Source: [S01:tdh_mem_page_promote.c]
+    With Dynamic PAMT a 2M range gives its page pair back, in R12 and R13.
+    Left out: L2 S-EPT pages (version 1).  Source: [S01:tdh_mem_page_promote.c, S25:tdh_mem_page_promote.c]
     """
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_2M, LEVEL_1G)
@@ -80,29 +120,40 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     table = await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX)
     if tracked:
         await check_tracked(td, table)
-    page = call.memory.sept_page(entry.hpa)
     words = await hold_children(call, entry)
-    state = alike(words, entry)
-    hpa = Entry(page, 0, level - 1, words[0]).hpa
-    large = await call.pamt.implicit(call.held, hpa, level, True, RCX, merged=True)
-    await poll(call, gpa_level, tdr)
+    first = Entry(call.memory.sept_page(entry.hpa), 0, level - 1, words[0], entry.hpas)
+    state = alike(words, first, entry)
+    large = await call.pamt.implicit(call.held, first.hpa, level, True, RCX, merged=True)
+    await poll(call, td, rcx=gpa_level, rdx=tdr)
 
     # --- all checks passed ---
-    small = call.pamt.chunk(hpa, level - 1)
-    await step(
+    has_pair = call.pamt.dynamic and level == LEVEL_2M
+    touches = await step(
         entry.touch(),
         table.entry(WRITE),
         large.entry(WRITE),
-        (small.entries, None, WRITE),
+        large.bepoch(WRITE),
+        *counted(call.pamt, large, has_pair),
         (td, "chldcnt", ADD),
         at="update",
     )
-    write_entry(call, entry, sept.leaf(hpa, state))
+    write_entry(call, entry, sept.leaf(td, first.hpa, state))
     table.free()
-    large.chunk.entries.put(large.i, packed(PT_REG, tdr))  # BEPOCH stays
-    small.entries.fill([packed(PT_NDA, tdr)] * ENTRIES)
+    if has_pair:
+        pages = large.pair()
+        for page in pages:
+            touches.append((*call.pamt.bit(page), WRITE))
+            call.pamt.mark(page, 0)
+        call.pamt.counts.put(large.hpa >> shift(LEVEL_2M), 0)
+        large.assign(PT_REG, tdr)
+        call.regs.r12, call.regs.r13 = pages
+    else:
+        for chunk in call.pamt.below(first.hpa, level - 1):
+            touches.append((chunk.entries, None, WRITE))
+            chunk.entries.fill([packed(PT_NDA, tdr)] * len(chunk.entries))
+        large.chunk.entries.put(large.i, packed(PT_REG, tdr))  # BEPOCH stays [confirmed row 38]
     td.chldcnt -= 1
-    call.regs.rcx = table.hpa
+    call.regs.rcx = await call.pamt.count_out(table)
 
 
 async def hold_children(call: Call, parent: Entry) -> list[int]:
@@ -110,24 +161,16 @@ async def hold_children(call: Call, parent: Entry) -> list[int]:
     page = call.memory.sept_page(parent.hpa)
     if call.features.promote_tree_exclusive:
         await step((page, None, READ), at="512 entries")
-        return [word & ~ENTRY_HP for word in page]
+        return [word & ~IGNORED for word in page]
     try:
         return await call.held.all_entries(page, RCX)
     except Refuse as busy:
         raise Refuse(busy.status, parent.view()) from None
 
 
-def alike(words: list[int], parent: Entry) -> State:
+def alike(words: list[int], first: Entry, parent: Entry) -> State:
     """The state that all 512 children have; refuses children that can not become one page."""
-    first = Entry(parent.page, 0, parent.level - 1, words[0])
     contiguous = list(range(words[0], words[0] + size(parent.level), size(parent.level - 1)))
     if first.state not in (MAPPED, PENDING) or first.hpa % size(parent.level) or words != contiguous:
         raise Refuse(st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX), parent.view())
     return first.state
-
-
-async def poll(call: Call, rcx: int, rdx: int) -> None:
-    """Give up before the changes if an interrupt is pending for the host, which finds its operands as they were."""
-    await step((call.cpu.lp, "interrupt", READ), at="poll")
-    if call.cpu.interrupt_pending():
-        raise Refuse(st.TDX_INTERRUPTED_RESTARTABLE, {"rcx": rcx, "rdx": rdx})

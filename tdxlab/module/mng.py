@@ -43,6 +43,7 @@ async def tdh_mng_create(call: Call, hpa: int, hkid: int) -> None:
     call.module.kot.put(hkid, KeyState.HKID_ASSIGNED)
     td.reset(hkid=hkid)
     page.assign(PT_TDR, 0)
+    await call.pamt.count_in(page)
 
 
 @handles(leaves.TDH_MNG_KEY_CONFIG)
@@ -79,6 +80,7 @@ async def tdh_mng_addcx(call: Call, hpa: int, tdr: int) -> None:
     td.tdcx = (*td.tdcx, hpa)
     td.chldcnt += 1
     page.assign(PT_TDCX, tdr)
+    await call.pamt.count_in(page)
 
 
 @handles(leaves.TDH_MNG_INIT)
@@ -92,13 +94,13 @@ async def tdh_mng_init(call: Call, tdr: int, td_params: int) -> None:
     check_op_state(call, td)
     check_hpa(call, td_params, RDX, TD_PARAMS_BYTES)
     await step((call.memory.page(td_params), None, READ), at="TD_PARAMS")
-    values = parse(call.memory.read(td_params, TD_PARAMS_BYTES))
+    values = parse(call.memory.read(td_params, TD_PARAMS_BYTES), call.features.config_flags)
 
     # --- all checks passed ---
     await step((td, None, WRITE), at="update")
     for field, value in values.items():
         setattr(td, field, value)
-    td.eptp |= td.tdcx[ROOT_TDCX]
+    td.eptp |= td.tdcx[ROOT_TDCX] | td.hkid_bits
     td.td_epoch = 1
     td.op_state = OpState.INITIALIZED
 

@@ -1,34 +1,55 @@
 """The PAMT: what each frame of physical memory is used for, at three levels.
 
-An entry is two words, {type, owner} and BEPOCH, and its lock is a word of its own.  They come in chunks of 512
-entries; an entry that nobody has written is PT_NDA.  Left out: where in the PAMT areas an entry lies.
-[S01:pamt_manager.c]
+An entry is two words, {type, owner} and BEPOCH, and its lock is a word of its own.  One page of PAMT holds 256 of
+them; an entry that nobody has written is PT_NDA.  With Dynamic PAMT there are no 4K entries but in the page pairs
+that the host gives: the 2M entry is then a node, {PT_PAMT, page 0} and page 1, with a count of the 4K pages in use
+(a word of its own here), and a bitmap tells which pages serve as PAMT pages themselves.
+Left out: where in the PAMT areas an entry or a bit lies.  [S01:pamt_manager.c, S25:pamt_manager.c]
 """
 
 from __future__ import annotations
 
-from tdxlab.engine.cells import Journal, Words
+from tdxlab.engine.cells import Journal, Record, Table, Words
 from tdxlab.engine.run import MachineDead
-from tdxlab.engine.step import READ, Touch
+from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.hw.memory import OnDemand
 from tdxlab.hw.sharex import Held, Sharex
-from tdxlab.spec.bits import PamtEntry, field, place
-from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SHIFT, shift
-from tdxlab.spec.pamt import PT_NDA, PT_REG, PT_RSVD, PageType
+from tdxlab.spec.bits import PamtEntry, PamtNode, bit, field, place
+from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, shift
+from tdxlab.spec.pamt import ENTRY_BYTES, PT_NDA, PT_PAMT, PT_REG, PT_RSVD, PageType
 
+PER_PAGE = PAGE_SIZE // ENTRY_BYTES
 NAMES = ("4k", "2m", "1g")
+UNUSED = [0] * PER_PAGE
+NODE_SHIFT = 16  # from an HPA to its frame number's place in a node
+PAIR_SHIFT = 20  # page 0 of a pair has the entries of the range's first MiB
+LAST_PAGE_HINT = bit(62)  # of a returned HPA: the range of the freed page has no page in use any more
 
 
 class Chunk:
-    """512 entries of one level.  Neither word has a guard: both are also accessed without the lock."""
+    """One page of PAMT.  Neither word has a guard: both are also accessed without the lock."""
 
     __slots__ = ("bepochs", "entries", "locks")
 
-    def __init__(self, journal: Journal, level: int, number: int) -> None:
-        where = f"{NAMES[level]}:{number << 9 + shift(level):#x}"
-        self.entries = Words(journal, f"pamt:{where}", [0] * ENTRIES)
-        self.bepochs = Words(journal, f"bepoch:{where}", [0] * ENTRIES)
-        self.locks = Sharex(journal, f"pamt_lock:{where}", ENTRIES)
+    def __init__(self, journal: Journal, where: str) -> None:
+        self.entries = Words(journal, f"pamt:{where}", UNUSED)
+        self.bepochs = Words(journal, f"bepoch:{where}", UNUSED)
+        self.locks = Sharex(journal, f"pamt_lock:{where}", PER_PAGE)
+
+    def touches(self, mode: str) -> tuple[Touch, Touch]:
+        """Touches of all entries."""
+        return (self.entries, None, mode), (self.bepochs, None, mode)
+
+    def clear(self) -> None:
+        """Make it a new page of PAMT, whoever still holds a lock in it."""
+        self.entries.fill(UNUSED)
+        self.bepochs.fill(UNUSED)
+        self.locks.fill(UNUSED)
+
+    def assign(self, type: PageType, owner: int) -> None:
+        """Give all pages one use; BEPOCH starts at 0.  The step touches all entries."""
+        self.entries.fill([packed(type, owner)] * PER_PAGE)
+        self.bepochs.fill(UNUSED)
 
 
 class PamtPage:
@@ -36,9 +57,14 @@ class PamtPage:
 
     __slots__ = ("chunk", "hpa", "i", "level", "word")
 
-    def __init__(self, chunk: Chunk, hpa: int, level: int, word: int) -> None:
-        self.chunk, self.hpa, self.level, self.word = chunk, hpa, level, word
-        self.i = hpa >> shift(level) & ENTRIES - 1
+    def __init__(self, chunk: Chunk, hpa: int, level: int) -> None:
+        self.chunk, self.hpa, self.level, self.word = chunk, hpa, level, 0
+        self.i = hpa >> shift(level) & PER_PAGE - 1
+
+    def read(self) -> PamtPage:
+        """Look at {type, owner}."""
+        self.word = self.chunk.entries[self.i]
+        return self
 
     @property
     def type(self) -> PageType:
@@ -60,8 +86,17 @@ class PamtPage:
         return self.chunk.entries, self.i, mode
 
     def bepoch(self, mode: str) -> Touch:
-        """A touch of BEPOCH."""
+        """A touch of BEPOCH, which is page 1 in a node."""
         return self.chunk.bepochs, self.i, mode
+
+    def pair(self) -> tuple[int, int]:
+        """HPAs of the pages that a node leads to.  The step touches both words."""
+        return page_in(self.word), page_in(self.chunk.bepochs[self.i])
+
+    def lead_to(self, page_0: int, page_1: int) -> None:
+        """Make the entry a node.  The step touches both words."""
+        self.chunk.entries.put(self.i, place(PT_PAMT, PamtNode.TYPE) | page_0 << NODE_SHIFT)
+        self.chunk.bepochs.put(self.i, page_1 << NODE_SHIFT)
 
     def assign(self, type: PageType, owner: int) -> None:
         """Give the page a use; BEPOCH starts at 0.  The step touches both words."""
@@ -69,7 +104,7 @@ class PamtPage:
         self.chunk.bepochs.put(self.i, 0)
 
     def free(self) -> None:
-        """PT_NDA; owner and BEPOCH stay behind.  [oracle: RDMD of a freed page names the old TDR]"""
+        """PT_NDA; the rest stays behind.  [oracle: RDMD of a freed page names the old TDR, confirmed row 72]"""
         self.chunk.entries.put(self.i, self.word & ~PamtEntry.TYPE)
 
 
@@ -78,53 +113,155 @@ def packed(type: PageType, owner: int) -> int:
     return place(type, PamtEntry.TYPE) | place(owner >> PAGE_SHIFT, PamtEntry.OWNER)
 
 
-class Pamt:
-    """All entries of all TDMRs."""
+def page_in(word: int) -> int:
+    """HPA of the page that a word of a node names."""
+    return (word & PamtNode.PAGE) >> NODE_SHIFT
 
-    __slots__ = ("chunks",)
+
+class Pamt(Record):
+    """All entries of all TDMRs.
+
+    pages: {(level, number of the PAMT page): its entries}; pairs: {HPA: entries in a page that the host gave}.
+    bits: {2M range: 512 bits, one a page that serves as PAMT page or is reserved}.  counts: {2M range: 4K pages in
+    use}, changed atomically.  dynamic: written once, before any other leaf can run.
+    """
+
+    dynamic: bool
+    pages: OnDemand[tuple[int, int], Chunk]
+    pairs: OnDemand[int, Chunk]
+    bits: OnDemand[int, Words]
+    counts: Table
+    __slots__ = ("bits", "counts", "dynamic", "pages", "pairs")
+    FIXED = Record.FIXED | frozenset(__slots__)
 
     def __init__(self, journal: Journal) -> None:
-        self.chunks: OnDemand[tuple[int, int], Chunk] = OnDemand(lambda key: Chunk(journal, *key))
+        super().__init__(journal, "pamt_mode")
+        values = {
+            "dynamic": False,
+            "pages": OnDemand(lambda key: Chunk(journal, f"{NAMES[key[0]]}:{key[1] * PER_PAGE << shift(key[0]):#x}")),
+            "pairs": OnDemand(lambda hpa: Chunk(journal, f"pair:{hpa:#x}")),
+            "bits": OnDemand(lambda n: Words(journal, f"pamt_bitmap:{n << shift(LEVEL_2M):#x}", [0] * ENTRIES)),
+            "counts": Table(journal, "page_count"),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
-    def chunk(self, hpa: int, level: int) -> Chunk:
-        """The chunk with the entry of `hpa` at `level`."""
-        return self.chunks[level, hpa >> shift(level) + 9]
+    # --- where an entry is ---
 
     def page(self, hpa: int, level: int) -> PamtPage:
-        """The entry of a page whose use the caller knows already (an *implicit* access): nothing is read here."""
-        return PamtPage(self.chunk(hpa, level), hpa, level, 0)
+        """The entry of `hpa` at `level`; {type, owner} is not read yet.
 
-    async def walk(self, held: Held, hpa: int, level: int, exclusive: bool, operand: int) -> PamtPage:
-        """Lock from the root to `level`, or to a leaf above it: parents shared, the last as asked for.
+        With Dynamic PAMT a 4K entry is found through the node of its range, which the step touches.
+        Raises MachineDead where there is no pair.
+        """
+        if level == LEVEL_4K and self.dynamic:
+            pair = self.pair(hpa)
+            if pair is None:
+                raise MachineDead(f"the module uses {hpa:#x}, but its 2M range has no PAMT page pair")
+            return PamtPage(self.pairs[pair[hpa >> PAIR_SHIFT & 1]], hpa, level)
+        return PamtPage(self.pages[level, hpa >> shift(level) + 8], hpa, level)
+
+    def pair(self, hpa: int) -> tuple[int, int] | None:
+        """HPAs of the pair that the 2M range of `hpa` has, or None."""
+        node = self.page(hpa, LEVEL_2M).read()
+        return node.pair() if node.type is PT_PAMT else None
+
+    def lock_of(self, hpa: int) -> tuple[Sharex, int] | None:
+        """The lock of a 4K page's entry, or None where there is no such entry."""
+        return None if self.dynamic and self.pair(hpa) is None else self.page(hpa, LEVEL_4K).lock
+
+    def below(self, hpa: int, level: int) -> list[Chunk]:
+        """The two pages with the 512 entries at `level` that make up the page at `hpa` one level above."""
+        second = hpa + (PER_PAGE << shift(level))
+        return [self.page(hpa, level).chunk, self.page(second, level).chunk]
+
+    def given(self, *pages: int) -> list[Chunk]:
+        """The entries in pages of the host that are PAMT pages, or are about to be."""
+        return [self.pairs[page] for page in pages]
+
+    def bit(self, hpa: int) -> tuple[Words, int]:
+        """Where a page's bit is."""
+        return self.bits[hpa >> shift(LEVEL_2M)], hpa >> PAGE_SHIFT & ENTRIES - 1
+
+    def serves(self, hpa: int) -> bool:
+        """Is the page a PAMT page itself, or reserved?  The step touches its bit."""
+        words, i = self.bit(hpa)
+        return self.dynamic and bool(words[i])
+
+    def mark(self, hpa: int, serves: int) -> None:
+        """Say whether the page is a PAMT page.  The step touches its bit."""
+        words, i = self.bit(hpa)
+        words.put(i, serves)
+
+    # --- locked ---
+
+    async def walk(self, held: Held, hpa: int, level: int, exclusive: bool, operand: int, *reads: Touch) -> PamtPage:
+        """Lock from the root to `level`, or to where entries lead no further: parents shared, the last as asked for.
 
         A parent that turns out to be the last is taken shared and then upgraded, which its only reader can do.
+        Without a pair the 2M entry is the last.  reads: what else is looked at with the last entries.
         """
-        for at in (LEVEL_1G, LEVEL_2M):
-            found = self.page(hpa, at)
-            await held.shared(*found.lock, operand, found.entry(READ))
-            found.word = found.chunk.entries[found.i]
-            if at == level or found.type is PT_REG:
-                if exclusive:
-                    await held.upgrade(*found.lock, operand)
-                return found
-        found = self.page(hpa, LEVEL_4K)
-        take = held.exclusive if exclusive else held.shared
-        await take(*found.lock, operand, found.entry(READ))
-        found.word = found.chunk.entries[found.i]
+        found = self.page(hpa, LEVEL_1G)
+        await held.shared(*found.lock, operand, found.entry(READ))
+        if level != LEVEL_1G and found.read().type is not PT_REG:
+            found = self.page(hpa, LEVEL_2M)
+            node = (found.bepoch(READ), *reads) if self.dynamic else ()
+            await held.shared(*found.lock, operand, found.entry(READ), *node)
+            leads = PT_PAMT if self.dynamic else PT_NDA
+            if found.read().type is leads and level != LEVEL_2M:
+                found = self.page(hpa, LEVEL_4K)
+                take = held.exclusive if exclusive else held.shared
+                await take(*found.lock, operand, found.entry(READ), *reads)
+                return found.read()
+        if exclusive:
+            await held.upgrade(*found.lock, operand)
         return found
+
+    async def known(self, hpa: int, level: int) -> PamtPage:
+        """The entry of a page that the module knows from an S-EPT entry or an owner field (an *implicit* access).
+
+        No lock is taken.  With Dynamic PAMT the node is read first, also without its lock.
+        """
+        if level == LEVEL_4K and self.dynamic:
+            node = self.page(hpa, LEVEL_2M)
+            await step(node.entry(READ), node.bepoch(READ), at="PAMT node")
+        return self.page(hpa, level)
 
     async def implicit(
         self, held: Held, hpa: int, level: int, exclusive: bool, operand: int, *, merged: bool = False
     ) -> PamtPage:
-        """Lock only the entry itself: the module knows the page from an S-EPT entry or an owner field.
+        """Lock only the entry itself: the module knows the page already.
 
-        merged: the page is about to come into being from 512 small ones, so that its entry is still PT_NDA.
+        merged: the page is about to come into being from 512 small ones, so that its entry is no page's yet.
         Raises MachineDead where the entry contradicts what led to it.
         """
-        found = self.page(hpa, level)
+        found = await self.known(hpa, level)
         take = held.exclusive if exclusive else held.shared
         await take(*found.lock, operand, found.entry(READ))
-        found.word = found.chunk.entries[found.i]
-        if found.type in (PT_NDA, PT_RSVD) and not merged:
+        if found.read().type in (PT_NDA, PT_RSVD) and not merged:
             raise MachineDead(f"the PAMT entry of {hpa:#x} is {found.type.name}, but the module uses the page")
         return found
+
+    # --- how many pages of a range are in use ---
+
+    async def count_in(self, page: PamtPage) -> None:
+        """One more 4K page of its range is in use."""
+        if self.dynamic and page.level == LEVEL_4K:
+            n = page.hpa >> shift(LEVEL_2M)
+            await step((self.counts, n, ADD), at="inc")
+            self.counts.put(n, self.counts[n] + 1)
+
+    async def count_out(self, page: PamtPage) -> int:
+        """One less.  Returns the page's HPA, with the hint if none is left.
+
+        The 2M entry is not locked: another CPU may have taken a page of the range before the caller sees the hint,
+        and before the count moves the entry says free already.  [confirmed rows 76 to 81]
+        """
+        if not (self.dynamic and page.level == LEVEL_4K):
+            return page.hpa
+        n = page.hpa >> shift(LEVEL_2M)
+        await step((self.counts, n, WRITE), at="dec")
+        left = self.counts[n] - 1
+        self.counts.put(n, left)
+        await step(at="decd")
+        return page.hpa if left else page.hpa | LAST_PAGE_HINT

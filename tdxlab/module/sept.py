@@ -11,18 +11,20 @@ from tdxlab.hw.memory import Memory
 from tdxlab.module.state import Td
 from tdxlab.spec.bits import SeptEntry
 from tdxlab.spec.levels import ENTRIES, LEVEL_2M, PAGE_SIZE, index, size
-from tdxlab.spec.sept import BY_BITS, FREE, FREE_ENTRY, RWX, STATE_MASK, WRITE_BACK, State
+from tdxlab.spec.sept import BY_BITS, FREE, RWX, STATE_MASK, WRITE_BACK, State
 
+ACCESS = RWX | SeptEntry.XU
 PROGRESS = (ENTRIES - 1) * PAGE_SIZE  # bits 20:12 of a PENDING 2M entry: chunks accepted
 
 
 class Entry:
     """A Secure-EPT entry: where it lies, and its word when it was last read under the lock or in the walk."""
 
-    __slots__ = ("i", "level", "page", "word")
+    __slots__ = ("hpas", "i", "level", "page", "word")
 
-    def __init__(self, page: Words, i: int, level: int, word: int) -> None:
-        self.page, self.i, self.level, self.word = page, i, level, word
+    def __init__(self, page: Words, i: int, level: int, word: int, hpas: int) -> None:
+        """hpas: the bits that tell a page (`Memory.hpas`)."""
+        self.page, self.i, self.level, self.word, self.hpas = page, i, level, word, hpas
 
     @property
     def state(self) -> State:
@@ -31,8 +33,8 @@ class Entry:
 
     @property
     def hpa(self) -> int:
-        """The page that it maps or the table that it leads to, without a PENDING page's progress."""
-        return self.word & SeptEntry.HPA & ~self._progress_mask
+        """The page that it maps or the table that it leads to, without HKID and a PENDING page's progress."""
+        return self.word & self.hpas & ~self._progress_mask
 
     @property
     def _progress_mask(self) -> int:
@@ -52,9 +54,9 @@ class Entry:
         if state is FREE:
             shown = SeptEntry.SVE
         elif state.leaf:
-            shown = RWX | SeptEntry.MT | SeptEntry.IPAT | SeptEntry.PS | SeptEntry.HPA | SeptEntry.SVE
+            shown = ACCESS | SeptEntry.MT | SeptEntry.IPAT | SeptEntry.PS | self.hpas | SeptEntry.SVE
         else:
-            shown = RWX | SeptEntry.PS
+            shown = ACCESS | SeptEntry.PS
         return {"rcx": self.word & shown, "rdx": self.level | state.code << 8}
 
 
@@ -66,29 +68,27 @@ def walk(memory: Memory, td: Td, gpa: int, level: int, touches: list[Touch]) -> 
         touches.append((page, i, READ))
         word = page[i]
         if at == level or word & SeptEntry.PS or not word & RWX:
-            return Entry(page, i, at, word)
-        table, at = word & SeptEntry.HPA, at - 1
+            return Entry(page, i, at, word, memory.hpas)
+        table, at = word & memory.hpas, at - 1
 
 
-def leaf(hpa: int, state: State) -> int:
+def leaf(td: Td, hpa: int, state: State) -> int:
     """The word of a leaf entry."""
-    access = RWX if state.access == "rwx" else 0
-    return SeptEntry.SVE | WRITE_BACK | state.bits | hpa | access
+    access = td.access if state.access == "rwx" else 0
+    return SeptEntry.SVE | WRITE_BACK | state.bits | hpa | td.hkid_bits | access
 
 
-def non_leaf(hpa: int, state: State) -> int:
+def non_leaf(td: Td, hpa: int, state: State) -> int:
     """The word of an entry that leads to a table."""
-    return SeptEntry.SVE | state.bits | hpa | (0 if state.blocked else RWX)
+    return SeptEntry.SVE | state.bits | hpa | td.hkid_bits | (0 if state.blocked else td.access)
 
 
-def word_for(entry: Entry, state: State) -> int:
+def word_for(td: Td, entry: Entry, state: State) -> int:
     """The same entry in another state."""
-    if state is FREE:
-        return FREE_ENTRY
-    return leaf(entry.hpa, state) if state.leaf else non_leaf(entry.hpa, state)
+    return leaf(td, entry.hpa, state) if state.leaf else non_leaf(td, entry.hpa, state)
 
 
-def children(hpa: int, level: int, state: State) -> list[int]:
+def children(td: Td, hpa: int, level: int, state: State) -> list[int]:
     """The 512 leaf entries one level below `level` that map the page at `hpa`."""
-    first = leaf(hpa, state)
+    first = leaf(td, hpa, state)
     return list(range(first, first + size(level), size(level - 1)))

@@ -11,7 +11,11 @@ from typing import Any, ClassVar
 from tdxlab.engine.cells import Journal, Record
 from tdxlab.hw.sharex import Sharex
 from tdxlab.module.mrtd import Measurement
+from tdxlab.module.pamt import Pamt
 from tdxlab.spec.bits import SeptEntry
+from tdxlab.spec.features import ModuleFeatures
+from tdxlab.spec.levels import PAGE_SIZE
+from tdxlab.spec.sept import RWX
 from tdxlab.spec.tdstate import LifeCycle, OpState, SysState, VcpuState
 
 
@@ -74,6 +78,7 @@ class Td(_Fields):
     gpaw: int
     config_flags: int
     num_vcpus: int
+    x2apic_ids: tuple[int, ...]  # of vCPUs that were given one
     measurement: Measurement
     mrtd: bytes
     # not under that lock: counted atomically
@@ -84,6 +89,8 @@ class Td(_Fields):
     refcount0: int  # vCPUs inside that entered in an even epoch
     refcount1: int  # and in an odd one
     tdr: int
+    features: ModuleFeatures
+    hkid_start: int
     op_state_lock: Sharex
     sept_tree: Sharex
     epoch_lock: Sharex
@@ -103,6 +110,7 @@ class Td(_Fields):
         "gpaw": 0,
         "config_flags": 0,
         "num_vcpus": 0,
+        "x2apic_ids": (),
         "measurement": Measurement(),
         "mrtd": bytes(48),
         "chldcnt": 0,
@@ -111,22 +119,34 @@ class Td(_Fields):
         "refcount0": 0,
         "refcount1": 0,
     }
-    __slots__ = (*RESET, "epoch_lock", "op_state_lock", "sept_tree", "tdr")
-    FIXED = Record.FIXED | {"tdr", "op_state_lock", "sept_tree", "epoch_lock"}
+    __slots__ = (*RESET, "epoch_lock", "features", "hkid_start", "op_state_lock", "sept_tree", "tdr")
+    FIXED = Record.FIXED | {"tdr", "features", "hkid_start", "op_state_lock", "sept_tree", "epoch_lock"}
 
-    def __init__(self, journal: Journal, tdr: int, tdr_lock: tuple[Sharex, int], tree_marks: bool) -> None:
-        super().__init__(journal, f"td:{tdr:#x}", lambda key: None if key in Td.ATOMIC else tdr_lock)
+    def __init__(self, journal: Journal, tdr: int, pamt: Pamt, features: ModuleFeatures, hkid_start: int) -> None:
+        super().__init__(journal, f"td:{tdr:#x}", lambda key: None if key in Td.ATOMIC else pamt.lock_of(tdr))
         self._wire(
             tdr=tdr,
+            features=features,
+            hkid_start=hkid_start,
             op_state_lock=Sharex(journal, f"op_state:{tdr:#x}"),
-            sept_tree=Sharex(journal, f"sept_tree:{tdr:#x}", marks=tree_marks),
+            sept_tree=Sharex(journal, f"sept_tree:{tdr:#x}", marks=features.sept_tree_host_priority),
             epoch_lock=Sharex(journal, f"td_epoch:{tdr:#x}", marks=False),
         )
 
     @property
     def root(self) -> int:
         """HPA of the Secure-EPT root."""
-        return self.eptp & SeptEntry.HPA
+        return self.eptp & (1 << self.hkid_start) - PAGE_SIZE
+
+    @property
+    def hkid_bits(self) -> int:
+        """The HKID as S-EPT entries carry it in memory, or 0."""
+        return self.hkid << self.hkid_start if self.features.sept_hkid else 0
+
+    @property
+    def access(self) -> int:
+        """The bits of an S-EPT entry that allow everything."""
+        return RWX | SeptEntry.XU if self.features.sept_execute_user else RWX
 
     @property
     def top_level(self) -> int:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from tdxlab.engine.cells import Journal, Record
+from tdxlab.engine.cells import Journal, Record, Words
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.sharex import Refuse, Sharex
 from tdxlab.module.call import Call, handles
-from tdxlab.module.pamt import packed
+from tdxlab.module.pamt import PER_PAGE, packed
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
+from tdxlab.spec.bits import SysConfig
 from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M, shift
 from tdxlab.spec.operands import R8, RCX, RDX
-from tdxlab.spec.pamt import ENTRY_BYTES, PT_NDA, PT_RSVD
+from tdxlab.spec.pamt import ENTRY_BYTES, PT_RSVD
 from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import KeyState, SysState
 
 MAX_TDMRS, MAX_RESERVED = 64, 16
 TDMR_INFO_BYTES = 512  # alignment of the array and of each TDMR_INFO
-CHUNK_BYTES = 1024 * PAGE_SIZE  # what one TDH.SYS.TDMR.INIT does [S01:tdh_sys_tdmr_init.c]
+MAX_NODE_PA = 48
+CHUNK_BYTES, BITMAP_CHUNK_BYTES = 1024 * PAGE_SIZE, 4096 * PAGE_SIZE  # what one TDH.SYS.TDMR.INIT does
 PAMT_LEVELS = (LEVEL_1G, LEVEL_2M, LEVEL_4K)  # in the order of TDMR_INFO
 
 Area = tuple[int, int]
@@ -100,9 +102,10 @@ async def tdh_sys_lp_init(call: Call) -> None:
 
 @handles(leaves.TDH_SYS_CONFIG)
 async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) -> None:
-    """Take the TDMRs and the module's own HKID.  Left out: Dynamic PAMT (bit 16 of R8).
+    """Take the TDMRs and the module's own HKID.  Bit 16 of R8 turns Dynamic PAMT on, whose third area is the bitmap.
 
-    Source: [S01:tdh_sys_config.c]; the order of the checks is INFERRED from the recordings' tour, section A.
+    A node of Dynamic PAMT has 36 bits for a frame number, so HKIDs must begin at bit 48 or below.
+    Source: [S01:tdh_sys_config.c, S25:tdh_sys_config.c]; the order of the checks is INFERRED from the tour, section A.
     """
     await hold_global(call)
     sys = call.module.sys
@@ -112,7 +115,10 @@ async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) ->
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     if not 0 < count <= MAX_TDMRS:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
-    if hkid_flags not in call.memory.platform.private_hkids:
+    hkid, dynamic = hkid_flags & SysConfig.HKID, bool(hkid_flags & SysConfig.DYNAMIC_PAMT)
+    if hkid_flags & ~(SysConfig.HKID | SysConfig.DYNAMIC_PAMT) or hkid not in call.memory.platform.private_hkids:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
+    if dynamic and (not call.features.dynamic_pamt or call.memory.hkid_start > MAX_NODE_PA):
         raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
     await step((call.memory.page(array), None, READ), at="TDMR_INFO array")
     pointers = struct.unpack(f"<{count}Q", call.memory.read(array, 8 * count))
@@ -120,13 +126,13 @@ async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) ->
     for pointer in pointers:
         await step((call.memory.page(pointer), None, READ), at="TDMR_INFO")
         tdmrs.append(_read_tdmr(call, pointer))
-        _check_tdmr(call, tdmrs)
+        _check_tdmr(call, tdmrs, dynamic)
     _check_pamts(call, tdmrs)
 
     # --- all checks passed ---
-    await step((sys, None, WRITE), (call.module.kot, hkid_flags, WRITE), at="update")
-    sys.tdmrs, sys.hkid = tuple(tdmrs), hkid_flags
-    call.module.kot.put(hkid_flags, KeyState.HKID_RESERVED)
+    await step((sys, None, WRITE), (call.module.kot, hkid, WRITE), (call.pamt, None, WRITE), at="update")
+    sys.tdmrs, sys.hkid, call.pamt.dynamic = tuple(tdmrs), hkid, dynamic
+    call.module.kot.put(hkid, KeyState.HKID_RESERVED)
     sys.state = SysState.SYSCONFIG_DONE
 
 
@@ -142,7 +148,7 @@ def _read_tdmr(call: Call, pointer: int) -> Tdmr:
     return Tdmr(call.cpu.journal, words[0], words[1], tuple(areas), tuple(reserved))
 
 
-def _check_tdmr(call: Call, tdmrs: list[Tdmr]) -> None:
+def _check_tdmr(call: Call, tdmrs: list[Tdmr], dynamic: bool) -> None:
     # the last one of `tdmrs`; the details say which, and which reserved area
     tdmr, n = tdmrs[-1], len(tdmrs) - 1
     if tdmr.base % SIZE_1G or tdmr.end % SIZE_1G or tdmr.base >= tdmr.end or tdmr.end >> call.memory.hkid_start:
@@ -157,7 +163,8 @@ def _check_tdmr(call: Call, tdmrs: list[Tdmr]) -> None:
             raise Refuse(st.TDX_NON_ORDERED_RESERVED_IN_TDMR.at(n | i << 8))
         at = end
     for level, (base, end) in zip(PAMT_LEVELS, tdmr.pamts, strict=True):
-        needed = (tdmr.end - tdmr.base >> shift(level)) * ENTRY_BYTES
+        pages = tdmr.end - tdmr.base >> shift(level)
+        needed = pages // 8 if dynamic and level == LEVEL_4K else pages * ENTRY_BYTES
         if base % PAGE_SIZE or end % PAGE_SIZE or end - base < needed:
             raise Refuse(st.TDX_INVALID_PAMT.at(n | level << 8))
     if not all(_in_cmrs(call, area) for area in tdmr.memory()):
@@ -194,10 +201,11 @@ async def tdh_sys_key_config(call: Call) -> None:
 
 @handles(leaves.TDH_SYS_TDMR_INIT)
 async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
-    """Initialise the PAMT of the next 4 MiB of a TDMR.  RDX: up to where the TDMR can be used, in whole GiB.
+    """Initialise the PAMT of the next 4 MiB of a TDMR, or with Dynamic PAMT the bitmap of the next 16 MiB.
 
-    Only entries of reserved areas are written: the others are PT_NDA from the start.
-    Source: [S01:tdh_sys_tdmr_init.c]
+    RDX: up to where the TDMR can be used, in whole GiB.
+    Only entries or bits of reserved areas are written: the others are 0 from the start.
+    Source: [S01:tdh_sys_tdmr_init.c, S25:tdh_sys_tdmr_init.c]
     """
     sys = call.module.sys
     tdmr = next((t for t in call.tdmrs if t.base == base), None)
@@ -208,16 +216,27 @@ async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
         return st.TDX_TDMR_ALREADY_INITIALIZED
 
     # --- all checks passed ---
-    start, end = tdmr.next, tdmr.next + CHUNK_BYTES
-    reserved = [hpa for hpa in range(start, end, SIZE_2M) if tdmr.reserves(hpa, hpa + SIZE_2M)]
-    chunks = [call.pamt.chunk(hpa, LEVEL_4K) for hpa in reserved]
-    touches = await step(*((chunk.entries, None, WRITE) for chunk in chunks), at="update")
-    for hpa, chunk in zip(reserved, chunks, strict=True):
-        types = (PT_RSVD if tdmr.reserves(page, page + 1) else PT_NDA for page in range(hpa, hpa + SIZE_2M, PAGE_SIZE))
-        chunk.entries.fill([packed(type, 0) for type in types])
+    start, end = tdmr.next, tdmr.next + (BITMAP_CHUNK_BYTES if call.pamt.dynamic else CHUNK_BYTES)
+    written = [cell for hpa in range(start, end, SIZE_2M) for cell in _reserve(call, tdmr, hpa)]
+    touches = await step(*((cell, None, WRITE) for cell, _ in written), at="update")
+    for cell, values in written:
+        cell.fill(values)
     tdmr.next = end
     if end % SIZE_1G == 0:
         touches.append((sys, "usable", WRITE))
         sys.usable = (*sys.usable, (end - SIZE_1G, end))
     call.regs.rdx = end - end % SIZE_1G
     return None
+
+
+def _reserve(call: Call, tdmr: Tdmr, hpa: int) -> Iterator[tuple[Words, list[int]]]:
+    # what tells that pages of a 2M range are reserved: (cell, its values)
+    if not tdmr.reserves(hpa, hpa + SIZE_2M):
+        return
+    reserved = [tdmr.reserves(page, page + 1) for page in range(hpa, hpa + SIZE_2M, PAGE_SIZE)]
+    if call.pamt.dynamic:
+        yield call.pamt.bit(hpa)[0], [int(is_reserved) for is_reserved in reserved]
+    else:
+        words = [packed(PT_RSVD, 0) if is_reserved else 0 for is_reserved in reserved]
+        for n, chunk in enumerate(call.pamt.below(hpa, LEVEL_4K)):
+            yield chunk.entries, words[n * PER_PAGE : (n + 1) * PER_PAGE]

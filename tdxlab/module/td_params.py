@@ -26,13 +26,15 @@ XFAM_FIXED, XFAM_ALLOWED = 0x3, 0x602E7
 AVX512 = 0xE0
 EPTP_4_LEVELS, EPTP_5_LEVELS = 0x1E, 0x26  # write-back, walk length
 GPAW = 1 << 0  # CONFIG_FLAGS
-CONFIG_FLAGS = GPAW
 MAX_L2_VMS = 3
 TSC_25_MHZ = range(4, 401)  # 100 MHz to 10 GHz
 
 
-def parse(raw: bytes) -> dict[str, Any]:
-    """The fields of a TD that are in `raw`, in the order in which the module checks them."""
+def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
+    """The fields of a TD that are in `raw`, in the order in which the module checks them.
+
+    config_flags: the bits of CONFIG_FLAGS that this version accepts.
+    """
     attributes, xfam, max_vcpus, l2_vms, msr_ctls, _, eptp, flags, tsc, _ = LAYOUT.unpack_from(raw)
     _demand(not any(any(raw[first:end]) for first, end in RESERVED) and not msr_ctls & ~1, RDX)
     _demand(not attributes & ~ATTRIBUTES, Operand.ATTRIBUTES)
@@ -40,7 +42,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     _demand(xfam & AVX512 in (0, AVX512) and (xfam & 4 or not xfam & AVX512), Operand.XFAM)
     _demand(max_vcpus > 0, Operand.MAX_VCPUS)
     _demand(l2_vms <= MAX_L2_VMS, Operand.NUM_L2_VMS)
-    _demand(not flags & ~CONFIG_FLAGS, Operand.EXEC_CONTROLS)
+    _demand(not flags & ~config_flags, Operand.EXEC_CONTROLS)
     _demand(eptp == EPTP_5_LEVELS or (eptp == EPTP_4_LEVELS and not flags & GPAW), Operand.EPTP_CONTROLS)
     _demand(tsc in TSC_25_MHZ, Operand.TSC_FREQUENCY)
     _check_cpuid(raw)

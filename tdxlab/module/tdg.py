@@ -74,9 +74,9 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
     done = field(entry.word, PROGRESS) if level == LEVEL_2M else 0
     while (done := done + 1) < chunks:
         if call.cpu.interrupt_pending():
-            write_entry(call, entry, sept.leaf(entry.hpa, entry.state) | place(done, PROGRESS))
+            write_entry(call, entry, sept.leaf(call.td, entry.hpa, entry.state) | place(done, PROGRESS))
             raise Interrupted
-    write_entry(call, entry, sept.leaf(entry.hpa, rule.result))
+    write_entry(call, entry, sept.leaf(call.td, entry.hpa, rule.result))
 
 
 def not_pending(gpa: int, level: int, entry: Entry) -> Refuse | TdExit:

@@ -21,15 +21,15 @@ CPUID_1_EAX = 0x806F8  # what a guest finds in RDX at its first instruction [ora
 
 
 async def hold_vcpu(
-    call: Call, tdvpr: int, operand: int, *, exclusive: bool = True, op_state: bool = True
+    call: Call, tdvpr: int, operand: int, *, exclusive: bool = True, op_state: bool = True, tdr_exclusive: bool = False
 ) -> tuple[Td, Vcpu]:
-    """A TDVPR operand: its page, its TD's page shared without parents, and what lets the leaf use the TD.
+    """A TDVPR operand: its page, its TD's page without parents, and what lets the leaf use the TD.
 
     op_state: the leaf needs a TD that is alive and in the right operation state.
     """
     page = await hold_page(call, tdvpr, PT_TDVPR, operand, exclusive=exclusive)
     td, vcpu = call.module.tds[page.owner], call.module.vcpus[tdvpr]
-    await call.pamt.implicit(call.held, td.tdr, LEVEL_4K, False, Operand.TDR)
+    await call.pamt.implicit(call.held, td.tdr, LEVEL_4K, tdr_exclusive, Operand.TDR)
     if td.fatal and op_state:
         raise Refuse(st.TDX_TD_FATAL)
     check_tdcs(td)
@@ -56,6 +56,7 @@ async def tdh_vp_create(call: Call, hpa: int, tdr: int) -> None:
     vcpu.reset(tdr=tdr)
     td.chldcnt += 1
     page.assign(PT_TDVPR, tdr)
+    await call.pamt.count_in(page)
 
 
 @handles(leaves.TDH_VP_ADDCX)
@@ -74,15 +75,16 @@ async def tdh_vp_addcx(call: Call, hpa: int, tdvpr: int) -> None:
     vcpu.tdcx += 1
     td.chldcnt += 1
     page.assign(PT_TDCX, td.tdr)
+    await call.pamt.count_in(page)
 
 
 @handles(leaves.TDH_VP_INIT)
-async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, _: int) -> None:
-    """Initialise the vCPU and associate it with this LP.
+async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) -> None:
+    """Initialise the vCPU and associate it with this LP.  Version 1 gives it an x2APIC id that no other has.
 
-    Left out: x2APIC ids (version 1).  Source: [S01:tdh_vp_init.c]
+    Source: [S01:tdh_vp_init.c]; confirmed rows 161, 162
     """
-    td, vcpu = await hold_vcpu(call, tdvpr, RCX)
+    td, vcpu = await hold_vcpu(call, tdvpr, RCX, tdr_exclusive=bool(call.version))
     await step((vcpu, None, WRITE), (td, "num_vcpus", WRITE), (td, "num_assoc_vcpus", ADD), at="TDVPS")
     if vcpu.state is not VcpuState.UNINITIALIZED:
         raise bad_state(call, vcpu)
@@ -90,8 +92,12 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, _: int) -> None:
         raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
     if td.num_vcpus == td.max_vcpus:
         raise Refuse(st.TDX_MAX_VCPUS_EXCEEDED)
+    if call.version and x2apic_id in td.x2apic_ids:
+        raise Refuse(st.TDX_X2APIC_ID_NOT_UNIQUE.at(x2apic_id))
 
     # --- all checks passed ---
+    if call.version:
+        td.x2apic_ids = (*td.x2apic_ids, x2apic_id)
     td.num_vcpus += 1
     td.num_assoc_vcpus += 1
     vcpu.gprs = {"rcx": guest_rcx, "rdx": CPUID_1_EAX}

@@ -236,7 +236,7 @@ class Machine:
         entry = sept.walk(self.memory, td, gpa, level, [])
         while entry.level > level and entry.state is NL_BLOCKED:
             page, i = self.memory.sept_page(entry.hpa), index(gpa, entry.level - 1)
-            entry = sept.Entry(page, i, entry.level - 1, page[i])
+            entry = sept.Entry(page, i, entry.level - 1, page[i], self.memory.hpas)
         return entry
 
     # --- lines that show state ---

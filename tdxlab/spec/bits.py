@@ -77,6 +77,23 @@ class GpaLevel(Layout):
     _RESERVED2 = bits(63, 52)
 
 
+class HpaLevel(Layout):
+    """Operand "HPA and level" of the Dynamic PAMT leaves, and of PAGE.RDMD there.  [S25:tdx_api_defs.h]"""
+
+    LEVEL      = bits(2, 0)
+    _RESERVED  = bits(11, 3)
+    HPA        = bits(51, 12)
+    _RESERVED2 = bits(63, 52)
+
+
+class SysConfig(Layout):
+    """R8 of TDH.SYS.CONFIG.  [S25:tdh_sys_config.c]"""
+
+    HKID         = bits(15, 0)
+    DYNAMIC_PAMT = bit(16)
+    _RESERVED    = bits(63, 17)
+
+
 class TdrFlags(Layout):
     """Operand "TDR and flag": SEPT.ADD allow_existing, DEMOTE L2_SEPT_ADD_MODE.  [S01:tdx_api_defs.h]"""
 
@@ -102,6 +119,23 @@ class PamtEntry(Layout):
     LOCK       = bits(15, 0)   # kept as a word of its own here
     TYPE       = bits(23, 16)
     OWNER      = bits(63, 24)  # the TDR's frame number
+
+
+class PamtNode(Layout):
+    """The first word of a 2M entry that leads to a page pair (Dynamic PAMT).  [S25:pamt_manager.h]"""
+
+    LOCK       = bits(15, 0)   # kept as a word of its own here
+    TYPE       = bits(20, 16)  # PT_PAMT
+    _RESERVED  = bits(27, 21)
+    PAGE       = bits(63, 28)  # frame number of page 0, with the entries of the range's first MiB
+
+
+class PamtNodeTail(Layout):
+    """The second word of such an entry.  [S25:pamt_manager.h]"""
+
+    COUNT      = bits(9, 0)    # 4K pages in use in the range; kept as a word of its own here
+    _RESERVED  = bits(27, 10)
+    PAGE       = bits(63, 28)  # frame number of page 1, with those of the second
 
 
 class SharexWord(Layout):

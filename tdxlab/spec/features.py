@@ -1,15 +1,15 @@
-"""What differs between module versions, as far as it is modelled: one frozen value per version."""
+"""What differs between module versions: one frozen value per version, each field a switch that some leaf reads."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tdxlab.spec.operands import RCX, Operand
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleFeatures:
-    """A module version.  Each field is a switch that some leaf reads; the sources stand with the values."""
+    """A module version.  The sources stand with the values."""
 
     version: str
     unblock_tracking_operand: Operand
@@ -22,12 +22,28 @@ class ModuleFeatures:
     """A PENDING page counts as resolved there, if the TD takes #VE on PENDING pages."""
     sept_tree_host_priority: bool
     """A host call that is refused the S-EPT tree leaves its mark on the lock."""
+    yields_to_host: bool
+    """DEMOTE, PROMOTE and SEPT.ADD give up with TDX_INTERRUPTED_BUSY where that mark is set."""
     keeps_entry_priority: bool
     """Host calls that write an S-EPT entry keep its host-priority bit."""
+    sept_execute_user: bool
+    """S-EPT entries that can be used have bit 10 set too."""
+    sept_hkid: bool
+    """S-EPT entries and the EPTP carry the TD's HKID in memory."""
     state_in_detail: bool
     """OP_STATE_INCORRECT and VCPU_STATE_INCORRECT carry the state in bits 31:0."""
     cache_wb_polls_after_last: bool
     """PHYMEM.CACHE.WB polls for interrupts after its last part too."""
+    config_flags: int
+    """The bits of TD_PARAMS.CONFIG_FLAGS that MNG.INIT accepts."""
+    vp_init_version: int
+    """The highest version of TDH.VP.INIT: 1 takes an x2APIC id."""
+    dynamic_pamt: bool
+    """SYS.CONFIG can turn Dynamic PAMT on."""
+    demote_interruptible: bool
+    """DEMOTE polls for interrupts before its changes.  (With L2 VMs it does in each version.)"""
+    demote_needs_block: bool
+    """DEMOTE wants the range blocked and tracked where the TD may run."""
 
 
 V1_5_01 = ModuleFeatures(
@@ -37,9 +53,17 @@ V1_5_01 = ModuleFeatures(
     zero_step_tree_exclusive=True,  # [S01:td_exit_stepping.c]
     pending_resolves_zero_step=False,  # [S01:td_exit_stepping.c; oracle tour J]
     sept_tree_host_priority=False,  # [S01:td_control_structures.h]
+    yields_to_host=False,  # [S01:tdx_error_codes_defs.h: there is no such status]
     keeps_entry_priority=False,  # [S01:sept_manager.c]
+    sept_execute_user=False,  # [oracle v1.5.01]
+    sept_hkid=False,  # [oracle v1.5.01]
     state_in_detail=False,  # [oracle v1.5.01]
     cache_wb_polls_after_last=True,  # [oracle v1.5.01 tour H]
+    config_flags=0x1,  # [oracle v1.5.01 tour B]
+    vp_init_version=0,  # [S01:tdx_vmm_dispatcher.c]
+    dynamic_pamt=False,  # [S01: no such leaves]
+    demote_interruptible=True,  # [S01:tdh_mem_page_demote.c]
+    demote_needs_block=True,  # [S01:tdh_mem_page_demote.c]
 )
 V1_5_25 = ModuleFeatures(
     "1.5.25",
@@ -48,19 +72,35 @@ V1_5_25 = ModuleFeatures(
     zero_step_tree_exclusive=False,  # [S25:td_exit_stepping.c], from 1.5.20
     pending_resolves_zero_step=True,  # [S25:td_exit_stepping.c], from 1.5.20
     sept_tree_host_priority=True,  # [S25:td_control_structures.h], from 1.5.20
+    yields_to_host=True,  # [S25:tdh_mem_page_demote.c], from 1.5.20
     keeps_entry_priority=True,  # [S25:sept_manager.c], from 1.5.20
+    sept_execute_user=True,  # [oracle v1.5.25 tour]
+    sept_hkid=True,  # [oracle v1.5.25 tour]
     state_in_detail=True,  # [oracle v1.5.25 tour B]
     cache_wb_polls_after_last=False,  # [oracle v1.5.25 tour H]
+    config_flags=0x9,  # [oracle v1.5.25 tour B]
+    vp_init_version=1,  # [oracle v1.5.25 tour ZA], from 1.5.08
+    dynamic_pamt=True,  # [S25:tdh_sys_config.c], from 1.5.20
+    demote_interruptible=True,  # [S25:tdh_mem_page_demote.c]
+    demote_needs_block=True,  # [S25:tdh_mem_page_demote.c]
 )
-PROFILES = {features.version: features for features in (V1_5_01, V1_5_25)}
-MODELLED = ("1.5.01",)
-"""The versions that a machine can have.  Of 1.5.25 only these switches are there: it also shows bit 10 and the HKID
-in S-EPT entries, which no leaf does here [oracle v1.5.25 tour]."""
+V1_5_28 = replace(
+    V1_5_25,
+    version="1.5.28",
+    demote_interruptible=False,  # [M:Yan Zhao 2025-11; ABI 348551-007 section 5.4.25.3.9 as quoted there]
+)
+BLOCKLESS = replace(
+    V1_5_28,
+    version="blockless",
+    demote_needs_block=False,  # assumed: planned, its semantics are not published [D000]
+)
+PROFILES = {features.version: features for features in (V1_5_01, V1_5_25, V1_5_28, BLOCKLESS)}
+
+MODELLED = tuple(PROFILES)
 
 
 def modelled(version: str) -> ModuleFeatures:
     """A version that a machine can have.  Raises ValueError with a sentence."""
-    if version in MODELLED:
-        return PROFILES[version]
-    yet = " yet" if version in PROFILES else ""
-    raise ValueError(f"no module {version} is modelled{yet}; there is {', '.join(MODELLED)}")
+    if version not in PROFILES:
+        raise ValueError(f"no module {version} is modelled; there is {', '.join(PROFILES)}")
+    return PROFILES[version]

@@ -100,7 +100,7 @@ TDH_VP_FLUSH = leaf(18, "TDH.VP.FLUSH", "rcx=tdvpr", "break a vCPU's association
 TDH_MNG_VPFLUSHDONE = leaf(19, "TDH.MNG.VPFLUSHDONE", "rcx=tdr", "all vCPUs are flushed; the TD can not run again")
 TDH_MNG_KEY_FREEID = leaf(20, "TDH.MNG.KEY.FREEID", "rcx=tdr", "free a TD's HKID; teardown begins")
 TDH_MNG_INIT = leaf(21, "TDH.MNG.INIT", "rcx=tdr rdx=td_params", "initialise a TD from TD_PARAMS", clears="rcx")
-TDH_VP_INIT = leaf(22, "TDH.VP.INIT", "rcx=tdvpr rdx=guest_rcx r8=x2apic_id", "initialise a vCPU", "S01; version 1 from 1.5.08")
+TDH_VP_INIT = leaf(22, "TDH.VP.INIT", "rcx=tdvpr rdx=guest_rcx r8=x2apic_id", "initialise a vCPU", "S01; version 1 from 1.5.08", versions=1)
 TDH_MEM_PAGE_PROMOTE = leaf(23, "TDH.MEM.PAGE.PROMOTE", "rcx=gpa_level rdx=tdr", "merge 512 pages into one", versions=1, clears="rcx rdx", nulls="r9 r10 r11")
 # --- physical memory ---
 TDH_PHYMEM_PAGE_RDMD = leaf(24, "TDH.PHYMEM.PAGE.RDMD", "rcx=page", "read a page's metadata (its PAMT entry)", clears="rcx rdx r8 r9")
