@@ -17,6 +17,7 @@ from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SIZE, size
 from tdxlab.spec.operands import RCX, Operand
 from tdxlab.spec.pamt import PT_NDA, PageType
 from tdxlab.spec.sept import RULES, Rule, refusal
+from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import RUNS_IN, TRACKS_TLB, LifeCycle
 
 if TYPE_CHECKING:
@@ -193,14 +194,14 @@ async def backing(call: Call, entry: Entry) -> PamtPage:
     return await call.pamt.known(entry.hpa, entry.level if entry.state.leaf else LEVEL_4K)
 
 
-async def poll(call: Call, td: Td, **operands: int) -> None:
+async def poll(call: Call, td: Td, interrupted: Status = st.TDX_INTERRUPTED_RESTARTABLE, **operands: int) -> None:
     """Give up before the changes if an interrupt is pending, or another host call waits for the tree.
 
     The caller finds its operands as they were.  INFERRED: interrupts are looked for first.
     """
     await step((call.cpu.lp, "interrupt", READ), (td.sept_tree, 0, READ), at="poll")
     if call.cpu.interrupt_pending():
-        raise Refuse(st.TDX_INTERRUPTED_RESTARTABLE, operands)
+        raise Refuse(interrupted, operands)
     if call.features.yields_to_host and td.sept_tree[0] & HP:
         raise Refuse(st.TDX_INTERRUPTED_BUSY, operands)
 

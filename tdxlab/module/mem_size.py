@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.hw.sharex import ENTRY_HP, Refuse
-from tdxlab.module import sept
+from tdxlab.module import l2_sept, sept
 from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import (
     backing,
@@ -43,7 +43,8 @@ async def tdh_mem_page_demote(
     With Dynamic PAMT a 2M page's range gets the page pair in R12 and R13, which are looked at after the poll, while
     the large page's entry is locked: a page of that very range is BUSY for ever.  [confirmed rows 89 to 105]
     INFERRED: the poll for interrupts comes after the large page's own lock.
-    Left out: L2 S-EPT pages (R9-R11).  Source: [S01:tdh_mem_page_demote.c, S25:tdh_mem_page_demote.c]
+    Left out: L2 aliases, for which R9 to R11 would have pages.
+    Source: [S01:tdh_mem_page_demote.c, S25:tdh_mem_page_demote.c]
     """
     tdr = tdr_of(tdr_flags)
     td = await hold_td(call, tdr, RDX)
@@ -111,7 +112,8 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     """Merge 512 pages into one, if they are alike and contiguous.  RCX: the freed S-EPT page.
 
     With Dynamic PAMT a 2M range gives its page pair back, in R12 and R13.
-    Left out: L2 S-EPT pages (version 1).  Source: [S01:tdh_mem_page_promote.c, S25:tdh_mem_page_promote.c]
+    The S-EPT pages of L2 VMs, which are empty, go too (R9 to R11).
+    Source: [S01:tdh_mem_page_promote.c, S25:tdh_mem_page_promote.c]
     """
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_2M, LEVEL_1G)
@@ -120,6 +122,7 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     table = await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX)
     if tracked:
         await check_tracked(td, table)
+    l2_pages = await l2_sept.hold_old(call, td, gpa, entry)
     words = await hold_children(call, entry)
     first = Entry(call.memory.sept_page(entry.hpa), 0, level - 1, words[0], entry.hpas)
     state = alike(words, first, entry)
@@ -127,6 +130,8 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     await poll(call, td, rcx=gpa_level, rdx=tdr)
 
     # --- all checks passed ---
+    for l2_page in l2_pages:
+        await l2_sept.remove(call, td, l2_page)
     has_pair = call.pamt.dynamic and level == LEVEL_2M
     touches = await step(
         entry.touch(),

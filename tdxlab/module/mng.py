@@ -95,9 +95,14 @@ async def tdh_mng_init(call: Call, tdr: int, td_params: int) -> None:
     check_hpa(call, td_params, RDX, TD_PARAMS_BYTES)
     await step((call.memory.page(td_params), None, READ), at="TD_PARAMS")
     values = parse(call.memory.read(td_params, TD_PARAMS_BYTES), call.features.config_flags)
+    if len(td.tdcx) < MIN_TDCX + values["num_l2_vms"]:
+        raise Refuse(st.TDX_TDCS_NOT_ALLOCATED)
 
     # --- all checks passed ---
-    await step((td, None, WRITE), at="update")
+    l2_roots = [call.memory.sept_page(page) for page in td.tdcx[MIN_TDCX:]]
+    await step((td, None, WRITE), *((root, None, WRITE) for root in l2_roots), at="update")
+    for root in l2_roots:
+        root.fill([FREE_ENTRY] * ENTRIES)
     for field, value in values.items():
         setattr(td, field, value)
     td.eptp |= td.tdcx[ROOT_TDCX] | td.hkid_bits

@@ -85,7 +85,8 @@ def non_leaf(td: Td, hpa: int, state: State) -> int:
 
 def word_for(td: Td, entry: Entry, state: State) -> int:
     """The same entry in another state."""
-    return leaf(td, entry.hpa, state) if state.leaf else non_leaf(td, entry.hpa, state)
+    word = leaf(td, entry.hpa, state) if state.leaf else non_leaf(td, entry.hpa, state)
+    return word | entry.word & SeptEntry.L2_ALIAS
 
 
 def children(td: Td, hpa: int, level: int, state: State) -> list[int]:

@@ -18,6 +18,9 @@ from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.sept import RWX
 from tdxlab.spec.tdstate import LifeCycle, OpState, SysState, VcpuState
 
+NUM_RTMRS = 4
+HP_LOCK_TIMEOUT = 1_000_000_000  # 1 s at the 1 GHz of the recordings [oracle tour I]
+
 
 class _Fields(Record):
     """A record whose fields have initial values, set without the journal."""
@@ -43,6 +46,7 @@ class Sys(_Fields):
     tdmrs: tuple[Any, ...]  # as configured
     usable: tuple[tuple[int, int], ...]  # (base, end) of memory whose PAMT is initialised
     hkid: int
+    handoff: dict[str, Any] | None  # what a module that is shut down leaves to the next; replaced, never changed
     lock: Sharex
 
     RESET: ClassVar[dict[str, Any]] = {
@@ -51,6 +55,7 @@ class Sys(_Fields):
         "tdmrs": (),
         "usable": (),
         "hkid": 0,
+        "handoff": None,
     }
     __slots__ = (*RESET, "lock")
     FIXED = Record.FIXED | {"lock"}
@@ -74,6 +79,7 @@ class Td(_Fields):
     attributes: int
     xfam: int
     max_vcpus: int
+    num_l2_vms: int
     eptp: int
     gpaw: int
     config_flags: int
@@ -81,6 +87,15 @@ class Td(_Fields):
     x2apic_ids: tuple[int, ...]  # of vCPUs that were given one
     measurement: Measurement
     mrtd: bytes
+    mrconfigid: bytes
+    mrowner: bytes
+    mrownerconfig: bytes
+    # not under that lock alone: the guest writes them while it shares it
+    td_ctls: int
+    notify_enables: int
+    hp_lock_timeout: int  # TSC cycles for which the guest may be kept off a lock
+    # not under that lock: under the RTMRs' own
+    rtmrs: tuple[bytes, ...]
     # not under that lock: counted atomically
     chldcnt: int
     num_assoc_vcpus: int
@@ -94,6 +109,7 @@ class Td(_Fields):
     op_state_lock: Sharex
     sept_tree: Sharex
     epoch_lock: Sharex
+    rtmr_lock: Sharex
 
     ATOMIC = frozenset({"chldcnt", "num_assoc_vcpus", "td_epoch", "refcount0", "refcount1"})
     RESET: ClassVar[dict[str, Any]] = {
@@ -106,6 +122,7 @@ class Td(_Fields):
         "attributes": 0,
         "xfam": 0,
         "max_vcpus": 0,
+        "num_l2_vms": 0,
         "eptp": 0,
         "gpaw": 0,
         "config_flags": 0,
@@ -113,17 +130,24 @@ class Td(_Fields):
         "x2apic_ids": (),
         "measurement": Measurement(),
         "mrtd": bytes(48),
+        "mrconfigid": bytes(48),
+        "mrowner": bytes(48),
+        "mrownerconfig": bytes(48),
+        "td_ctls": 0,
+        "notify_enables": 0,
+        "hp_lock_timeout": HP_LOCK_TIMEOUT,
+        "rtmrs": (bytes(48),) * NUM_RTMRS,
         "chldcnt": 0,
         "num_assoc_vcpus": 0,
         "td_epoch": 0,
         "refcount0": 0,
         "refcount1": 0,
     }
-    __slots__ = (*RESET, "epoch_lock", "features", "hkid_start", "op_state_lock", "sept_tree", "tdr")
-    FIXED = Record.FIXED | {"tdr", "features", "hkid_start", "op_state_lock", "sept_tree", "epoch_lock"}
+    __slots__ = (*RESET, "epoch_lock", "features", "hkid_start", "op_state_lock", "rtmr_lock", "sept_tree", "tdr")
+    FIXED = Record.FIXED | {"tdr", "features", "hkid_start", "op_state_lock", "sept_tree", "epoch_lock", "rtmr_lock"}
 
     def __init__(self, journal: Journal, tdr: int, pamt: Pamt, features: ModuleFeatures, hkid_start: int) -> None:
-        super().__init__(journal, f"td:{tdr:#x}", lambda key: None if key in Td.ATOMIC else pamt.lock_of(tdr))
+        super().__init__(journal, f"td:{tdr:#x}", lambda key: self._guard(key, pamt))
         self._wire(
             tdr=tdr,
             features=features,
@@ -131,7 +155,13 @@ class Td(_Fields):
             op_state_lock=Sharex(journal, f"op_state:{tdr:#x}"),
             sept_tree=Sharex(journal, f"sept_tree:{tdr:#x}", marks=features.sept_tree_host_priority),
             epoch_lock=Sharex(journal, f"td_epoch:{tdr:#x}", marks=False),
+            rtmr_lock=Sharex(journal, f"rtmr:{tdr:#x}"),
         )
+
+    def _guard(self, key: str, pamt: Pamt) -> tuple[Sharex, int] | None:
+        if key in Td.ATOMIC:
+            return None
+        return (self.rtmr_lock, 0) if key == "rtmrs" else pamt.lock_of(self.tdr)
 
     @property
     def root(self) -> int:
@@ -167,6 +197,7 @@ class Vcpu(_Fields):
 
     state: VcpuState
     tdr: int
+    index: int  # its number among the TD's vCPUs, from 0
     tdcx: int  # number of control pages beside the TDVPR
     assoc_lp: int | None
     epoch: int  # in which it entered last
@@ -175,14 +206,18 @@ class Vcpu(_Fields):
     trap_exit: bool  # the last TD exit was trap-like, so the host may give its hint
     entry_rip: int
     epf_count: int  # EPT violations at the RIP of the last entry
-    epf_gpas: tuple[tuple[int, int], ...]  # (GPA, qualification) of the later ones, for TDH.VP.ENTER to look at
+    epf_gpas: tuple[int, ...]  # where the later ones were, for TDH.VP.ENTER to look at
+    violation: tuple[int, int] | None  # (qualification, GPA) of the last VM exit, if it was a private EPT violation
     ve_info: tuple[int, int, int] | None  # (exit reason, qualification, GPA) of a #VE that nobody has asked about
+    cpuid_supervisor_ve: int  # CPUID gives #VE
+    cpuid_user_ve: int
     first_busy_tsc: int | None  # when a TDCALL was first kept off a lock for the host
     tdvpr: int
 
     RESET: ClassVar[dict[str, Any]] = {
         "state": VcpuState.UNINITIALIZED,
         "tdr": 0,
+        "index": 0,
         "tdcx": 0,
         "assoc_lp": None,
         "epoch": 0,
@@ -192,7 +227,10 @@ class Vcpu(_Fields):
         "entry_rip": 0,
         "epf_count": 0,
         "epf_gpas": (),
+        "violation": None,
         "ve_info": None,
+        "cpuid_supervisor_ve": 0,
+        "cpuid_user_ve": 0,
         "first_busy_tsc": None,
     }
     __slots__ = (*RESET, "tdvpr")

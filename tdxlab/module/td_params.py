@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from tdxlab.hw.cpu import NotModelled
 from tdxlab.hw.sharex import Refuse
 from tdxlab.spec import status as st
 from tdxlab.spec.operands import RDX, Operand
@@ -46,12 +45,11 @@ def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
     _demand(eptp == EPTP_5_LEVELS or (eptp == EPTP_4_LEVELS and not flags & GPAW), Operand.EPTP_CONTROLS)
     _demand(tsc in TSC_25_MHZ, Operand.TSC_FREQUENCY)
     _check_cpuid(raw)
-    if l2_vms:
-        raise NotModelled("a TD with L2 VMs")
     return {
         "attributes": attributes,
         "xfam": xfam,
         "max_vcpus": max_vcpus,
+        "num_l2_vms": l2_vms,
         "eptp": eptp,
         "gpaw": flags & GPAW,
         "config_flags": flags,

@@ -16,7 +16,7 @@ from tdxlab.spec.operands import RCX, RDX, Operand
 from tdxlab.spec.pamt import PT_NDA, PT_TDCX, PT_TDVPR
 from tdxlab.spec.tdstate import VcpuState
 
-MIN_TDCX, MAX_TDCX = 5, 14  # control pages beside the TDVPR [S01:tdx_tdvps.h]
+MIN_TDCX, TDCX_PER_L2_VM, MAX_TDCX = 5, 3, 14  # control pages beside the TDVPR [S01:tdx_tdvps.h]
 CPUID_1_EAX = 0x806F8  # what a guest finds in RDX at its first instruction [oracle]
 
 
@@ -88,7 +88,7 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
     await step((vcpu, None, WRITE), (td, "num_vcpus", WRITE), (td, "num_assoc_vcpus", ADD), at="TDVPS")
     if vcpu.state is not VcpuState.UNINITIALIZED:
         raise bad_state(call, vcpu)
-    if vcpu.tdcx < MIN_TDCX:
+    if vcpu.tdcx < MIN_TDCX + TDCX_PER_L2_VM * td.num_l2_vms:
         raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
     if td.num_vcpus == td.max_vcpus:
         raise Refuse(st.TDX_MAX_VCPUS_EXCEEDED)
