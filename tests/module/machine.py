@@ -14,19 +14,23 @@ from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.module import TdxModule
 from tdxlab.spec import leaves
+from tdxlab.spec.bits import SysConfig
 from tdxlab.spec.features import V1_5_01, ModuleFeatures
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G, SIZE_2M
+from tdxlab.spec.levels import LEVEL_2M, PAGE_SIZE, SIZE_1G, SIZE_2M
 from tdxlab.spec.status import TDX_SUCCESS, Status
 
 BASE, HOST = 4 * SIZE_1G, 5 * SIZE_1G + 0x1000_0000
 TDR, TDVPRS = BASE + 0x10_0000, (BASE + 0x11_0000, BASE + 0x12_0000)
 RESERVED = BASE + SIZE_2M
 TABLES, PAGES, LARGE = BASE + 0x100_0000, BASE + 0x200_0000, BASE + 0x1000_0000
+DONORS = BASE + 0x3000_0000  # pages for the PAMT, in ranges that nobody uses
 SOURCE = HOST + 3 * PAGE_SIZE
 SEPT_VE_DISABLE = 1 << 28
 TD_PARAMS = struct.Struct("<QQHBB4sQQH")
 HKID, MODULE_HKID = 33, 32
+BACKED = BASE, TABLES, PAGES
+"""The 2M ranges whose 4K pages the TD uses: with Dynamic PAMT each gets a page pair."""
 
 
 async def send_ipi(target: Cpu) -> None:
@@ -41,11 +45,18 @@ async def take_interrupt(cpu: Cpu) -> None:
     cpu.lp.interrupt = 0
 
 
+def donors(n: int) -> tuple[int, int]:
+    """The nth pair of pages for the PAMT."""
+    return DONORS + 2 * n * PAGE_SIZE, DONORS + (2 * n + 1) * PAGE_SIZE
+
+
 class Machine:
     """Memory, module and processors; vCPU n is initialised on processor n, if there is one."""
 
-    def __init__(self, grain: str = "lock", features: ModuleFeatures = V1_5_01, cpus: int = 2) -> None:
-        self.journal = Journal()
+    def __init__(
+        self, grain: str = "lock", features: ModuleFeatures = V1_5_01, cpus: int = 2, dpamt: bool = False
+    ) -> None:
+        self.journal, self.dpamt = Journal(), dpamt
         self.memory = Memory(self.journal, Platform(cmrs=((BASE, 2 * SIZE_1G),), lps=cpus))
         self.module = TdxModule(self.memory, features)
         self.cpus = [Cpu(n, self.memory, self.module, grain) for n in range(cpus)]
@@ -84,13 +95,15 @@ class Machine:
         await self.call(leaves.TDH_SYS_INIT)
         for cpu in range(len(self.cpus)):
             await self.call(leaves.TDH_SYS_LP_INIT, cpu=cpu)
-        await self.call(leaves.TDH_SYS_CONFIG, HOST, 1, MODULE_HKID)
+        await self.call(leaves.TDH_SYS_CONFIG, HOST, 1, MODULE_HKID | SysConfig.DYNAMIC_PAMT * self.dpamt)
         await self.call(leaves.TDH_SYS_KEY_CONFIG)
 
     async def init_tdmr(self) -> None:
-        """All of the TDMR's PAMT."""
-        for _ in range(SIZE_1G >> 22):
+        """All of the TDMR's PAMT, and with Dynamic PAMT the pairs that the TD needs."""
+        for _ in range(SIZE_1G >> (24 if self.dpamt else 22)):
             await self.call(leaves.TDH_SYS_TDMR_INIT, BASE)
+        for n, hpa in enumerate(BACKED if self.dpamt else ()):
+            await self.call(leaves.TDH_PHYMEM_PAMT_ADD, hpa | LEVEL_2M, *donors(n))
 
     async def create(self) -> None:
         """A TD up to MNG.INIT, with two vCPUs and Secure-EPT pages for GPA 0 to 4M."""
