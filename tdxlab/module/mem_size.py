@@ -68,7 +68,6 @@ async def tdh_mem_page_demote(
         entry.touch(),
         (page, None, WRITE),
         table.entry(WRITE),
-        table.bepoch(WRITE),
         large.entry(WRITE),
         large.bepoch(WRITE),
         *(touch for chunk in small for touch in chunk.touches(WRITE)),
@@ -78,7 +77,7 @@ async def tdh_mem_page_demote(
     )
     page.fill(sept.children(td, large.hpa, level, PENDING if entry.state.pending else MAPPED))
     write_entry(call, entry, sept.non_leaf(td, hpa, rule.result))
-    table.assign(PT_EPT, tdr)
+    table.chunk.entries.put(table.i, packed(PT_EPT, tdr))  # BEPOCH stays [oracle v1.5.25 random 21]
     if needs_pair:
         large.lead_to(page_0, page_1)
         call.pamt.counts.put(large.hpa >> shift(LEVEL_2M), ENTRIES)

@@ -203,7 +203,7 @@ class Pamt(Record):
         """
         found = self.page(hpa, LEVEL_1G)
         await held.shared(*found.lock, operand, found.entry(READ))
-        if level != LEVEL_1G and found.read().type is not PT_REG:
+        if found.read().type is not PT_REG and level != LEVEL_1G:
             found = self.page(hpa, LEVEL_2M)
             node = (found.bepoch(READ), *reads) if self.dynamic else ()
             await held.shared(*found.lock, operand, found.entry(READ), *node)
