@@ -27,7 +27,7 @@ def test_every_leaf_that_is_emulated_has_rows_and_no_other() -> None:
 
 def test_every_row_says_where_it_comes_from() -> None:
     for leaf, row in ROWS:
-        assert {part.partition(":")[0] for part in row.source.split("; ")} <= {"S01", "S25", "oracle"}, (leaf, row)
+        assert {part.partition(":")[0] for part in row.source.split("; ")} <= {"S01", "S25", "oracle", "M"}, (leaf, row)
 
 
 def test_a_detail_is_a_row_of_the_table_of_details_and_each_is_used() -> None:
@@ -110,12 +110,18 @@ TABLE = {
     "TDH.MR.EXTEND":         "- - - - = - - - - -",
     "TDH.MEM.SEPT.RD":       "= = = = = = = = = =",
     "TDG.MEM.PAGE.ACCEPT":   "- - - - - - - MAPPED - -",
+    "TDG.MEM.PAGE.ATTR.RD":  "- - - - = - = = - =",
+    "TDG.MEM.PAGE.ATTR.WR":  "- - - - = - - = - -",
 }
+ANY = {"EXPORTED_BLOCKEDW", "EXPORTED_DIRTY", "EXPORTED_DIRTY_BLOCKEDW"}
+ANY |= {f"PENDING_{state}" for state in ANY}
 EXPORTED = {
-    "TDH.MEM.PAGE.RELOCATE": {"EXPORTED_BLOCKEDW", "EXPORTED_DIRTY", "EXPORTED_DIRTY_BLOCKEDW", "PENDING_EXPORTED_BLOCKEDW", "PENDING_EXPORTED_DIRTY", "PENDING_EXPORTED_DIRTY_BLOCKEDW"},  # noqa: E501
+    "TDH.MEM.PAGE.RELOCATE": ANY,
     "TDH.MEM.RD":            {"EXPORTED_BLOCKEDW", "EXPORTED_DIRTY", "EXPORTED_DIRTY_BLOCKEDW"},
     "TDH.MEM.WR":            {"EXPORTED_DIRTY"},
     "TDG.MEM.PAGE.ACCEPT":   {"PENDING_EXPORTED_DIRTY"},
+    "TDG.MEM.PAGE.ATTR.RD":  ANY,
+    "TDG.MEM.PAGE.ATTR.WR":  {"EXPORTED_DIRTY", "PENDING_EXPORTED_DIRTY"},
 }
 # fmt: on
 

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 from tdxlab.spec.status import TDX_OPERAND_BUSY, Status
 
-# --- under which condition a row applies; a row without one always does ---
+# --- the conditions under which a row applies: all of them, joined by AND; a row without one always does ---
 
+AND = "; "
 ENDS_AT_1G = "the walk ends there: the page is a 1G page"
 ENDS_AT_2M = "the walk ends there: the page is a 2M page, or its 2M range has no PAMT page pair"
 AT_4K = "the walk gets there"
 DPAMT = "Dynamic PAMT"
-DPAMT_2M = "Dynamic PAMT, a 2M page"
 IN_ANOTHER_RANGE = "the page lies in another 2M range"
+IN_1_5_01 = "1.5.01"
 UNTIL_1_5_16 = "up to 1.5.16"
+UNTIL_1_5_25 = "up to 1.5.25, later with L2 VMs only"
 FROM_1_5_08 = "from 1.5.08"
 FROM_1_5_20 = "from 1.5.20"
 VERSION_0 = "version 0"
@@ -22,9 +24,8 @@ VERSION_1 = "version 1"
 PAGE_2M = "a 2M page"
 MAY_RUN = "the TD may run (RUNNABLE, LIVE_EXPORT, LIVE_IMPORT)"
 SUSPECTED = "the zero-step filter has kept GPAs"
-SUSPECTED_UNTIL_1_5_16 = f"{SUSPECTED}, {UNTIL_1_5_16}"
-SUSPECTED_FROM_1_5_20 = f"{SUSPECTED}, {FROM_1_5_20}"
 NO_TDR = "the page is no TDR"
+L2_VM = "an L2 VM has a page there"
 NOT_EMULATED = "not emulated"
 
 # fmt: off
@@ -32,6 +33,7 @@ DETAILS: dict[str, range] = {
     "level":               range(5),
     "operation state":     range(12),       # 0 in 1.5.01
     "vCPU state":          range(9),        # 0 in 1.5.01
+    "R9, R10 or R11":      range(9, 12),    # the page for an L2 VM
     "PAMT page":           range(2),        # the first one with an entry in use
     "exit reason":         range(1 << 32),
     "x2APIC id":           range(1 << 32),
@@ -62,7 +64,7 @@ class Lock:
 class Check:
     """A row.  refuses: the status with its operand; None where the call ends in no status (a TD exit, #VE).
 
-    when: the condition under which the row applies, "" if always.  detail: a key of DETAILS, "" if the operand is in
+    when: the conditions under which the row applies, "" if always.  detail: a key of DETAILS, "" if the operand is in
     `refuses`.  lock: what is taken; None where something is only looked at.
     """
 
@@ -72,6 +74,10 @@ class Check:
     when: str = ""
     detail: str = ""
     lock: Lock | None = None
+
+    def applies(self, *conditions: str) -> bool:
+        """Does the row apply where these conditions hold and no others?"""
+        return set(self.when.split(AND)) - {""} <= set(conditions)
 
     @property
     def details(self) -> range:

@@ -37,7 +37,7 @@ ROWS: dict[Leaf, Checks] = {
         *guest_page(RDX, "RDX: 64 bytes of data", "S01:tdg_mr_report.c"),
         check("R8: subtype 0", st.TDX_OPERAND_INVALID.at(R8), "S01:tdg_mr_report.c"),
         lock("RTMR", "", "S", Operand.RTMR, "S01:tdg_mr_report.c"),
-        check(INTERRUPTED, None, "S01:tdg_mr_report.c", NOT_EMULATED),
+        check(INTERRUPTED, None, "S01:tdg_mr_report.c"),
         *guest_page(RCX, "RCX: 1K", "S01:tdg_mr_report.c"),
     ),
     leaves.TDG_VP_CPUIDVE_SET: (

@@ -3,16 +3,23 @@
 # ruff: noqa: E501
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.checks.check import (
+    AND,
     AT_4K,
-    DPAMT_2M,
+    DPAMT,
     FROM_1_5_08,
     FROM_1_5_20,
+    IN_1_5_01,
+    L2_VM,
     MAY_RUN,
+    NOT_EMULATED,
     PAGE_2M,
     UNTIL_1_5_16,
+    UNTIL_1_5_25,
     VERSION_0,
     VERSION_1,
     Check,
@@ -38,7 +45,9 @@ from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.status import Status
 
-R9, R10, R11, R12, R13 = Operand.R9, Operand.R10, Operand.R11, Operand.R12, Operand.R13
+R9, R12, R13 = Operand.R9, Operand.R12, Operand.R13
+L2_OPERAND = "R9, R10 or R11"
+DPAMT_2M = DPAMT + AND + PAGE_2M
 
 
 def tdr_flag(source: str) -> Check:
@@ -65,7 +74,7 @@ def pamt_page(operand: int) -> tuple[Check, ...]:
     return (
         lock("PAMT 1G", of, "S", operand, source, DPAMT_2M),
         lock("PAMT 2M", of, "S", operand, source, DPAMT_2M),
-        lock("PAMT 4K", of, "S", operand, source, f"{DPAMT_2M}; {AT_4K}"),
+        lock("PAMT 4K", of, "S", operand, source, DPAMT_2M + AND + AT_4K),
         check(f"{of}: free", st.TDX_PAGE_NOT_FREE.at(operand), f"{source}; oracle", DPAMT_2M),
     )
 
@@ -77,17 +86,29 @@ def pair(what: str, status: Status) -> Checks:
 
 
 # fmt: off
+
+
+def l2_pages(source: str) -> Checks:
+    """New S-EPT pages for L2 VMs, in R9 to R11."""
+    return (
+        check("R9 to R11: NULL_PA for an L2 VM that is not there", st.TDX_OPERAND_INVALID, source, VERSION_1, L2_OPERAND),
+        check("the walk of the VM's tree gets to the level asked for", st.TDX_L2_SEPT_WALK_FAILED, source, L2_VM, "VM and level"),
+        check("the VM's entry is free, or the flag in RDX says that one which leads to a page will do", st.TDX_L2_SEPT_ENTRY_NOT_FREE, source, L2_VM, "VM and level"),
+        *(replace(row, when=AND.join(filter(None, (L2_VM, row.when))), detail=L2_OPERAND) for row in new_page(R9, "L2 SEPT page")),
+    )
+
+
 ROWS: dict[Leaf, Checks] = {
     leaves.TDH_MEM_SEPT_ADD: (
         tdr_flag("S01:tdh_mem_sept_add.c"),
         *td(RDX),
         gpa_level("2M or above, below the root's"),
-        *(check(f"{n.name} is NULL_PA for an L2 VM that is not there", st.TDX_OPERAND_INVALID.at(n), "S01:tdh_mem_sept_add.c; oracle", VERSION_1) for n in (R9, R10, R11)),
         tree("S"),
         *ENTRY,
         check("R8 is no NULL_PA", st.TDX_OPERAND_INVALID.at(R8), "S01:tdh_mem_sept_add.c", VERSION_0),
         check("the entry is FREE, or the flag in RDX says that one which leads to a page will do", st.TDX_EPT_ENTRY_STATE_INCORRECT.at(RCX), "S01:tdh_mem_sept_add.c"),
         *new_page(R8),
+        *l2_pages("S01:tdh_mem_sept_add.c; oracle"),
         check("no interrupt is pending for the host, between two pages", st.TDX_INTERRUPTED_RESUMABLE, "S01:tdh_mem_sept_add.c; oracle", VERSION_1),
     ),
     leaves.TDH_MEM_SEPT_REMOVE: (
@@ -98,6 +119,7 @@ ROWS: dict[Leaf, Checks] = {
         NOT_BLOCKED,
         known("SEPT page", "4K", RCX, "S01:tdh_mem_sept_remove.c"),
         tracked(),
+        known("L2 SEPT page", "4K", RCX, "S01:tdh_mem_sept_remove.c", L2_VM),
         check("its 512 entries are FREE", st.TDX_EPT_PAGE_NOT_FREE.at(RCX), "S01:tdh_mem_sept_remove.c"),
     ),
     leaves.TDH_MEM_SEPT_RD: (*td(RDX), gpa_level("any"), tree("S"), *ENTRY),
@@ -146,8 +168,9 @@ ROWS: dict[Leaf, Checks] = {
         NOT_BLOCKED,
         tracked(),
         *new_page(R8),
+        check("R9 to R11: a page for each L2 VM that maps the page", st.TDX_L2_SEPT_PAGE_NOT_PROVIDED, "S01:tdh_mem_page_demote.c", NOT_EMULATED, L2_OPERAND),
         known("large page", "2M/1G", RCX, "S01:tdh_mem_page_demote.c"),
-        *interrupted("S01:tdh_mem_page_demote.c"),
+        *interrupted("S01:tdh_mem_page_demote.c; M:Yan Zhao 2025-11", UNTIL_1_5_25),
         *pair("aligned, without HKID, below the physical address width", st.TDX_OPERAND_INVALID),
         *pair("in an initialised 1G block of a TDMR", st.TDX_OPERAND_ADDR_RANGE_ERROR),
         *pamt_page(R12),
@@ -163,6 +186,7 @@ ROWS: dict[Leaf, Checks] = {
         NOT_BLOCKED,
         known("SEPT page", "4K", RCX, "S01:tdh_mem_page_promote.c"),
         tracked(),
+        known("L2 SEPT page", "4K", RCX, "S01:tdh_mem_page_promote.c", L2_VM),
         lock("SEPT entry", "512 children", "X", RCX, "S01:tdh_mem_page_promote.c", UNTIL_1_5_16),
         check("the 512 entries are alike, MAPPED or PENDING, contiguous and aligned", st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX), "S01:tdh_mem_page_promote.c; oracle"),
         known("large page", "2M/1G", RCX, "S01:tdh_mem_page_promote.c"),
@@ -180,8 +204,8 @@ ROWS: dict[Leaf, Checks] = {
         gpa_level("any"),
         tree("X"),
         *ENTRY,
-        tracked(Operand.SEPT_TREE, f"{MAY_RUN}, 1.5.01", "S01:tdh_mem_range_unblock.c; oracle"),
-        tracked(RCX, f"{MAY_RUN}, {FROM_1_5_08}", "S25:tdh_mem_range_unblock.c; oracle"),
+        tracked(Operand.SEPT_TREE, MAY_RUN + AND + IN_1_5_01, "S01:tdh_mem_range_unblock.c; oracle"),
+        tracked(RCX, MAY_RUN + AND + FROM_1_5_08, "S25:tdh_mem_range_unblock.c; oracle"),
     ),
     leaves.TDH_MEM_TRACK: (
         *td(RCX),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.checks.check import AT_4K, IN_ANOTHER_RANGE, NO_TDR, Checks, check, lock
+from tdxlab.spec.checks.check import AND, AT_4K, IN_ANOTHER_RANGE, NO_TDR, Checks, check, lock
 from tdxlab.spec.checks.shared import in_tdmr, its_tdr, key_table, lifecycle, page, walk
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.operands import R8, RAX, RCX, RDX, Operand
@@ -38,7 +38,7 @@ def donor(operand: int) -> Checks:
     return (
         lock("PAMT 1G", of, "S", operand, ADD, IN_ANOTHER_RANGE),
         lock("PAMT 2M", of, "S", operand, ADD, IN_ANOTHER_RANGE),
-        lock("PAMT 4K", of, "S", operand, ADD, f"{IN_ANOTHER_RANGE}; {AT_4K}"),
+        lock("PAMT 4K", of, "S", operand, ADD, IN_ANOTHER_RANGE + AND + AT_4K),
         check(f"{of}: free", st.TDX_PAGE_NOT_FREE.at(operand), ADD, IN_ANOTHER_RANGE),
     )
 

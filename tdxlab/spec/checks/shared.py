@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tdxlab.spec import status as st
 from tdxlab.spec.checks.check import (
+    AND,
     AT_4K,
     DPAMT,
     ENDS_AT_1G,
@@ -49,9 +50,9 @@ def walk(of: str, mode: str, operand: int) -> Checks:
     return (*taken, lock("PAMT 4K", of, mode, operand, "S01:pamt_manager.c", AT_4K))
 
 
-def known(of: str, levels: str, operand: int, source: str) -> Check:
+def known(of: str, levels: str, operand: int, source: str, when: str = "") -> Check:
     """A page that the module knows from an S-EPT entry: its PAMT entry alone, exclusive, at the page's own level."""
-    return lock(f"PAMT {levels}", of, "X", operand, source, implicit=True)
+    return lock(f"PAMT {levels}", of, "X", operand, source, when, implicit=True)
 
 
 def new_page(operand: int, of: str = "new page") -> Checks:
@@ -166,11 +167,11 @@ def tracked(operand: int = RCX, when: str = MAY_RUN, source: str = "S01:helpers.
     return check("a TRACK came after the BLOCK, and every vCPU of the old epoch has left", st.TDX_TLB_TRACKING_NOT_DONE.at(operand), source, when)
 
 
-def interrupted(source: str) -> Checks:
+def interrupted(source: str, when: str = "") -> Checks:
     """The poll before the changes; RCX and RDX are as they were."""
     return (
-        check("no interrupt is pending for the host", st.TDX_INTERRUPTED_RESTARTABLE, source),
-        check("no other host call waits for the SEPT tree", st.TDX_INTERRUPTED_BUSY, "S25:helpers.c; oracle", FROM_1_5_20),
+        check("no interrupt is pending for the host", st.TDX_INTERRUPTED_RESTARTABLE, source, when),
+        check("no other host call waits for the SEPT tree", st.TDX_INTERRUPTED_BUSY, "S25:helpers.c; oracle", when + AND + FROM_1_5_20 if when else FROM_1_5_20),
     )
 
 

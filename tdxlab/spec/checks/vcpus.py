@@ -6,11 +6,12 @@ from __future__ import annotations
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.checks.check import (
+    AND,
     FROM_1_5_08,
+    FROM_1_5_20,
     NOT_EMULATED,
     SUSPECTED,
-    SUSPECTED_FROM_1_5_20,
-    SUSPECTED_UNTIL_1_5_16,
+    UNTIL_1_5_16,
     VERSION_0,
     VERSION_1,
     Check,
@@ -66,8 +67,8 @@ ROWS: dict[Leaf, Checks] = {
         vcpu_pages("S01:tdh_vp_init.c"),
         vcpu_state("UNINITIALIZED", "S01:tdh_vp_init.c"),
         check("the TD has fewer vCPUs than MAX_VCPUS", st.TDX_MAX_VCPUS_EXCEEDED, "S01:tdh_vp_init.c"),
-        check("R8: the x2APIC id has 32 bits", st.TDX_OPERAND_INVALID.at(R8), "S25:tdh_vp_init.c", f"{VERSION_1}, {FROM_1_5_08}"),
-        check("R8: no vCPU of the TD has this x2APIC id", st.TDX_X2APIC_ID_NOT_UNIQUE, "S25:tdh_vp_init.c; oracle", f"{VERSION_1}, {FROM_1_5_08}", "x2APIC id"),
+        check("R8: the x2APIC id has 32 bits", st.TDX_OPERAND_INVALID.at(R8), "S25:tdh_vp_init.c", VERSION_1 + AND + FROM_1_5_08),
+        check("R8: no vCPU of the TD has this x2APIC id", st.TDX_X2APIC_ID_NOT_UNIQUE, "S25:tdh_vp_init.c; oracle", VERSION_1 + AND + FROM_1_5_08, "x2APIC id"),
     ),
     leaves.TDH_VP_FLUSH: (
         *tdvpr("X", RCX),
@@ -102,8 +103,8 @@ ROWS: dict[Leaf, Checks] = {
         check("RCX: RESUME_L1 (bit 53) only after a TD exit from an L2 VM", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdh_vp_enter.c"),
         check("the TSC is not behind that of the last TD exit", st.TDX_TSC_ROLLBACK, "S01:tdh_vp_enter.c", NOT_EMULATED),
         lock("TD epoch", "", "S", Operand.TD_EPOCH, "S01:tdh_vp_enter.c"),
-        tree("X", SUSPECTED_UNTIL_1_5_16),
-        tree("S", SUSPECTED_FROM_1_5_20),
+        tree("X", SUSPECTED + AND + UNTIL_1_5_16),
+        tree("S", SUSPECTED + AND + FROM_1_5_20),
         check("none of these GPAs would fault again; else an EPT violation is told without entering", st.TDX_SUCCESS, "S01:td_exit_stepping.c; oracle", SUSPECTED, "exit reason"),
         check("the guest runs until a TD exit: the exit reason", st.TDX_SUCCESS, "S01:td_exit.c", detail="exit reason"),
         check("... this vCPU lives on", st.TDX_NON_RECOVERABLE_VCPU, "S01:td_exit.c", detail="exit reason"),
