@@ -36,6 +36,16 @@ class Status(int):
         return bool(self >> 63)
 
     @property
+    def flags(self) -> list[str]:
+        """What bits 63:60 say."""
+        return [text for bit, text in FLAGS.items() if self >> bit & 1]
+
+    @property
+    def family(self) -> str:
+        """What bits 47:40 say."""
+        return CLASSES.get(self >> 40 & 0xFF, "")
+
+    @property
     def name(self) -> str:
         """TDX_OPERAND_BUSY for 0x80000200_00000092."""
         return NAMES.get(self.code, f"{self.code:#018x}")
@@ -53,6 +63,15 @@ class Status(int):
 
     __str__ = __repr__
 
+
+# fmt: off
+FLAGS = {63: "error", 62: "not recoverable", 61: "fatal", 60: "the host may give a hint"}
+CLASSES = {
+    0x00: "general", 0x01: "operand", 0x02: "resource busy", 0x03: "page metadata", 0x04: "association with a TD",
+    0x05: "system", 0x06: "TD", 0x07: "vCPU", 0x08: "key", 0x09: "platform", 0x0A: "TDMR", 0x0B: "Secure EPT",
+    0x0C: "metadata field", 0x0D: "service TD", 0x0E: "migration", 0x10: "report", 0x11: "L2 VM",
+}
+# fmt: on
 
 NAMES: dict[int, str] = {}
 SENTENCES: dict[int, str] = {}
@@ -87,8 +106,8 @@ TDX_PREVIOUS_TLB_EPOCH_BUSY = status(0x8000_0201_0000_0000, "a vCPU still runs i
 TDX_SYS_BUSY = status(0x8000_0202_0000_0000, "another CPU holds the module's global lock")
 TDX_RND_NO_ENTROPY = status(0x8000_0203_0000_0000, "no random number was ready; try again")
 TDX_OPERAND_BUSY_HOST_PRIORITY = status(0x8000_0204_0000_0000, "internal: the lock is free but kept for the host", True)
-TDX_HOST_PRIORITY_BUSY_TIMEOUT = status(0x9000_0205_0000_0000, "TD exit: the guest was kept off a lock for too long", True)
-TDX_INTERRUPTED_BUSY = status(0x8000_0206_0000_0000, "the call stood back for another host call that waits (1.5.20)", True)
+TDX_HOST_PRIORITY_BUSY_TIMEOUT = status(0x9000_0205_0000_0000, "TD exit: the guest was kept off a lock for too long")
+TDX_INTERRUPTED_BUSY = status(0x8000_0206_0000_0000, "the call stood back for another host call that waits (1.5.20)")
 # page metadata
 TDX_PAGE_METADATA_INCORRECT = status(0xC000_0300_0000_0000, "the page's PAMT entry has another type or size", True)
 TDX_PAGE_ALREADY_FREE = status(0x0000_0301_0000_0000, "the page is free already", True)
