@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tdxlab import data
-from tdxlab.show import PACKAGE, show
+from tdxlab.cli import main
+from tdxlab.show import PACKAGE, module, show
+from tdxlab.spec import leaves, sept, status
+from tdxlab.spec.checks import CHECKS, locks_of
 
 NAMES = data.rows("names")
 
@@ -41,6 +46,75 @@ def test_a_leaf_is_found_however_it_is_written(name: str) -> None:
 )
 def test_a_status_is_found_by_name_and_by_value(name: str, says: str) -> None:
     assert any(entry.get("status") == says for entry in show(name))
+
+
+def test_a_leaf_tells_its_rows_in_order() -> None:
+    aug, leaf = leaves.TDH_MEM_PAGE_AUG, show("TDH.MEM.PAGE.AUG")[0]
+    locks, checks = ([*leaf[kind]] for kind in ("locks", "checks"))
+    assert [name.partition(" ")[2] for name in locks] == [row.what for row in locks_of(aug)]
+    numbered = {int(n): what for n, _, what in (name.partition(" ") for name in (*locks, *checks))}
+    assert [numbered[n] for n in sorted(numbered)] == [row.what for row in CHECKS[aug]]
+    assert leaf["locks"]["16 SEPT tree"] == "shared, else TDX_OPERAND_BUSY|SEPT_TREE"
+    assert (
+        leaf["checks"]["20 the HPA is aligned, without HKID, below the physical address width"]
+        == "else TDX_OPERAND_INVALID|R8"
+    )
+    assert leaf["S-EPT"] == {"FREE": "PENDING", "REMOVED": "PENDING", "any other": "TDX_EPT_ENTRY_STATE_INCORRECT"}
+    assert leaf["PAMT"] == {"new page": "PT_NDA -> PT_REG"} and "S25:pamt_manager.c" in leaf["source"]
+
+
+def test_every_leaf_and_every_status_can_be_shown() -> None:
+    for name in leaves.BY_NAME:
+        assert next(module.leaf(name))["leaf"].startswith(f"{name} (")
+    for name in status.BY_NAME:
+        assert next(module.status_name(name))["status"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("0xC0000B0800000001", {"class": "Secure EPT", "flags": ["error", "not recoverable"], "operand": "RCX"}),
+        ("0x00000B0A00000001", {"flags": ["none"], "level": "2M", "answered by": ["TDG.MEM.PAGE.ACCEPT"]}),
+        ("0xC000060800000002", {"operation state": "RUNNABLE"}),
+        ("0xC000030600000001", {"PAMT page": "0x1", "answered by": ["TDH.PHYMEM.PAMT.REMOVE"]}),
+        ("0x30", {"exit reason": "EPT_VIOLATION", "answered by": ["TDH.VP.ENTER"]}),
+    ],
+)
+def test_a_status_word_is_decoded(name: str, told: dict[str, object]) -> None:
+    [word] = [entry for entry in show(name) if "status" in entry]
+    assert {key: word[key] for key in told} == told
+
+
+def test_a_status_names_who_answers_it_and_with_which_operands() -> None:
+    by = show("TDX_OPERAND_BUSY")[0]["answered by"]
+    assert by["TDH.MEM.PAGE.AUG"] == "RDX OP_STATE SEPT_TREE RCX R8" and "TDH.SYS.INIT" not in by
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "says"),
+    [
+        ("PENDING_BLOCKED", "leaves", ("TDH.MEM.PAGE.REMOVE", "FREE")),
+        ("SEPT", "S-EPT states", ("MAPPED", "leaf; guest access rwx")),
+        ("PT_EPT", "given by", "TDH.MEM.PAGE.DEMOTE"),
+        ("RUNNABLE", "leaves", "TDH.VP.ENTER"),
+        ("TD_EPOCH", "named by", ("TDH.MEM.TRACK", "TDX_OPERAND_BUSY")),
+    ],
+)
+def test_states_page_types_and_operands_are_found(name: str, key: str, says: str | tuple[str, str]) -> None:
+    [entry] = [entry for entry in show(name) if key in entry]
+    assert says in entry[key] if isinstance(says, str) else entry[key][says[0]].startswith(says[1])
+
+
+def test_every_state_is_told_with_each_leaf_that_has_a_rule_for_it() -> None:
+    for name, state in sept.STATES.items():
+        [entry] = module.sept_state(name)
+        assert set(entry["leaves"]) == {leaf.name for leaf, before in sept.RULES if before is state}
+
+
+def test_all_of_it_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "TDH.MEM.PAGE.DEMOTE", "--json"]) == 0
+    [leaf, *_] = json.loads(capsys.readouterr().out)["found"]
+    assert leaf["checks"] and leaf["locks"] and leaf["statuses"]
 
 
 def test_claims_scenarios_designs_questions_and_variants_are_found() -> None:

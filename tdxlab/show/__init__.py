@@ -1,7 +1,8 @@
 """Whatever a reader knows by name: a word, a leaf, a status, a kernel function, a claim, a scenario, a design.
 
-Functions are found in the package's own source by their name, so nothing has to be registered; `data/names.csv` adds
-the names that a function had, or got, in other versions of a series, and the kernel file that it lives in.
+What the rows of the TDX module say is in `module`.  Functions are found in the package's own source by their name, so
+nothing has to be registered; `data/names.csv` adds the names that a function had, or got, in other versions of a
+series, and the kernel file that it lives in.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from tdxlab import data
 from tdxlab.scenarios.registry import load_all
-from tdxlab.spec import leaves, status
+from tdxlab.show import module
 from tdxlab.spec.design import ABOUT, PRESETS, SEED, Question
 
 Entry = dict[str, Any]
@@ -26,7 +27,9 @@ def show(name: str) -> list[Entry]:
     """Everything that is called `name`.  Raises ValueError with a sentence that names what is near."""
     load_all()
     found = [
-        entry for look in (_word, _source, _leaf, _status, _claim, _scenario, _design, _name) for entry in look(name)
+        entry
+        for look in (_word, _source, _leaf, *module.LOOKS, _claim, _scenario, _design, _name)
+        for entry in look(name)
     ]
     if not found:
         near = difflib.get_close_matches(name, _known(), 5, 0.5)
@@ -47,27 +50,8 @@ def _source(name: str) -> Iterator[Entry]:
 
 
 def _leaf(name: str) -> Iterator[Entry]:
-    wanted = name.upper().replace("_", ".")
-    for leaf in leaves.BY_NAME.values():
-        if leaf.name == wanted:
-            yield {
-                "leaf": f"{leaf.name} ({'SEAMCALL' if leaf.side == 'host' else 'TDCALL'} {leaf.number})",
-                "purpose": leaf.purpose,
-                "operands": {register.upper(): meaning for register, meaning in leaf.operands},
-                "source": leaf.source,
-                "handler": _places(leaf.name.lower().replace(".", "_"), "module"),
-            }
-
-
-def _status(name: str) -> Iterator[Entry]:
-    try:
-        values = [int(name, 16)] if name.lower().startswith("0x") else []
-    except ValueError:
-        return
-    values += [value for value, known in status.NAMES.items() if known == name.upper()]
-    for value in map(status.Status, values):
-        if value.sentence:
-            yield {"status": repr(value), "value": f"{int(value):#018x}", "meaning": value.sentence}
+    for entry in module.leaf(name):
+        yield {**entry, "handler": _places(entry["leaf"].split()[0].lower().replace(".", "_"), "module")}
 
 
 def _claim(name: str) -> Iterator[Entry]:
@@ -141,8 +125,7 @@ def _functions() -> dict[str, list[tuple[str, str]]]:
 def _known() -> list[str]:
     scenarios = load_all()
     return [
-        *leaves.BY_NAME,
-        *status.NAMES.values(),
+        *module.names(),
         *scenarios,
         *(claim for s in scenarios.values() for claim in s.claims),
         *PRESETS,

@@ -24,10 +24,6 @@ class Effect:
     after: PageType
     dynamic: bool | None = None
 
-    def __str__(self) -> str:
-        kind = {True: " (Dynamic PAMT)", False: " (static PAMT)", None: ""}[self.dynamic]
-        return f"{self.of}: {self.before.name if self.before is not None else 'any use'} -> {self.after.name}{kind}"
-
 
 # fmt: off
 EFFECTS: dict[Leaf, tuple[Effect, ...]] = {
