@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tdxlab.engine.step import OTHERS, Pause, Touch, step
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.cpu import Access, Guest
 from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET, TDG_VP_VMCALL
 from tdxlab.spec.levels import (
     PAGE_SIZE,
@@ -61,7 +61,8 @@ async def touch(guest: Guest, gpa: int, *, ve_level: int = PG_LEVEL_2M) -> Statu
     Returns what the first ACCEPT answered, or None if there was no #VE.
     """
     first: Status | None = None
-    while not await guest.access(gpa, write=True):
+    while not (outcome := await guest.access(gpa, write=True)):
+        assert outcome is Access.VE, f"the guest panics: {outcome.name}"
         regs = await guest.tdcall(TDG_VP_VEINFO_GET)
         fault = regs.r9
         status = await accept_page(guest, fault & -level_bytes(ve_level), ve_level)

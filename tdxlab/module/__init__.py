@@ -5,9 +5,41 @@ raised; only `call` makes a status of it and gives the locks back.  A contradict
 Left out: the module's other fatal errors.
 """
 
-from tdxlab.module import mem_page, mem_range, mem_sept, mem_size, mem_track, mng, mr, phymem, phymem_pamt, sys, tdg, vp
+from tdxlab.module import (
+    mem_page,
+    mem_range,
+    mem_sept,
+    mem_size,
+    mem_track,
+    mng,
+    mr,
+    phymem,
+    phymem_pamt,
+    sys,
+    sys_shutdown,
+    tdg_mem,
+    tdg_mr,
+    tdg_vp,
+    vp,
+)
 from tdxlab.module.call import HANDLERS
 from tdxlab.module.dispatch import TdxModule
 
-FAMILIES = (sys, mng, vp, mem_page, mem_size, mem_range, mem_sept, mem_track, mr, phymem, phymem_pamt, tdg)
+FAMILIES = (
+    sys,
+    sys_shutdown,
+    mng,
+    vp,
+    mem_page,
+    mem_size,
+    mem_range,
+    mem_sept,
+    mem_track,
+    mr,
+    phymem,
+    phymem_pamt,
+    tdg_vp,
+    tdg_mem,
+    tdg_mr,
+)
 __all__ = ["FAMILIES", "HANDLERS", "TdxModule"]

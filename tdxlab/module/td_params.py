@@ -10,6 +10,7 @@ from typing import Any
 
 from tdxlab.hw.sharex import Refuse
 from tdxlab.spec import status as st
+from tdxlab.spec.fields import TdCtls
 from tdxlab.spec.operands import RDX, Operand
 
 TD_PARAMS_BYTES = 1024
@@ -54,6 +55,10 @@ def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
         "gpaw": flags & GPAW,
         "config_flags": flags,
     }
+        "td_ctls": TdCtls.PENDING_VE_DISABLE if attributes & SEPT_VE_DISABLE else 0,
+        "mrconfigid": raw[80:128],
+        "mrowner": raw[128:176],
+        "mrownerconfig": raw[176:224],
 
 
 def _check_cpuid(raw: bytes) -> None:

@@ -11,6 +11,7 @@ from tdxlab.kvm.tdx import vcpu_enter_guest
 from tdxlab.lab import Lab, Td
 from tdxlab.scenarios.looks import calls, count
 from tdxlab.scenarios.registry import Control, scenario
+from tdxlab.spec.leaves import TDG_VP_VEINFO_GET
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 
 ENTRIES = 12  # a guest that makes progress needs fewer
@@ -26,7 +27,8 @@ async def bounded(td: Td, program: GuestProgram) -> None:
 
 async def touch_then_accept(guest: Guest) -> None:
     """Touch both 2M regions, so that KVM maps them; accept the second at 2M, the first at 4K, the second once more."""
-    await guest.access(0, write=True)
+    if not await guest.access(0, write=True):
+        await guest.tdcall(TDG_VP_VEINFO_GET)  # or the next #VE would be #DF
     await touch(guest, SIZE_2M)
     for page in (0, PAGE_SIZE):
         await accept_page(guest, page, PG_LEVEL_4K)

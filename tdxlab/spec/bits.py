@@ -94,6 +94,14 @@ class SysConfig(Layout):
     _RESERVED    = bits(63, 17)
 
 
+class SysShutdown(Layout):
+    """RCX of TDH.SYS.SHUTDOWN; bit 16 with TDX_FEATURES0.UPDATE_COMPATIBILITY.  [S25:tdh_sys_shutdown.c]"""
+
+    HANDOFF_VERSION        = bits(15, 0)
+    AVOID_COMPAT_SENSITIVE = bit(16)
+    _RESERVED              = bits(63, 17)
+
+
 class TdrFlags(Layout):
     """Operand "TDR and flag": SEPT.ADD allow_existing, DEMOTE L2_SEPT_ADD_MODE.  [S01:tdx_api_defs.h]"""
 
@@ -111,6 +119,50 @@ class VpEnter(Layout):
     HINT       = bit(52)       # host-recoverability hint
     RESUME_L1  = bit(53)
     _RESERVED2 = bits(63, 54)
+
+
+class Vmcall(Layout):
+    """RCX of TDG.VP.VMCALL: the registers that the guest passes.  [S01:tdx_api_defs.h]"""
+
+    NEVER      = bits(1, 0) | bit(4)  # RAX, RCX, RSP
+    GPRS       = bits(3, 2) | bits(15, 5)
+    XMMS       = bits(31, 16)
+    _RESERVED  = bits(63, 32)
+
+
+class CpuidVe(Layout):
+    """RCX of TDG.VP.CPUIDVE.SET.  [S01:tdg_vp_cpuidve_set.c]"""
+
+    SUPERVISOR = bit(0)
+    USER       = bit(1)
+    _RESERVED  = bits(63, 2)
+
+
+class GpaMapping(Layout):
+    """RCX of TDG.MEM.PAGE.ATTR.RD and WR afterwards.  [S01:tdx_api_defs.h]"""
+
+    LEVEL      = bits(2, 0)
+    _RESERVED  = bits(11, 3)
+    GPA        = bits(51, 12)
+    _RESERVED2 = bits(61, 52)
+    PENDING    = bit(62)
+    _RESERVED3 = bit(63)
+
+
+class PageAttributes(Layout):
+    """What a VM may do with a page: 16 bits for each of four in RDX and R8 of those leaves.  [S01:tdx_api_defs.h]"""
+
+    R          = bit(0)
+    W          = bit(1)
+    XS         = bit(2)        # execute, in supervisor mode
+    XU         = bit(3)        # and in user mode
+    VGP        = bit(4)        # verify guest paging
+    PWA        = bit(5)        # paging-write access
+    SSS        = bit(6)        # supervisor shadow stack
+    SVE        = bit(7)        # suppress #VE: never
+    _RESERVED  = bits(14, 8)
+    VALID      = bit(15)       # in R8: flush the VM's translations
+    _OTHERS    = bits(63, 16)
 
 
 class PamtEntry(Layout):
@@ -154,16 +206,18 @@ class EptViolation(Layout):
     FETCH      = bit(2)
     ENTRY_RWX  = bits(5, 3)    # what the entry allowed
     ENTRY_XU   = bit(6)
-    GLA_INFO   = bits(12, 7)   # forced to 0 on every TD exit
+    GLA_VALID  = bit(7)        # bits 12:7 are forced to 0 on every TD exit
+    GLA_USED   = bit(8)        # the access itself, not that of a page walk
+    _GLA_INFO  = bits(12, 9)
     _REST      = bits(63, 13)
 
 
 class ExtendedQualification(Layout):
     """RDX of an EPT-violation TD exit.  [S01:tdx_api_defs.h]"""
 
-    TYPE       = bits(3, 0)    # 0 none, 1 ACCEPT, 6 PENDING_EPT_VIOLATION
+    TYPE       = bits(3, 0)    # 0 none, 1 ACCEPT, 5 ATTR_WR, 6 PENDING_EPT_VIOLATION
     _RESERVED  = bits(31, 4)
-    REQUESTED  = bits(34, 32)  # the level that ACCEPT asked for
+    REQUESTED  = bits(34, 32)  # the level that the TDCALL asked for
     LEVEL      = bits(37, 35)  # the level at which the walk ended
     STATE      = bits(45, 38)  # the architectural state code of that entry
     LEAF       = bit(46)

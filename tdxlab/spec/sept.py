@@ -140,11 +140,19 @@ for before in STATES.values():
     rule(leaves.TDH_MEM_SEPT_RD, before, None, source="S01:tdh_mem_sept_rd.c")
 rule(leaves.TDG_MEM_PAGE_ACCEPT, PENDING, MAPPED, source="S01:tdg_mem_page_accept.c")
 rule(leaves.TDG_MEM_PAGE_ACCEPT, PENDING_EXPORTED_DIRTY, EXPORTED_DIRTY, source="S01:tdg_mem_page_accept.c")
+for before in (MAPPED, BLOCKEDW, EXPORTED_BLOCKEDW, EXPORTED_DIRTY, EXPORTED_DIRTY_BLOCKEDW, PENDING, PENDING_BLOCKEDW,
+               PENDING_EXPORTED_BLOCKEDW, PENDING_EXPORTED_DIRTY, PENDING_EXPORTED_DIRTY_BLOCKEDW):
+    rule(leaves.TDG_MEM_PAGE_ATTR_RD, before, None, source="S01:sept_state_lookup.c")
+for before in (MAPPED, EXPORTED_DIRTY, PENDING, PENDING_EXPORTED_DIRTY):
+    rule(leaves.TDG_MEM_PAGE_ATTR_WR, before, None, source="S01:sept_state_lookup.c")
 rule(leaves.TDH_EXPORT_BLOCKW, MAPPED, BLOCKEDW, source="S01:sept_state_lookup.c")
 rule(leaves.TDH_EXPORT_BLOCKW, PENDING, PENDING_BLOCKEDW, source="S01:sept_state_lookup.c")
 rule(leaves.TDH_EXPORT_UNBLOCKW, BLOCKEDW, MAPPED, source="S01:sept_state_lookup.c")
 rule(leaves.TDH_EXPORT_UNBLOCKW, PENDING_BLOCKEDW, PENDING, source="S01:sept_state_lookup.c")
 # fmt: on
+
+ACCEPTABLE = frozenset(before for leaf, before in RULES if leaf is leaves.TDG_MEM_PAGE_ACCEPT)
+"""The states of a page that waits for its guest."""
 
 
 def refusal(leaf: Leaf, before: State) -> Status:

@@ -131,6 +131,7 @@ TDX_SYS_STATE_INCORRECT = status(0xC000_0508_0000_0000, "the module's state does
 TDX_SYS_INVALID_HANDOFF = status(0xC000_0509_0000_0000, "the module before this one left nothing that can be taken over")
 TDX_SYS_LP_INIT_NOT_PENDING = status(0xC000_050B_0000_0000, "TDH.SYS.LP.INIT is not due")
 TDX_SYS_CONFIG_NOT_PENDING = status(0xC000_050C_0000_0000, "TDH.SYS.CONFIG is not due")
+TDX_UPDATE_COMPAT_SENSITIVE = status(0x8000_0512_0000_0000, "a TD is being built, which an update could spoil; bits 31:16 say how many")  # M:Chao Gao 2026
 # TD
 TDX_TD_FATAL = status(0xE000_0604_0000_0000, "the TD has met a fatal error")
 TDX_TD_NON_DEBUG = status(0xC000_0605_0000_0000, "only a debuggable TD allows this")

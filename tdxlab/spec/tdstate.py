@@ -54,7 +54,13 @@ class ExitReason(IntEnum):
 class ExtendedExit(IntEnum):
     """Type of the extended exit qualification.  [S01:tdx_api_defs.h]"""
 
-    NONE = 0; ACCEPT = 1; GPA_DETAILS = 2; PENDING_EPT_VIOLATION = 6
+    NONE = 0; ACCEPT = 1; GPA_DETAILS = 2; ATTR_WR = 5; PENDING_EPT_VIOLATION = 6
+
+
+class Vector(IntEnum):
+    """Exceptions that the module gives a guest.  [S01:td_vmexit.h, helpers.c inject_pf]"""
+
+    NONE = 0; DF = 8; PF = 14; VE = 20
 
 
 # a digit per state in which the leaf runs (A = 10)

@@ -1,0 +1,65 @@
+"""TDG.MR.*: what a TD measures at run time, and how it proves what it is."""
+
+from __future__ import annotations
+
+import hashlib
+
+from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.hw.sharex import Refuse
+from tdxlab.module.call import Call, handles
+from tdxlab.module.exits import Interrupted
+from tdxlab.module.guest_memory import operand_page
+from tdxlab.module.report import REPORT_BYTES, REPORT_DATA_BYTES, td_info, tdreport
+from tdxlab.module.state import NUM_RTMRS
+from tdxlab.spec import leaves
+from tdxlab.spec import status as st
+from tdxlab.spec.operands import R8, RCX, RDX, Operand
+
+HASH_BYTES, EXTENSION_ALIGN = 48, 64
+
+
+@handles(leaves.TDG_MR_RTMR_EXTEND)
+async def tdg_mr_rtmr_extend(call: Call, gpa: int, index: int) -> None:
+    """Extend a run-time measurement register: it becomes SHA-384 of itself and the 48 bytes at the GPA.
+
+    Source: [S01:tdg_mr_rtmr_extend.c]
+    """
+    td, memory = call.td, call.memory
+    if gpa % EXTENSION_ALIGN:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    hpa = await operand_page(call, gpa, RCX)
+    if index >= NUM_RTMRS:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
+    await call.held.exclusive(td.rtmr_lock, 0, Operand.RTMR, (memory.page(hpa), None, READ))
+
+    # --- all checks passed ---
+    rtmrs = list(td.rtmrs)
+    rtmrs[index] = hashlib.sha384(rtmrs[index] + memory.read(hpa, HASH_BYTES)).digest()
+    td.rtmrs = tuple(rtmrs)
+
+
+@handles(leaves.TDG_MR_REPORT)
+async def tdg_mr_report(call: Call, report_gpa: int, data_gpa: int, subtype: int) -> None:
+    """Make a TDREPORT over the 64 bytes at the second GPA, in the 1024 bytes at the first; both may be shared.
+
+    An interrupt can come before the MAC is made.  Source: [S01:tdg_mr_report.c]
+    """
+    td, memory = call.td, call.memory
+    if report_gpa % REPORT_BYTES:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    if data_gpa % REPORT_DATA_BYTES:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
+    source = await operand_page(call, data_gpa, RDX, shared=True)
+    if subtype:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
+    await call.held.shared(td.rtmr_lock, 0, Operand.RTMR)
+    info = td_info(td)
+    await step((call.cpu.lp, "interrupt", READ), (memory.page(source), None, READ), at="poll")
+    if call.cpu.interrupt_pending():
+        raise Interrupted
+    report = tdreport(info, memory.read(source, REPORT_DATA_BYTES))
+    target = await operand_page(call, report_gpa, RCX, write=True, shared=True)
+
+    # --- all checks passed ---
+    await step((memory.page(target), None, WRITE), at="report")
+    memory.write(target, report)
