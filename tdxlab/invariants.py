@@ -117,7 +117,11 @@ class Sweep:
             for i, (spte, word) in enumerate(zip(sp.spt, words, strict=True)):
                 if spte == SHADOW_NONPRESENT_VALUE and word in (None, FREE_ENTRY):
                     continue
-                entry = Entry(page, i, sp.level - 1, word, self.lab.memory.hpas) if page is not None and word is not None else None
+                entry = (
+                    Entry(page, i, sp.level - 1, word, self.lab.memory.hpas)
+                    if page is not None and word is not None
+                    else None
+                )
                 gpa = (sp.gfn << PAGE_SHIFT) + (i << shift(sp.level - 1))
                 yield Pair(gpa, entry, spte, sp)
                 if isinstance(spte, TableSpte):
@@ -244,4 +248,8 @@ class Sweep:
 
     def locks(self) -> list[str]:
         """Every lock that was taken has been given back."""
-        return [f"CPU {cpu} holds {cell.name}" for cpu, held in self.lab.journal.held.items() for cell, _, _ in held]
+        return [
+            f"CPU {cpu} holds {cell.name}"
+            for cpu in range(len(self.lab.cpus))
+            for cell, _, _ in self.lab.journal.locks_of(cpu)
+        ]

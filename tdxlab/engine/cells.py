@@ -17,22 +17,28 @@ Key = Any  # an index of Words, a key of Table, an attribute name of Record; Non
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
 
 
+Lock = tuple["Cell", Key, bool]
+"""A lock's cell, its key, and whether it is held exclusively."""
+
+
 class Journal:
     """What happened since `log` was set to []: old values, notes, locks taken.  Nothing else survives a step.
 
-    `cpu` is who runs now; `held[cpu]` lists (lock cell, key, exclusive) in the order taken, and `released` the
-    locks given back during the running step, with the number of writes and of reads until then: these were guarded.
+    `cpu` is who runs now.  `held[cpu]` lists its locks in the order taken; `calls[cpu]` lists lists of locks that come
+    and go together (a call into the module).  `released` tells the locks given back during the running step, with the
+    number of writes and of reads until then: these were guarded.
     """
 
-    __slots__ = ("cpu", "held", "log", "notes", "reads", "released")
+    __slots__ = ("calls", "cpu", "held", "log", "notes", "reads", "released")
 
     def __init__(self) -> None:
         self.log: list[tuple[Cell, Key, Any]] | None = None
         self.notes: list[dict[str, Any]] = []
         self.reads: list[tuple[Cell, Key]] | None = None
         self.cpu = 0
-        self.held: dict[int, list[tuple[Cell, Key, bool]]] = {}
-        self.released: list[tuple[Cell, Key, bool, int, int]] = []
+        self.held: dict[int, list[Lock]] = {}
+        self.calls: dict[int, list[list[Lock]]] = {}
+        self.released: list[tuple[list[Lock], int, int]] = []
 
     def mark(self) -> int:
         """Start recording if nobody does, and return the place to rewind to."""
@@ -47,6 +53,7 @@ class Journal:
             cell, key, old = self.log.pop()
             cell.restore(key, old)
         self.held.clear()
+        self.calls.clear()
         self.released.clear()
         self.notes.clear()
 
@@ -75,7 +82,28 @@ class Journal:
     def gave(self, lock: Cell, key: Key, exclusive: bool) -> None:
         """The running CPU gives `lock` back.  It still guards the writes that this step made before."""
         self.held[self.cpu].remove((lock, key, exclusive))
-        self.released.append((lock, key, exclusive, len(self.log or ()), len(self.reads or ())))
+        self.note_released([(lock, key, exclusive)])
+
+    def began(self, locks: list[Lock]) -> None:
+        """The running CPU makes a call that keeps its locks in this list."""
+        self.calls.setdefault(self.cpu, []).append(locks)
+
+    def ended(self, locks: list[Lock]) -> None:
+        """The call holds none of them any more; the list is not used again."""
+        calls = self.calls[self.cpu]
+        if calls[-1] is locks:
+            calls.pop()
+        else:
+            del calls[next(n for n, mine in enumerate(calls) if mine is locks)]
+
+    def note_released(self, locks: list[Lock]) -> None:
+        """These are given back now.  They still guard the writes that this step made before."""
+        if self.log is not None:
+            self.released.append((locks, len(self.log), len(self.reads or ())))
+
+    def locks_of(self, cpu: int) -> list[Lock]:
+        """All that a CPU holds."""
+        return [*self.held.get(cpu, ()), *(lock for locks in self.calls.get(cpu, ()) for lock in locks)]
 
     def holds(self, lock: Cell, key: Key, exclusive: bool, *, write: int = -1, read: int = -1) -> bool:
         """Does the running CPU hold `lock` (for writing, if `exclusive`), or did it earlier in this step?
@@ -83,17 +111,20 @@ class Journal:
         write, read: ... when that entry of `log`, or of `reads`, was made.  A lock taken as a whole (key None) is held
         at every key.
         """
-        for cell, k, ex in self.held.get(self.cpu, ()):
-            if cell is lock and (k is None or k == key) and (ex or not exclusive):
-                return True
-        for cell, k, ex, writes, reads in self.released:
-            if cell is lock and (k is None or k == key) and (ex or not exclusive) and write < writes and read < reads:
-                return True
-        return False
+        groups = [self.locks_of(self.cpu)]
+        groups += [locks for locks, writes, reads in self.released if write < writes and read < reads]
+        return any(
+            cell is lock and (k is None or k == key) and (ex or not exclusive)
+            for locks in groups
+            for cell, k, ex in locks
+        )
 
 
 Guard = Callable[[Key], "tuple[Cell, Key] | int | None"]
 """What protects an index: (lock cell, its key), or the only CPU that ever touches it, or None."""
+
+
+_get, _set = list.__getitem__, list.__setitem__  # neither audited nor forbidden
 
 
 def _forbidden(*_: Any, **__: Any) -> Any:
@@ -119,8 +150,8 @@ class Words(list[int]):
         """Write one word."""
         log = self.journal.log
         if log is not None:
-            log.append((self, i, list.__getitem__(self, i)))
-        list.__setitem__(self, i, value)
+            log.append((self, i, _get(self, i)))
+        _set(self, i, value)
 
     def fill(self, values: Sequence[int]) -> None:
         """Write all words at once (DEMOTE's 512 children, a cleared page): one journal entry."""

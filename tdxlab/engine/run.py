@@ -61,7 +61,7 @@ def alone(journal: Journal, coroutine: Coroutine[Pause, list[Touch], T], cpu: in
     try:
         while True:
             _, touches, ready = coroutine.send(reply)
-            if callable(ready) and not ready():
+            if ready is not None and callable(ready) and not ready():
                 raise RuntimeError(f"{coroutine!r} waits for something that nobody else will do")
             reply = list(touches)
     except StopIteration as done:
@@ -84,7 +84,8 @@ def undeclared(
         when = {"write": n} if writing else {"read": n}
         if any(covers(t, cell, key) and (t[2] != READ or not writing) for t in touches):
             continue
-        if writing and any(lock is cell and (k is None or k == key) for lock, k, *_ in journal.released):
+        given = (lock for locks, *_ in journal.released for lock in locks)
+        if writing and any(lock is cell and (k is None or k == key) for lock, k, _ in given):
             continue  # giving a lock back: its next taker orders it
         guard = cell.guard(key) if cell.guard is not None else None
         if isinstance(guard, int):
@@ -230,7 +231,7 @@ class Execution:
             stack=stack,
             touches=[(cell.name, key, mode) for cell, key, mode in touches],
             delta=[(name, key, plain(old), plain(new)) for (name, key), (old, new) in journal.net(mark).items()],
-            held=[(cell.name, key, exclusive) for cell, key, exclusive in journal.held.get(cpu, ())],
+            held=[(cell.name, key, exclusive) for cell, key, exclusive in journal.locks_of(cpu)],
             notes=list(journal.notes),
             runnable=runnable,
         )

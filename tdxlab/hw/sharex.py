@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from tdxlab.engine.cells import Cell, Journal, Key, Words
+from tdxlab.engine.cells import Cell, Journal, Key, Lock, Words
 from tdxlab.engine.run import MachineDead
 from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Touch, step
 from tdxlab.spec.bits import SeptEntry, SharexWord
@@ -39,13 +39,10 @@ class Sharex(Words):
         self.marks = HP if marks else 0
 
 
-Lock = tuple[Cell, Key, bool]
-"""A lock word, its index, and whether it is held exclusively."""
-
-
 class Held:
     """The locks of one call, in the order taken.  Each attempt is a step, giving all of them back is one.
 
+    The key of a Secure-EPT entry's own lock is ("entry", index), or ("entry", None) for all entries of a page.
     `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step.
     The dispatcher alone calls `release`, so an abandoned call gives nothing back.
     """
@@ -60,24 +57,25 @@ class Held:
         """Take a share, or refuse BUSY with `operand`."""
         mine = await step(*reads, (lock, i, SHARE))
         word = lock[i]
-        if word & EXCLUSIVE:
-            raise self._refused(lock, i, operand, mine, READER)
-        if not self.host and word & HP:
-            mine[-1] = lock, i, READ
-            raise Refuse(TDX_OPERAND_BUSY_HOST_PRIORITY.at(operand))
-        self._take(lock, i, (word & ~HP) + READER, False)
+        if word & (EXCLUSIVE | HP):
+            if word & EXCLUSIVE or not self.host:
+                raise self._refused(lock, i, operand, mine, READER)
+            word &= ~HP
+        lock.put(i, word + READER)
+        locks = self.locks
+        if not locks:
+            self.journal.began(locks)
+        locks.append((lock, i, False))
         return mine
 
     async def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> list[Touch]:
         """Take the lock alone, or refuse BUSY with `operand`."""
         mine = await step(*reads, (lock, i, WRITE))
         word = lock[i]
-        if word & ~HP:
+        if word and (word != HP or not self.host):
             raise self._refused(lock, i, operand, mine)
-        if not self.host and word & HP:
-            mine[-1] = lock, i, READ
-            raise Refuse(TDX_OPERAND_BUSY_HOST_PRIORITY.at(operand))
-        self._take(lock, i, EXCLUSIVE, True)
+        lock.put(i, EXCLUSIVE)
+        self._took((lock, i, True))
         return mine
 
     async def upgrade(self, lock: Sharex, i: int, operand: int) -> None:
@@ -86,28 +84,19 @@ class Held:
         if lock[i] & ~HP != READER:
             raise self._refused(lock, i, operand, mine)
         self.locks.remove((lock, i, False))
-        self.journal.gave(lock, i, False)
-        self._take(lock, i, EXCLUSIVE, True)
+        lock.put(i, EXCLUSIVE)
+        self.locks.append((lock, i, True))
 
     async def entry(self, page: Words, i: int, operand: int) -> int:
         """Take a Secure-EPT entry's own lock, or refuse BUSY.  Returns the entry as it was then."""
         mine = await step((page, i, WRITE))
         word = page[i]
-        if word & ENTRY_LOCK:
-            if self.host:
-                mine[-1] = page, i, FAIL
-                page.put(i, word | ENTRY_HP)
-            else:
-                mine[-1] = page, i, READ
-            raise Refuse(TDX_OPERAND_BUSY.at(operand))
-        if not self.host and word & ENTRY_HP:
-            mine[-1] = page, i, READ
-            raise Refuse(TDX_OPERAND_BUSY_HOST_PRIORITY.at(operand))
-        if self.host:
+        if word & (ENTRY_LOCK | ENTRY_HP):
+            if word & ENTRY_LOCK or not self.host:
+                raise self._refused_entry(page, i, operand, mine)
             word &= ~ENTRY_HP
         page.put(i, word | ENTRY_LOCK)
-        self.locks.append((page, i, True))
-        self.journal.took(page, ("entry", i), True)
+        self._took((page, ("entry", i), True))
         return word
 
     async def all_entries(self, page: Words, operand: int) -> list[int]:
@@ -119,8 +108,7 @@ class Held:
                 page.put(i, word | ENTRY_HP)
                 raise Refuse(TDX_OPERAND_BUSY.at(operand))
         page.fill([word & ~ENTRY_HP | ENTRY_LOCK for word in words])
-        self.locks.append((page, None, True))
-        self.journal.took(page, ("entry", None), True)
+        self._took((page, ("entry", None), True))
         return [word & ~ENTRY_HP for word in words]
 
     async def release(self, some: Sequence[Lock] | None = None) -> None:
@@ -128,54 +116,85 @@ class Held:
 
         One step: as many outcomes as with one each, and fewer events.
         """
-        locks = list(self.locks if some is None else some)
-        if not locks:
-            return
-        await step(*((lock, i, WRITE if exclusive else SHARE) for lock, i, exclusive in locks), at="release")
-        for lock in reversed(locks):
-            self.locks.remove(lock)
-            give(*lock, self.journal)
+        locks = self.locks if some is None else list(some)
+        if locks:
+            touches = [
+                (cell, key if isinstance(cell, Sharex) else key[1], WRITE if exclusive else SHARE)
+                for cell, key, exclusive in locks
+            ]
+            await step(*touches, at="release")
+            self._give(locks)
 
     def give_entry(self, page: Words, i: int) -> None:
         """Give an entry's own lock back before the others, within the caller's step."""
-        self.locks.remove((page, i, True))
-        give(page, i, True, self.journal)
+        self._give([(page, ("entry", i), True)])
+
+    def _give(self, locks: list[Lock]) -> None:
+        # The mark stays.  The memory of a lock may have been given away meanwhile: then its word is another.
+        self.journal.note_released(locks)
+        for cell, key, exclusive in reversed(locks):
+            if not isinstance(cell, Sharex):
+                give_entries(cell, key[1])
+                continue
+            word = cell[key]
+            if not (word & EXCLUSIVE if exclusive else word >= READER):
+                raise MachineDead(f"the lock {cell.name} is given back but was not held")
+            cell.put(key, word & HP if exclusive else word - READER)
+        if locks is not self.locks:
+            for lock in locks:
+                self.locks.remove(lock)
+        if locks is self.locks or not self.locks:
+            self.journal.ended(self.locks)
+            self.locks = []  # the old list stays what was given back, in the journal
 
     def hand_over(self) -> None:
         """The call ends without giving back what it still holds: the processor keeps it."""
-        self.locks.clear()
+        kept, self.locks = self.locks, []
+        self.journal.ended(kept)
+        self.journal.held.setdefault(self.journal.cpu, []).extend(kept)
 
-    def _take(self, lock: Sharex, i: int, word: int, exclusive: bool) -> None:
-        lock.put(i, word)
-        self.locks.append((lock, i, exclusive))
-        self.journal.took(lock, i, exclusive)
+    def take_over(self, kept: Sequence[Lock]) -> None:
+        """Hold what an earlier call handed over."""
+        for lock in kept:
+            self.journal.held[self.journal.cpu].remove(lock)
+            self._took(lock)
+
+    def _took(self, lock: Lock) -> None:
+        if not self.locks:
+            self.journal.began(self.locks)
+        self.locks.append(lock)
 
     def _refused(self, lock: Sharex, i: int, operand: int, mine: list[Touch], readers: int = 0) -> Refuse:
         # A host call that fails marks the lock, a guest call only looks.  Who wanted a share stays counted until
         # the exclusive holder's release clears the word [oracle contention: 0x7].
+        word = lock[i]
         if self.host and lock.marks:
             mine[-1] = lock, i, FAIL
-            lock.put(i, (lock[i] | HP) + readers)
+            lock.put(i, (word | HP) + readers)
         else:
             mine[-1] = lock, i, READ
-        return Refuse(TDX_OPERAND_BUSY.at(operand))
+        return busy(word & ~HP, operand)
+
+    def _refused_entry(self, page: Words, i: int, operand: int, mine: list[Touch]) -> Refuse:
+        # as above
+        word = page[i]
+        if self.host:
+            mine[-1] = page, i, FAIL
+            page.put(i, word | ENTRY_HP)
+        else:
+            mine[-1] = page, i, READ
+        return busy(word & ENTRY_LOCK, operand)
 
 
-def give(lock: Cell, i: Key, exclusive: bool, journal: Journal) -> None:
-    """Give one lock back, within the caller's step.  The mark stays.
+def busy(taken: int, operand: int) -> Refuse:
+    """The refusal of a lock that is taken, or is free but kept for the host."""
+    return Refuse((TDX_OPERAND_BUSY if taken else TDX_OPERAND_BUSY_HOST_PRIORITY).at(operand))
 
-    Raises MachineDead where the word does not say that it is held: the memory has been given away meanwhile.
-    """
-    assert isinstance(lock, Words)
-    if isinstance(lock, Sharex):
-        word = lock[i]
-        if not (word & EXCLUSIVE if exclusive else word >= READER):
-            raise MachineDead(f"the lock {lock.name} is given back but was not held")
-        lock.put(i, word & HP if exclusive else word - READER)
-        journal.gave(lock, i, exclusive)
-    elif i is None:
-        lock.fill([word & ~ENTRY_LOCK for word in lock])
-        journal.gave(lock, ("entry", None), True)
+
+def give_entries(page: Cell, i: Key) -> None:
+    """Give the lock of a Secure-EPT entry back, or (None) of all entries of the page, within the caller's step."""
+    assert isinstance(page, Words)
+    if i is None:
+        page.fill([word & ~ENTRY_LOCK for word in page])
     else:
-        lock.put(i, lock[i] & ~ENTRY_LOCK)
-        journal.gave(lock, ("entry", i), True)
+        page.put(i, page[i] & ~ENTRY_LOCK)

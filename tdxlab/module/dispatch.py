@@ -7,7 +7,7 @@ from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.cpu import Cpu, Regs
 from tdxlab.hw.memory import Memory, OnDemand
 from tdxlab.hw.sharex import Sharex
-from tdxlab.module import exits, guest_memory
+from tdxlab.module import exits
 from tdxlab.module.call import HANDLERS, Call
 from tdxlab.module.pamt import Pamt
 from tdxlab.module.state import Sys, Td, Vcpu
@@ -45,7 +45,7 @@ class TdxModule:
     async def seamcall(self, cpu: Cpu, regs: Regs) -> None:
         """The host's side: RAX, the module's state, then the leaf."""
         leaf, version = leaves.HOST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
-        await step((self.sys, None, READ), at=f"SEAMCALL {leaf}")
+        await step((self.sys, None, READ), at=leaf.instruction if leaf else "SEAMCALL")
         refusal = self._gate(leaf) or self._bad_rax(leaf, regs.rax)
         if refusal or leaf is None:
             regs.rax = refusal
@@ -69,7 +69,7 @@ class TdxModule:
         """The guest's side: RAX, then the leaf; then RIP moves on, or the guest leaves."""
         leaf, version = leaves.GUEST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
         vcpu = self.vcpus[cpu.lp.vcpu]
-        await step((vcpu, None, WRITE), at=f"TDCALL {leaf}")
+        await step((vcpu, None, WRITE), at=leaf.instruction if leaf else "TDCALL")
         refusal = self._bad_rax(leaf, regs.rax)
         if refusal or leaf is None:
             regs.rax = refusal
@@ -87,9 +87,9 @@ class TdxModule:
             await call.held.release()
             await exits.leave(call, exit)
 
-    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> None:
-        """The guest's access faulted: an exception or a TD exit."""
-        await guest_memory.ept_violation(self._in_guest(cpu, regs), gpa, qualification)
+    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> bool:
+        """The guest's access faulted: a #VE (returns True) or a TD exit."""
+        return await exits.ept_violation(self._in_guest(cpu, regs), gpa, qualification)
 
     async def external_interrupt(self, cpu: Cpu, regs: Regs) -> None:
         """An interrupt for the host arrived in the guest: a TD exit."""

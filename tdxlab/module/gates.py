@@ -37,8 +37,10 @@ def check_hpa(call: Call, hpa: int, operand: int, align: int = PAGE_SIZE) -> Non
 
 def check_in_tdmr(call: Call, hpa: int, operand: int) -> None:
     """`hpa` lies in a block of a TDMR whose PAMT is initialised."""
-    if not any(base <= hpa < end for base, end in call.usable):
-        raise Refuse(st.TDX_OPERAND_ADDR_RANGE_ERROR.at(operand))
+    for base, end in call.usable:
+        if base <= hpa < end:
+            return
+    raise Refuse(st.TDX_OPERAND_ADDR_RANGE_ERROR.at(operand))
 
 
 async def hold_page(
@@ -116,16 +118,21 @@ def split_gpa_level(td: Td, gpa_level: int, lowest: int, highest: int) -> tuple[
 
 
 async def hold_entry(call: Call, td: Td, gpa: int, level: int, *, tree_exclusive: bool = False) -> tuple[Entry, Rule]:
-    """The tree's lock, the walk, the entry's lock, the entry read again: what the leaf may do in its state."""
+    """The tree's lock, the walk to `level`, the entry's lock: what the leaf may do in its state."""
     take = call.held.exclusive if tree_exclusive else call.held.shared
     touches = await take(td.sept_tree, 0, Operand.SEPT_TREE)
     entry = sept.walk(call.memory, td, gpa, level, touches)
     check_reached(entry, level)
+    return entry, await lock_entry(call, entry)
+
+
+async def lock_entry(call: Call, entry: Entry) -> Rule:
+    """The lock of an entry that the walk got to, the entry read again: what the leaf may do in its state."""
     try:
         entry.word = await call.held.entry(entry.page, entry.i, RCX)
     except Refuse as busy:
         raise Refuse(busy.status, entry.view()) from None
-    return entry, allowed(call.leaf, entry)
+    return allowed(call.leaf, entry)
 
 
 async def walk_alone(call: Call, td: Td, gpa: int) -> Entry:

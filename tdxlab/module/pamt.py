@@ -15,12 +15,15 @@ from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.hw.memory import OnDemand
 from tdxlab.hw.sharex import Held, Sharex
 from tdxlab.spec.bits import PamtEntry, PamtNode, bit, field, place
-from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, shift
-from tdxlab.spec.pamt import ENTRY_BYTES, PT_NDA, PT_PAMT, PT_REG, PT_RSVD, PageType
+from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, SHIFTS, shift
+from tdxlab.spec.pamt import ENTRY_BYTES, PT_NDA, PT_PAMT, PT_RSVD, PageType
 
 PER_PAGE = PAGE_SIZE // ENTRY_BYTES
 NAMES = ("4k", "2m", "1g")
+LAST = PER_PAGE - 1
 UNUSED = [0] * PER_PAGE
+TYPE = PamtEntry.TYPE
+TYPES = {place(type, PamtEntry.TYPE): type for type in PageType}
 NODE_SHIFT = 16  # from an HPA to its frame number's place in a node
 PAIR_SHIFT = 20  # page 0 of a pair has the entries of the range's first MiB
 LAST_PAGE_HINT = bit(62)  # of a returned HPA: the range of the freed page has no page in use any more
@@ -59,7 +62,7 @@ class PamtPage:
 
     def __init__(self, chunk: Chunk, hpa: int, level: int) -> None:
         self.chunk, self.hpa, self.level, self.word = chunk, hpa, level, 0
-        self.i = hpa >> shift(level) & PER_PAGE - 1
+        self.i = hpa >> SHIFTS[level] & LAST
 
     def read(self) -> PamtPage:
         """Look at {type, owner}."""
@@ -69,7 +72,7 @@ class PamtPage:
     @property
     def type(self) -> PageType:
         """What the page was used for."""
-        return PageType(field(self.word, PamtEntry.TYPE))
+        return TYPES[self.word & PamtEntry.TYPE]
 
     @property
     def owner(self) -> int:
@@ -159,7 +162,7 @@ class Pamt(Record):
             if pair is None:
                 raise MachineDead(f"the module uses {hpa:#x}, but its 2M range has no PAMT page pair")
             return PamtPage(self.pairs[pair[hpa >> PAIR_SHIFT & 1]], hpa, level)
-        return PamtPage(self.pages[level, hpa >> shift(level) + 8], hpa, level)
+        return PamtPage(self.pages[level, hpa >> SHIFTS[level] + 8], hpa, level)
 
     def pair(self, hpa: int) -> tuple[int, int] | None:
         """HPAs of the pair that the 2M range of `hpa` has, or None."""
@@ -201,20 +204,23 @@ class Pamt(Record):
         A parent that turns out to be the last is taken shared and then upgraded, which its only reader can do.
         Without a pair the 2M entry is the last.  reads: what else is looked at with the last entries.
         """
-        found = self.page(hpa, LEVEL_1G)
-        await held.shared(*found.lock, operand, found.entry(READ))
-        if found.read().type is not PT_REG and level != LEVEL_1G:
-            found = self.page(hpa, LEVEL_2M)
-            node = (found.bepoch(READ), *reads) if self.dynamic else ()
-            await held.shared(*found.lock, operand, found.entry(READ), *node)
-            leads = PT_PAMT if self.dynamic else PT_NDA
-            if found.read().type is leads and level != LEVEL_2M:
+        chunk, i = self.pages[LEVEL_1G, hpa >> 38], hpa >> 30 & LAST
+        await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ))
+        word, at = chunk.entries[i], LEVEL_1G
+        if level < at and TYPES[word & TYPE] is PT_NDA:
+            chunk, i = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST
+            node = ((chunk.bepochs, i, READ), *reads) if self.dynamic else ()
+            await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ), *node)
+            word, at = chunk.entries[i], LEVEL_2M
+            if level < at and TYPES[word & TYPE] is (PT_PAMT if self.dynamic else PT_NDA):
                 found = self.page(hpa, LEVEL_4K)
                 take = held.exclusive if exclusive else held.shared
-                await take(*found.lock, operand, found.entry(READ), *reads)
+                await take(found.chunk.locks, found.i, operand, (found.chunk.entries, found.i, READ), *reads)
                 return found.read()
         if exclusive:
-            await held.upgrade(*found.lock, operand)
+            await held.upgrade(chunk.locks, i, operand)
+        found = PamtPage(chunk, hpa, at)
+        found.word = word
         return found
 
     async def known(self, hpa: int, level: int) -> PamtPage:

@@ -10,9 +10,10 @@ from tdxlab.engine.step import READ, WRITE, Touch
 from tdxlab.hw.memory import Memory
 from tdxlab.module.state import Td
 from tdxlab.spec.bits import SeptEntry
-from tdxlab.spec.levels import ENTRIES, LEVEL_2M, PAGE_SIZE, index, size
+from tdxlab.spec.levels import ENTRIES, LEVEL_2M, PAGE_SIZE, SHIFTS, size
 from tdxlab.spec.sept import BY_BITS, FREE, RWX, STATE_MASK, WRITE_BACK, State
 
+LAST, PS = ENTRIES - 1, SeptEntry.PS
 ACCESS = RWX | SeptEntry.XU
 PROGRESS = (ENTRIES - 1) * PAGE_SIZE  # bits 20:12 of a PENDING 2M entry: chunks accepted
 
@@ -62,14 +63,14 @@ class Entry:
 
 def walk(memory: Memory, td: Td, gpa: int, level: int, touches: list[Touch]) -> Entry:
     """From the root to `level`, or to where an entry leads no further.  Adds what it reads to `touches`."""
-    table, at = td.root, td.top_level
+    table, at, hpas = td.root, td.top_level, memory.hpas
     while True:
-        page, i = memory.sept_page(table), index(gpa, at)
+        page, i = memory.sept_pages[table], gpa >> SHIFTS[at] & LAST
         touches.append((page, i, READ))
         word = page[i]
-        if at == level or word & SeptEntry.PS or not word & RWX:
-            return Entry(page, i, at, word, memory.hpas)
-        table, at = word & memory.hpas, at - 1
+        if at == level or word & PS or not word & RWX:
+            return Entry(page, i, at, word, hpas)
+        table, at = word & hpas, at - 1
 
 
 def leaf(td: Td, hpa: int, state: State) -> int:

@@ -20,6 +20,7 @@ class Leaf:
     versions: the highest version that is accepted.  early: runs before the module is ready.
     clears: the registers that are 0 after a refusal which tells nothing in them, and nulls those that are NULL_PA
     from version 1 on [oracle].  emulated: False for a leaf that is a row only, and is answered as an unknown one.
+    registers: of the operands, in order.  instruction: "SEAMCALL TDH.MEM.PAGE.AUG", for traces.
     """
 
     name: str
@@ -33,11 +34,8 @@ class Leaf:
     clears: tuple[str, ...]
     nulls: tuple[str, ...]
     emulated: bool
-
-    @property
-    def registers(self) -> tuple[str, ...]:
-        """The operands' registers."""
-        return tuple(register for register, _ in self.operands)
+    registers: tuple[str, ...]
+    instruction: str
 
     def __str__(self) -> str:
         return self.name
@@ -63,8 +61,11 @@ def leaf(
     """A row.  operands: "rcx=meaning rdx=meaning"."""
     side = "guest" if name.startswith("TDG.") else "host"
     pairs = tuple((register, meaning) for register, _, meaning in (o.partition("=") for o in operands.split()))
-    registers = tuple(clears.split()), tuple(nulls.split())
-    row = Leaf(name, number, side, pairs, purpose, source, versions, early, *registers, emulated)
+    cleared = tuple(clears.split()), tuple(nulls.split())
+    registers = tuple(register for register, _ in pairs)
+    instruction = "TDCALL" if side == "guest" else "SEAMCALL"
+    told = f"{instruction} {name}"
+    row = Leaf(name, number, side, pairs, purpose, source, versions, early, *cleared, emulated, registers, told)
     table = GUEST if side == "guest" else HOST
     assert number not in table and name not in BY_NAME, f"{name} is there twice"
     table[number] = BY_NAME[name] = row
@@ -89,10 +90,10 @@ TDH_MEM_RANGE_BLOCK = leaf(7, "TDH.MEM.RANGE.BLOCK", "rcx=gpa_level rdx=tdr", "f
 TDH_MNG_KEY_CONFIG = leaf(8, "TDH.MNG.KEY.CONFIG", "rcx=tdr", "program a TD's key on this package")
 TDH_MNG_CREATE = leaf(9, "TDH.MNG.CREATE", "rcx=tdr rdx=hkid", "make a page the root of a new TD")
 TDH_VP_CREATE = leaf(10, "TDH.VP.CREATE", "rcx=tdvpr rdx=tdr", "make a page the root of a new vCPU")
-TDH_MNG_RD = leaf(11, "TDH.MNG.RD", "rcx=tdr rdx=field", "read a field of a TD", versions=1)
-TDH_MEM_RD = leaf(12, "TDH.MEM.RD", "rcx=gpa rdx=tdr", "read 8 bytes of a debuggable TD", clears="rcx rdx")
-TDH_MNG_WR = leaf(13, "TDH.MNG.WR", "rcx=tdr rdx=field r8=data r9=mask", "write a field of a TD")
-TDH_MEM_WR = leaf(14, "TDH.MEM.WR", "rcx=gpa rdx=tdr r8=data", "write 8 bytes of a debuggable TD", clears="rcx rdx")
+TDH_MNG_RD = leaf(11, "TDH.MNG.RD", "rcx=tdr rdx=field", "read a field of a TD", versions=1, clears="r8", nulls="rdx")
+TDH_MEM_RD = leaf(12, "TDH.MEM.RD", "rcx=gpa rdx=tdr", "read 8 bytes of a debuggable TD", clears="rcx rdx r8")
+TDH_MNG_WR = leaf(13, "TDH.MNG.WR", "rcx=tdr rdx=field r8=data r9=mask", "write a field of a TD", clears="r8")
+TDH_MEM_WR = leaf(14, "TDH.MEM.WR", "rcx=gpa rdx=tdr r8=data", "write 8 bytes of a debuggable TD", clears="rcx rdx r8")
 TDH_MEM_PAGE_DEMOTE = leaf(15, "TDH.MEM.PAGE.DEMOTE", "rcx=gpa_level rdx=tdr_flags r8=page r9=l2_page_1 r10=l2_page_2 r11=l2_page_3 r12=pamt_page_0 r13=pamt_page_1", "split a large page into 512", "S01; R12, R13 from 1.5.20: S25", clears="rcx rdx")
 TDH_MR_EXTEND = leaf(16, "TDH.MR.EXTEND", "rcx=gpa rdx=tdr", "measure 256 bytes into MRTD", clears="rcx rdx")
 TDH_MR_FINALIZE = leaf(17, "TDH.MR.FINALIZE", "rcx=tdr", "close the measurement; the TD may run")
@@ -105,16 +106,16 @@ TDH_MEM_PAGE_PROMOTE = leaf(23, "TDH.MEM.PAGE.PROMOTE", "rcx=gpa_level rdx=tdr",
 # --- physical memory ---
 TDH_PHYMEM_PAGE_RDMD = leaf(24, "TDH.PHYMEM.PAGE.RDMD", "rcx=page", "read a page's metadata (its PAMT entry)", clears="rcx rdx r8 r9")
 TDH_MEM_SEPT_RD = leaf(25, "TDH.MEM.SEPT.RD", "rcx=gpa_level rdx=tdr", "read a Secure-EPT entry", clears="rcx rdx")
-TDH_VP_RD = leaf(26, "TDH.VP.RD", "rcx=tdvpr rdx=field", "read a field of a vCPU", versions=1)
+TDH_VP_RD = leaf(26, "TDH.VP.RD", "rcx=tdvpr rdx=field", "read a field of a vCPU", versions=1, clears="r8", nulls="rdx")
 TDH_MNG_KEY_RECLAIMID = leaf(27, "TDH.MNG.KEY.RECLAIMID", "rcx=tdr", "does nothing; kept for old callers")
 TDH_PHYMEM_PAGE_RECLAIM = leaf(28, "TDH.PHYMEM.PAGE.RECLAIM", "rcx=page", "take a page back from a TD in teardown", clears="rcx rdx r8")
 TDH_MEM_PAGE_REMOVE = leaf(29, "TDH.MEM.PAGE.REMOVE", "rcx=gpa_level rdx=tdr", "unmap a page and free it", clears="rcx rdx")
 TDH_MEM_SEPT_REMOVE = leaf(30, "TDH.MEM.SEPT.REMOVE", "rcx=gpa_level rdx=tdr", "remove an empty Secure-EPT page", versions=1, clears="rcx rdx", nulls="r9 r10 r11")
 # --- the module as a whole ---
 TDH_SYS_KEY_CONFIG = leaf(31, "TDH.SYS.KEY.CONFIG", "", "program the global key on this package", early=True)
-TDH_SYS_INFO = leaf(32, "TDH.SYS.INFO", "rcx=buffer rdx=size r8=cmr_buffer r9=cmr_count", "legacy information", early=True)
+TDH_SYS_INFO = leaf(32, "TDH.SYS.INFO", "rcx=buffer rdx=size r8=cmr_buffer r9=cmr_count", "legacy information", early=True, clears="rdx r9")
 TDH_SYS_INIT = leaf(33, "TDH.SYS.INIT", "rcx=attributes", "initialise the module", early=True, clears="rcx")
-TDH_SYS_RD = leaf(34, "TDH.SYS.RD", "rdx=field", "read a field of the module", early=True)
+TDH_SYS_RD = leaf(34, "TDH.SYS.RD", "rdx=field", "read a field of the module", early=True, clears="r8")
 TDH_SYS_LP_INIT = leaf(35, "TDH.SYS.LP.INIT", "", "initialise the module on this LP", early=True)
 TDH_SYS_TDMR_INIT = leaf(36, "TDH.SYS.TDMR.INIT", "rcx=base", "initialise the next part of a TDMR's PAMT", clears="rdx")
 TDH_SYS_RDALL = leaf(37, "TDH.SYS.RDALL", "rdx=buffer r8=field", "read all fields of the module", early=True)
@@ -122,7 +123,7 @@ TDH_MEM_TRACK = leaf(38, "TDH.MEM.TRACK", "rcx=tdr", "begin a new TLB epoch")
 TDH_MEM_RANGE_UNBLOCK = leaf(39, "TDH.MEM.RANGE.UNBLOCK", "rcx=gpa_level rdx=tdr", "undo TDH.MEM.RANGE.BLOCK", clears="rcx rdx")
 TDH_PHYMEM_CACHE_WB = leaf(40, "TDH.PHYMEM.CACHE.WB", "rcx=resume", "write back this package's caches")
 TDH_PHYMEM_PAGE_WBINVD = leaf(41, "TDH.PHYMEM.PAGE.WBINVD", "rcx=page", "write back and invalidate one free page")
-TDH_VP_WR = leaf(43, "TDH.VP.WR", "rcx=tdvpr rdx=field r8=data r9=mask", "write a field of a vCPU")
+TDH_VP_WR = leaf(43, "TDH.VP.WR", "rcx=tdvpr rdx=field r8=data r9=mask", "write a field of a vCPU", clears="r8")
 TDH_SYS_LP_SHUTDOWN = leaf(44, "TDH.SYS.LP.SHUTDOWN", "", "shut the module down on this LP", early=True)
 TDH_SYS_CONFIG = leaf(45, "TDH.SYS.CONFIG", "rcx=tdmr_info_array rdx=count r8=hkid_flags", "give the module its TDMRs and its key", early=True)
 TDH_MNG_RDM = row_only(46, "TDH.MNG.RDM", "", "number only", "M: list quoting ABI 348551-006")
@@ -198,11 +199,11 @@ TDG_VP_VEINFO_GET = leaf(3, "TDG.VP.VEINFO.GET", "", "what the last #VE was abou
 TDG_MR_REPORT = leaf(4, "TDG.MR.REPORT", "rcx=report_gpa rdx=data_gpa r8=subtype", "make a report for attestation")
 TDG_VP_CPUIDVE_SET = leaf(5, "TDG.VP.CPUIDVE.SET", "rcx=control", "whether CPUID gives #VE")
 TDG_MEM_PAGE_ACCEPT = leaf(6, "TDG.MEM.PAGE.ACCEPT", "rcx=gpa_level", "accept a PENDING page: zero it and map it")
-TDG_VM_RD = leaf(7, "TDG.VM.RD", "rcx=td rdx=field", "read a field of the TD", versions=1)
-TDG_VM_WR = leaf(8, "TDG.VM.WR", "rcx=td rdx=field r8=data r9=mask", "write a field of the TD")
-TDG_VP_RD = leaf(9, "TDG.VP.RD", "rdx=field", "read a field of this vCPU", versions=1)
-TDG_VP_WR = leaf(10, "TDG.VP.WR", "rdx=field r8=data r9=mask", "write a field of this vCPU")
-TDG_SYS_RD = leaf(11, "TDG.SYS.RD", "rdx=field", "read a field of the module")
+TDG_VM_RD = leaf(7, "TDG.VM.RD", "rcx=td rdx=field", "read a field of the TD", versions=1, clears="r8", nulls="rdx")
+TDG_VM_WR = leaf(8, "TDG.VM.WR", "rcx=td rdx=field r8=data r9=mask", "write a field of the TD", clears="r8")
+TDG_VP_RD = leaf(9, "TDG.VP.RD", "rcx=vcpu rdx=field", "read a field of this vCPU", clears="r8")
+TDG_VP_WR = leaf(10, "TDG.VP.WR", "rcx=vcpu rdx=field r8=data r9=mask", "write a field of this vCPU", clears="r8")
+TDG_SYS_RD = leaf(11, "TDG.SYS.RD", "rdx=field", "read a field of the module", clears="r8")
 TDG_SYS_RDALL = leaf(12, "TDG.SYS.RDALL", "rdx=buffer r8=field", "read all fields of the module")
 TDG_SERVTD_RD = row_only(18, "TDG.SERVTD.RD", "rcx=binding rdx=field", "a service TD reads its target")
 TDG_SERVTD_WR = row_only(20, "TDG.SERVTD.WR", "rcx=binding rdx=field r8=data r9=mask", "a service TD writes its target")

@@ -25,9 +25,12 @@ def tdx_level_to_pg_level(level: int) -> int:
     return level + 1
 
 
+SHIFTS = tuple(range(PAGE_SHIFT, PAGE_SHIFT + 9 * 5, 9))  # of the module's levels
+
+
 def shift(level: int) -> int:
     """The address bits that an entry at a module level covers: 12, 21, 30, 39, 48."""
-    return PAGE_SHIFT + 9 * level
+    return SHIFTS[level]
 
 
 def size(level: int) -> int:

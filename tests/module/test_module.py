@@ -12,7 +12,7 @@ import pytest
 from tdxlab.engine.claims import at_end
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import run
-from tdxlab.hw.cpu import Cpu, Guest, NotModelled, Regs
+from tdxlab.hw.cpu import Cpu, Guest, Regs
 from tdxlab.hw.sharex import Held
 from tdxlab.module import FAMILIES, HANDLERS
 from tdxlab.module.pamt import packed
@@ -22,7 +22,7 @@ from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, SIZE_2M
 from tdxlab.spec.operands import R8, RCX, Operand
 from tdxlab.spec.pamt import PT_NDA, PT_RSVD, PageType
 from tests.module.cases import AUG_2M, AUG_4K, BLOCK_2M, BLOCK_4K, DEMOTE, GPA_2M, GPA_4K, TRACK
-from tests.module.machine import HOST, LARGE, PAGES, SOURCE, TD_PARAMS, TDR, TDVPRS, built
+from tests.module.machine import LARGE, PAGES, SOURCE, TDR, TDVPRS, built
 
 ACCEPT = leaves.TDG_MEM_PAGE_ACCEPT
 
@@ -37,13 +37,6 @@ def test_mrtd_is_the_hash_that_the_specification_says() -> None:
     added = b"MEM.PAGE.ADD".ljust(128, b"\0")
     extended = b"MR.EXTEND".ljust(128, b"\0") + bytes(range(256))
     assert machine.module.tds[TDR].mrtd == hashlib.sha384(added + extended).digest()
-
-
-def test_a_td_with_l2_vms_is_said_to_be_left_out() -> None:
-    machine = built(parts=2)
-    machine.memory.write(HOST + 2 * PAGE_SIZE, TD_PARAMS.pack(0, 0xE7, 4, 1, 0, bytes(4), 0x1E, 0, 40))
-    with pytest.raises(NotModelled, match="L2 VMs"):
-        machine.alone(machine.create())
 
 
 @pytest.mark.parametrize(
@@ -66,7 +59,7 @@ def test_a_refused_call_changes_nothing(call: tuple[Any, ...], status: int) -> N
     mark = machine.journal.mark()
     machine.alone(machine.call(*call, gives=status))
     assert machine.journal.net(mark) == {}
-    assert not machine.journal.held[0]
+    assert not machine.journal.locks_of(0)
 
 
 def test_a_new_page_that_is_the_td_itself_is_busy() -> None:
