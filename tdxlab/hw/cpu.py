@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from enum import Enum
 from typing import Any, Protocol, TypeVar
 
-from tdxlab.engine.cells import Journal, Record
+from tdxlab.engine.cells import Journal, Record, Table
 from tdxlab.engine.step import READ, Pause, Touch, one_step, step
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.tlb import Tlb
 from tdxlab.spec.bits import EptViolation, GpaLevel, SeptEntry, field
 from tdxlab.spec.leaves import TDG_VP_VMCALL, TDH_VP_ENTER, Leaf
-from tdxlab.spec.levels import index, shift, tdx_level_to_pg_level
+from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, index, shift, tdx_level_to_pg_level
 from tdxlab.spec.status import Status
+from tdxlab.spec.tdstate import Vector
 
 T = TypeVar("T")
 EXIT_REASON_HLT = 12  # the sub-function of TDG.VP.VMCALL that a guest's idle loop asks for
@@ -67,8 +69,8 @@ class Module(Protocol):
     async def tdcall(self, cpu: Cpu, regs: Regs) -> None:
         """A TDCALL instruction of the guest."""
 
-    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> bool:
-        """The guest's access faulted.  Returns whether it got a #VE instead of a TD exit."""
+    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> None:
+        """The guest's access faulted.  `cpu.lp.exception` says afterwards what it got instead of a TD exit."""
 
     async def external_interrupt(self, cpu: Cpu, regs: Regs) -> None:
         """An interrupt for the host arrived in the guest."""
@@ -78,7 +80,8 @@ class Lp(Record):
     """What a logical processor shares with others: whether it is in a guest, and its pending interrupt.
 
     interrupt: anybody may set it.  The others belong to this processor: vcpu is the HPA of the TDVPR that runs here,
-    or 0; eptp and shared_bit are what the guest's walks use; tlb_of is the TDVPR whose translations the TLB holds.
+    or 0; eptp and shared_bit are what the guest's walks use; tlb_of is the TDVPR whose translations the TLB holds;
+    exception is what the guest takes before its next instruction.
     """
 
     interrupt: int
@@ -86,7 +89,8 @@ class Lp(Record):
     eptp: int
     shared_bit: int
     tlb_of: int
-    __slots__ = ("eptp", "interrupt", "shared_bit", "tlb_of", "vcpu")
+    exception: int
+    __slots__ = ("eptp", "exception", "interrupt", "shared_bit", "tlb_of", "vcpu")
 
     def __init__(self, journal: Journal, cpu: int) -> None:
         super().__init__(journal, f"lp:{cpu}", lambda key: None if key == "interrupt" else cpu)
@@ -94,22 +98,48 @@ class Lp(Record):
             object.__setattr__(self, name, 0)
 
 
-class Cpu:
-    """A logical processor.  module: handed in by who wires the machine.  grain: "seamcall" or "lock"."""
+class Access(Enum):
+    """What a guest's load or store came to.  True if it was done; else the exception that came instead."""
 
-    __slots__ = ("grain", "journal", "lp", "memory", "module", "n", "tlb")
+    __slots__ = ()
+    DONE = Vector.NONE
+    DOUBLE_FAULT = Vector.DF
+    PAGE_FAULT = Vector.PF
+    VE = Vector.VE
+
+    def __bool__(self) -> bool:
+        return self is Access.DONE
+
+
+class GuestFault(Exception):
+    """A TDCALL whose memory operand gave the guest an exception.  The guest may see to it, and call again."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__(access)
+        self.access = access
+
+
+class Cpu:
+    """A logical processor.  module: handed in by who wires the machine.  grain: "seamcall" or "lock".
+
+    shared_ept: the shared EPT that the guest here uses, as {GPA of a page, SHARED bit and all: entry}.  What is not in
+    it is as KVM leaves it: not there, and #VE suppressed.
+    """
+
+    __slots__ = ("grain", "journal", "lp", "memory", "module", "n", "shared_ept", "tlb")
 
     def __init__(self, n: int, memory: Memory, module: Module, grain: str = "seamcall") -> None:
         self.n, self.memory, self.module, self.grain = n, memory, module, grain
         self.journal = memory.journal
         self.lp = Lp(self.journal, n)
         self.tlb = Tlb(self.journal, n)
+        self.shared_ept = Table(self.journal, f"shared_ept:{n}", default=SeptEntry.SVE)
 
-    def at_grain(self, call: Coroutine[Pause, list[Touch], T], name: str) -> Awaitable[T]:
-        """One step, or as many as the call has."""
+    def at_grain(self, call: Coroutine[Pause, list[Touch], T], name: str, *, guest: bool = False) -> Awaitable[T]:
+        """One step, or as many as the call has; of a guest's call only its first poll for interrupts is one."""
         if self.grain == "seamcall":
             return one_step(call, at=name)
-        return call
+        return first_poll(call) if guest else call
 
     # --- the host's side ---
 
@@ -162,7 +192,13 @@ class Cpu:
     # --- the guest's side ---
 
     def walk(self, gpa: int, touches: list[Touch]) -> tuple[int, int, int]:
-        """The hardware's Secure-EPT walk: (level, entry, HPA of `gpa` or 0).  Adds what it reads to `touches`."""
+        """The hardware's walk: (level, entry, HPA of `gpa` or 0).  Adds what it reads to `touches`."""
+        if gpa >= 2 * self.lp.shared_bit:
+            return LEVEL_4K, 0, 0
+        if gpa & self.lp.shared_bit:
+            touches.append((self.shared_ept, gpa & -PAGE_SIZE, READ))
+            entry = self.shared_ept[gpa & -PAGE_SIZE]
+            return LEVEL_4K, entry, entry & self.memory.hpas | gpa % PAGE_SIZE if entry & SeptEntry.R else 0
         root, level = self.lp.eptp & self.memory.hpas, field(self.lp.eptp, 0b111000)
         while True:
             page, i = self.memory.sept_page(root), index(gpa, level)
@@ -191,24 +227,29 @@ class Guest:
         self.regs: Regs
 
     async def tdcall(self, leaf: Leaf, version: int = 0, **operands: int) -> Regs:
-        """TDCALL.  Executed again after each TD exit that came before it had done its work."""
+        """TDCALL.  Executed again after each TD exit that came before it had done its work.
+
+        Raises GuestFault where the guest takes an exception instead.
+        """
         await self._boundary(f"guest: {leaf.name}")
         rip = self.regs.rip
         while self.regs.rip == rip:
             self.regs.rax = leaf.number | version << 16
             for name, value in operands.items():
                 setattr(self.regs, name, value)
-            await self.cpu.at_grain(self.cpu.module.tdcall(self.cpu, self.regs), leaf.name)
+            await self.cpu.at_grain(self.cpu.module.tdcall(self.cpu, self.regs), leaf.name, guest=True)
             await self._leave_if_exited()
+            if fault := self._exception():
+                raise GuestFault(Access(fault))
             if self.regs.rip == rip:
                 await self._boundary(f"guest: {leaf.name}")
         self.cpu.journal.note("tdcall", leaf=leaf.name, status=self.regs.status.name, detail=self.regs.status.detail)
         return self.regs
 
-    async def access(self, gpa: int, write: bool = False) -> bool:
-        """Load or store at a private GPA, repeated after each TD exit that it causes.
+    async def access(self, gpa: int, write: bool = False) -> Access:
+        """Load or store at a GPA, repeated after each TD exit that it causes.
 
-        Returns True when it is done, False when it got a #VE instead (look with TDG.VP.VEINFO.GET, then try again).
+        Returns DONE, which is true, or what came instead (after VE look with TDG.VP.VEINFO.GET, then try again).
         """
         while True:
             mine = await self._boundary(f"guest: {'write' if write else 'read'} {gpa:#x}")
@@ -216,21 +257,26 @@ class Guest:
             if found is None or (write and not found[1]):
                 level, entry, hpa = self.cpu.walk(gpa, mine)
                 if not hpa or (write and not entry & SeptEntry.W):
-                    if await self._fault(gpa, write, entry):
-                        return False
+                    await self._fault(gpa, write, entry)
+                    if exception := self._exception():
+                        return Access(exception)
                     continue
                 self.cpu.tlb.remember(gpa, level, hpa & -(1 << shift(level)), bool(entry & SeptEntry.W))
             self.regs.rip += 1
-            return True
+            return Access.DONE
 
-    async def _fault(self, gpa: int, write: bool, entry: int) -> bool:
-        # an EPT violation: the module takes over; True if it gave the guest a #VE
+    async def _fault(self, gpa: int, write: bool, entry: int) -> None:
+        # an EPT violation: the module takes over
         cause = EptViolation.WRITE if write else EptViolation.READ
-        qualification = cause | (entry & 0b111) << 3
+        qualification = cause | (entry & 0b111) << 3 | EptViolation.GLA_VALID | EptViolation.GLA_USED
         violation = self.cpu.module.ept_violation(self.cpu, self.regs, gpa, qualification)
-        got_ve = await self.cpu.at_grain(violation, f"EPT violation at {gpa:#x}")
+        await self.cpu.at_grain(violation, f"EPT violation at {gpa:#x}")
         await self._leave_if_exited()
-        return got_ve
+
+    def _exception(self) -> int:
+        # the exception that waits for the guest; it takes it
+        exception, self.cpu.lp.exception = self.cpu.lp.exception, Vector.NONE
+        return exception
 
     async def _boundary(self, at: str) -> list[Touch]:
         # between two instructions a pending interrupt makes a TD exit
@@ -267,6 +313,29 @@ class Guest:
         except GeneratorExit:
             driven.close()
             raise
+
+
+@types.coroutine
+def first_poll(driven: Coroutine[Pause, list[Touch], T]) -> Generator[Pause, list[Touch], T]:
+    """Run a call of the guest so that only its first poll for interrupts is a step of the schedule.
+
+    An ACCEPT of 2M polls 511 times, and every schedule would be searched with each of them.  The later polls belong to
+    the step of the one before; so an interrupt is seen at the first poll or not at all.
+    """
+    reply: Any = None
+    polled = False
+    try:
+        while True:
+            pause = driven.send(reply)
+            if pause[0] == "poll" and polled:
+                reply.extend(pause[1])
+            else:
+                polled = polled or pause[0] == "poll"
+                reply = yield pause
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        driven.close()
 
 
 TD_EXIT: Any = object()

@@ -7,7 +7,7 @@ from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.cpu import Cpu, Regs
 from tdxlab.hw.memory import Memory, OnDemand
 from tdxlab.hw.sharex import Sharex
-from tdxlab.module import exits
+from tdxlab.module import exits, guest_memory
 from tdxlab.module.call import HANDLERS, Call
 from tdxlab.module.pamt import Pamt
 from tdxlab.module.state import Sys, Td, Vcpu
@@ -87,9 +87,9 @@ class TdxModule:
             await call.held.release()
             await exits.leave(call, exit)
 
-    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> bool:
-        """The guest's access faulted: a #VE (returns True) or a TD exit."""
-        return await exits.ept_violation(self._in_guest(cpu, regs), gpa, qualification)
+    async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> None:
+        """The guest's access faulted: an exception or a TD exit."""
+        await guest_memory.ept_violation(self._in_guest(cpu, regs), gpa, qualification)
 
     async def external_interrupt(self, cpu: Cpu, regs: Regs) -> None:
         """An interrupt for the host arrived in the guest: a TD exit."""

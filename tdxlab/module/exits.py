@@ -1,31 +1,29 @@
 """How a guest leaves: TD exits, the #VE that spares one, and the end of a TDCALL.
 
-[S01:td_exit.c, td_other_exits.c, td_ept_violation.c, tdx_td_dispatcher.c]
+[S01:td_exit.c, td_other_exits.c, td_vmexit.h, tdx_td_dispatcher.c]
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.engine.cells import Lock
-from tdxlab.engine.step import ADD, READ, WRITE, step
-from tdxlab.module import sept, zero_step
+from tdxlab.module.sept import Entry
 from tdxlab.module.state import Td, Vcpu, refcount_of
-from tdxlab.module.td_params import SEPT_VE_DISABLE
 from tdxlab.spec import status as st
-from tdxlab.spec.bits import EptViolation, ExtendedQualification, place
+from tdxlab.spec.bits import EptViolation, ExtendedQualification, bits, place
+from tdxlab.spec.fields import TdCtls
 from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE
-from tdxlab.spec.sept import PENDING, PENDING_EXPORTED_DIRTY
 from tdxlab.spec.status import Status
-from tdxlab.spec.tdstate import ExitReason, ExtendedExit, VcpuState
+from tdxlab.spec.tdstate import ExitReason, ExtendedExit, VcpuState, Vector
 
 if TYPE_CHECKING:
     from tdxlab.module.call import Call
 
-HP_LOCK_TIMEOUT = 1_000_000_000  # TSC cycles: 1 s at the 1 GHz of the recordings [oracle tour I]
 INTERRUPT_INFO = 0x8000_0020  # valid, external, vector 0x20; left out: which one it was
 TRAPS = (st.TDX_HOST_PRIORITY_BUSY_TIMEOUT, st.TDX_CROSS_TD_TRAP)  # exits after the instruction
-ACCEPTABLE = (PENDING, PENDING_EXPORTED_DIRTY)
+NOT_TOLD = bits(12, 7)  # of the qualification of an EPT violation: what is about linear addresses
 
 
 class TdExit(Exception):
@@ -37,7 +35,10 @@ class TdExit(Exception):
 
 
 class Interrupted(Exception):
-    """An interrupt is pending: RAX and RIP stay, so that the guest executes the TDCALL again after it."""
+    """An interrupt is pending, or the guest takes an exception: RAX and RIP stay.
+
+    So the guest executes the TDCALL again afterwards.
+    """
 
 
 def exit_for(reason: ExitReason, **outputs: int) -> TdExit:
@@ -45,19 +46,64 @@ def exit_for(reason: ExitReason, **outputs: int) -> TdExit:
     return TdExit(Status(reason), **outputs)
 
 
-async def leave(call: Call, exit: TdExit, state: VcpuState = VcpuState.READY, counted: bool = True) -> None:
-    """A TD exit: keep the guest's registers, count the vCPU out of its epoch, give TDVPR and TDR back."""
+def violation_exit(gpa: int, qualification: int, extended: int = 0) -> TdExit:
+    """The TD exit of an EPT violation."""
+    return exit_for(ExitReason.EPT_VIOLATION, rcx=qualification & ~NOT_TOLD, rdx=extended, r8=gpa & -PAGE_SIZE)
+
+
+def details_exit(kind: ExtendedExit, gpa: int, level: int, entry: Entry) -> TdExit:
+    """The TD exit of a TDCALL that finds another entry than it needs: what it asked for, and what is there."""
+    told = ExtendedQualification
+    extended = (
+        kind
+        | place(level, told.REQUESTED)
+        | place(entry.level, told.LEVEL)
+        | place(entry.state.code, told.STATE)
+        | (told.LEAF if entry.state.leaf else 0)
+    )
+    qualification = EptViolation.WRITE | place(entry.word & 0b111, EptViolation.ENTRY_RWX)
+    return violation_exit(gpa, qualification, extended)
+
+
+def takes_no_ve(td: Td, touches: list[Touch]) -> bool:
+    """Has the TD chosen TD exits where it uses a PENDING page?  Adds the read to `touches`."""
+    touches.append((td, "td_ctls", READ))
+    return bool(td.td_ctls & TdCtls.PENDING_VE_DISABLE)
+
+
+def inject_ve(call: Call, vcpu: Vcpu, gpa: int, qualification: int) -> None:
+    """#VE, or #DF if the guest has not yet asked what the last #VE was about.  The step touches the vCPU."""
+    if vcpu.ve_info is None:
+        vcpu.ve_info = ExitReason.EPT_VIOLATION, qualification, gpa
+        call.cpu.lp.exception = Vector.VE
+    else:
+        call.cpu.lp.exception = Vector.DF
+
+
+async def leave(
+    call: Call,
+    exit: TdExit,
+    state: VcpuState = VcpuState.READY,
+    *,
+    counted: bool = True,
+    violation: tuple[int, int] | None = None,
+) -> None:
+    """A TD exit: keep the guest's registers, count the vCPU out of its epoch, give TDVPR and TDR back.
+
+    violation: (qualification, GPA) of a private EPT violation, which the zero-step filter has seen already.
+    """
     vcpu, lp, regs = call.vcpu, call.cpu.lp, call.regs
     touches = await step((vcpu, None, WRITE), at="TD exit")
     td = call.module.tds[vcpu.tdr]
     count = refcount_of(vcpu.epoch)
     touches.append((td, count, ADD))
     setattr(td, count, getattr(td, count) - counted)
-    if regs.rip != vcpu.entry_rip:
+    if violation is None and regs.rip != vcpu.entry_rip:
         vcpu.epf_count, vcpu.epf_gpas = 0, ()
+    vcpu.violation = violation
     vcpu.gprs, vcpu.trap_exit = regs.as_dict(), exit.status.code in TRAPS
     vcpu.state = state
-    lp.vcpu = 0
+    lp.vcpu, lp.exception = 0, Vector.NONE
     regs.load({"rax": exit.status, **exit.outputs})
     call.held.take_over(kept_locks(call, vcpu, td))
     await call.held.release()
@@ -84,9 +130,9 @@ async def complete(call: Call, status: Status | None) -> None:
     regs.rax = st.TDX_OPERAND_BUSY.at(status.detail)
     now = call.cpu.tsc()
     since = now if call.busy_since is None else call.busy_since
-    await step((call.vcpu, "first_busy_tsc", WRITE), at="kept off for the host")
+    await step((call.vcpu, "first_busy_tsc", WRITE), (call.td, "hp_lock_timeout", READ), at="kept off for the host")
     call.vcpu.first_busy_tsc = since
-    if now - since >= HP_LOCK_TIMEOUT:
+    if now - since >= call.td.hp_lock_timeout:
         await leave(call, TdExit(st.TDX_HOST_PRIORITY_BUSY_TIMEOUT))
 
 
@@ -114,46 +160,3 @@ async def machine_check(call: Call, qualification: int) -> None:
 
 
 OTHERS = {ExitReason.TRIPLE_FAULT: triple_fault, ExitReason.SMI_OTHER: machine_check}
-
-
-async def ept_violation(call: Call, gpa: int, qualification: int) -> bool:
-    """A guest access that its page tables do not allow.
-
-    A PENDING page gives #VE (True) if the TD wants that; all else is a TD exit.
-    Left out: #PF for reserved bits, #DF for a second #VE, shared EPT entries that ask for #VE.
-    """
-    vcpu = call.vcpu
-    touches = await step((vcpu, None, WRITE), at="EPT violation")
-    td = call.module.tds[vcpu.tdr]
-    extended = ExtendedExit.NONE
-    if gpa < td.shared_bit:
-        entry = sept.walk(call.memory, td, gpa, LEVEL_4K, touches)
-        if entry.state in ACCEPTABLE and not td.attributes & SEPT_VE_DISABLE:
-            vcpu.ve_info = ExitReason.EPT_VIOLATION, qualification, gpa
-            return True
-        if entry.state in ACCEPTABLE:
-            extended = ExtendedExit.PENDING_EPT_VIOLATION
-        zero_step.count(vcpu, call.regs.rip, gpa, qualification)
-    await leave(call, violation_exit(gpa, qualification, extended))
-    return False
-
-
-def violation_exit(gpa: int, qualification: int, extended: int = 0) -> TdExit:
-    """The TD exit of an EPT violation."""
-    return exit_for(
-        ExitReason.EPT_VIOLATION, rcx=qualification & ~EptViolation.GLA_INFO, rdx=extended, r8=gpa & -PAGE_SIZE
-    )
-
-
-def accept_exit(gpa: int, level: int, entry: sept.Entry) -> TdExit:
-    """The TD exit of an ACCEPT that found nothing to accept: what it asked for, and what is there."""
-    bits = ExtendedQualification
-    extended = (
-        ExtendedExit.ACCEPT
-        | place(level, bits.REQUESTED)
-        | place(entry.level, bits.LEVEL)
-        | place(entry.state.code, bits.STATE)
-        | (bits.LEAF if entry.state.leaf else 0)
-    )
-    qualification = EptViolation.WRITE | place(entry.word & 0b111, EptViolation.ENTRY_RWX)
-    return violation_exit(gpa, qualification, extended)
