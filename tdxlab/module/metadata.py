@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from tdxlab.engine.cells import Record
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.sharex import Refuse
+from tdxlab.module.state import Td
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import field, place
-from tdxlab.spec.fields import FIELDS, NO_FIELD, Context, Field, FieldId
+from tdxlab.spec.fields import DEBUGGER, FIELDS, HOST, NO_FIELD, Attributes, Context, Field, FieldId
 from tdxlab.spec.operands import Operand
 
 MUST_BE_0 = (
@@ -61,6 +62,11 @@ class Change(NamedTuple):
     old: int
 
 
+def host_of(td: Td) -> str:
+    """As whom the host reads and writes the TD's fields."""
+    return DEBUGGER if td.attributes & Attributes.DEBUG else HOST
+
+
 class View:
     """The fields of one kind, as a caller of a module version sees them."""
 
@@ -68,7 +74,7 @@ class View:
 
     def __init__(self, kind: Kind, caller: str, version: str) -> None:
         self.kind, self.caller = kind, caller
-        self.rows = [row for row in FIELDS[kind.context] if row.since <= version]
+        self.rows = tuple(row for row in FIELDS[kind.context] if row.since <= version)
 
     def find(self, id: int) -> Element:
         """The element of that class and code, whoever may use it.  The id's other bits do not matter."""

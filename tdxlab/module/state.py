@@ -19,7 +19,8 @@ from tdxlab.spec.sept import RWX
 from tdxlab.spec.tdstate import LifeCycle, OpState, SysState, VcpuState
 
 NUM_RTMRS = 4
-HP_LOCK_TIMEOUT = 1_000_000_000  # 1 s at the 1 GHz of the recordings [oracle tour I]
+TSC_MHZ = 2000  # of the recorded machine [oracle v1.5.25, its README]
+HP_LOCK_TIMEOUT = 1_000_000 * TSC_MHZ  # 1 s [S01:td_control_structures.h]
 
 
 class _Fields(Record):
@@ -80,6 +81,7 @@ class Td(_Fields):
     xfam: int
     max_vcpus: int
     num_l2_vms: int
+    tsc_frequency: int  # of the guest, in units of 25 MHz
     eptp: int
     gpaw: int
     config_flags: int
@@ -90,7 +92,7 @@ class Td(_Fields):
     mrconfigid: bytes
     mrowner: bytes
     mrownerconfig: bytes
-    # not under that lock alone: the guest writes them while it shares it
+    # not under that lock: written at once, by the guest or the host
     td_ctls: int
     notify_enables: int
     hp_lock_timeout: int  # TSC cycles for which the guest may be kept off a lock
@@ -111,7 +113,10 @@ class Td(_Fields):
     epoch_lock: Sharex
     rtmr_lock: Sharex
 
-    ATOMIC = frozenset({"chldcnt", "num_assoc_vcpus", "td_epoch", "refcount0", "refcount1"})
+    ATOMIC = frozenset({
+        "chldcnt", "num_assoc_vcpus", "td_epoch", "refcount0", "refcount1", "td_ctls", "notify_enables",
+        "hp_lock_timeout",
+    })  # fmt: skip
     RESET: ClassVar[dict[str, Any]] = {
         "lifecycle": LifeCycle.HKID_ASSIGNED,
         "hkid": 0,
@@ -123,6 +128,7 @@ class Td(_Fields):
         "xfam": 0,
         "max_vcpus": 0,
         "num_l2_vms": 0,
+        "tsc_frequency": 0,
         "eptp": 0,
         "gpaw": 0,
         "config_flags": 0,

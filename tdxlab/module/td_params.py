@@ -51,14 +51,15 @@ def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
         "xfam": xfam,
         "max_vcpus": max_vcpus,
         "num_l2_vms": l2_vms,
+        "tsc_frequency": tsc,
         "eptp": eptp,
         "gpaw": flags & GPAW,
         "config_flags": flags,
-    }
         "td_ctls": TdCtls.PENDING_VE_DISABLE if attributes & SEPT_VE_DISABLE else 0,
         "mrconfigid": raw[80:128],
         "mrowner": raw[128:176],
         "mrownerconfig": raw[176:224],
+    }
 
 
 def _check_cpuid(raw: bytes) -> None:

@@ -44,6 +44,29 @@ def bad_state(call: Call, vcpu: Vcpu) -> Refuse:
     return Refuse(st.TDX_VCPU_STATE_INCORRECT.at(int(vcpu.state) if call.features.state_in_detail else 0))
 
 
+def check_pages(td: Td, vcpu: Vcpu) -> None:
+    """The vCPU has control pages enough."""
+    if vcpu.tdcx < MIN_TDCX + TDCX_PER_L2_VM * td.num_l2_vms:
+        raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
+
+
+async def associate(call: Call, td: Td, vcpu: Vcpu, *, disabled: bool = False) -> None:
+    """The vCPU can run, and belongs to no other LP: to this one from now on, also if the leaf refuses something later.
+
+    disabled: one that will never run again will do.
+    """
+    touches = await step((vcpu, None, WRITE), at="associate")
+    check_pages(td, vcpu)
+    if vcpu.state is not VcpuState.READY and not (disabled and vcpu.state is VcpuState.DISABLED):
+        raise bad_state(call, vcpu)
+    if vcpu.assoc_lp not in (None, call.cpu.n):
+        raise Refuse(st.TDX_VCPU_ASSOCIATED)
+    if vcpu.assoc_lp is None:
+        touches.append((td, "num_assoc_vcpus", ADD))
+        vcpu.assoc_lp = call.cpu.n
+        td.num_assoc_vcpus += 1
+
+
 @handles(leaves.TDH_VP_CREATE)
 async def tdh_vp_create(call: Call, hpa: int, tdr: int) -> None:
     """Make a free page the root of a vCPU.  Source: [S01:tdh_vp_create.c]"""
@@ -88,8 +111,7 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
     await step((vcpu, None, WRITE), (td, "num_vcpus", WRITE), (td, "num_assoc_vcpus", ADD), at="TDVPS")
     if vcpu.state is not VcpuState.UNINITIALIZED:
         raise bad_state(call, vcpu)
-    if vcpu.tdcx < MIN_TDCX + TDCX_PER_L2_VM * td.num_l2_vms:
-        raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
+    check_pages(td, vcpu)
     if td.num_vcpus == td.max_vcpus:
         raise Refuse(st.TDX_MAX_VCPUS_EXCEEDED)
     if call.version and x2apic_id in td.x2apic_ids:
@@ -98,6 +120,7 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
     # --- all checks passed ---
     if call.version:
         td.x2apic_ids = (*td.x2apic_ids, x2apic_id)
+    vcpu.index = td.num_vcpus
     td.num_vcpus += 1
     td.num_assoc_vcpus += 1
     vcpu.gprs = {"rcx": guest_rcx, "rdx": CPUID_1_EAX}
@@ -110,8 +133,7 @@ async def tdh_vp_flush(call: Call, tdvpr: int) -> None:
     """Break the association with this LP, whose translations of the TD go.  Source: [S01:tdh_vp_flush.c]"""
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, op_state=False)
     await step((vcpu, None, WRITE), (td, "num_assoc_vcpus", ADD), at="TDVPS")
-    if vcpu.tdcx < MIN_TDCX:
-        raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
+    check_pages(td, vcpu)
     if vcpu.assoc_lp != call.cpu.n:
         raise Refuse(st.TDX_VCPU_NOT_ASSOCIATED)
 
@@ -126,24 +148,15 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
     """Run the vCPU on this LP: associate them, count the vCPU in the current TLB epoch, enter.
 
     On success the registers are the guest's, and the LP keeps the locks of TDVPR and TDR until the TD exit.
-    INFERRED: a refusal after the association leaves the vCPU associated.
     Left out: L2 VMs, single-step defence, IBPB.  Source: [S01:tdh_vp_enter.c]
     """
     tdvpr, hint = rcx & VpEnter.TDVPR, rcx & VpEnter.HINT
     if rcx & ~(VpEnter.TDVPR | VpEnter.HINT | VpEnter.RESUME_L1):
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, exclusive=False)
-    touches = await step((vcpu, None, WRITE), at="associate")
-    if vcpu.state is not VcpuState.READY:
-        raise bad_state(call, vcpu)
-    if vcpu.assoc_lp not in (None, call.cpu.n):
-        raise Refuse(st.TDX_VCPU_ASSOCIATED)
+    await associate(call, td, vcpu)
     if hint and not vcpu.trap_exit:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
-    if vcpu.assoc_lp is None:
-        touches.append((td, "num_assoc_vcpus", ADD))
-        vcpu.assoc_lp = call.cpu.n
-        td.num_assoc_vcpus += 1
     suspected = vcpu.epf_gpas
     await enter_epoch(call, td, vcpu)
     if suspected:

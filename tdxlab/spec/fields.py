@@ -69,6 +69,25 @@ FEATURES0 = {
 """TDX_FEATURES0 of a version and of those behind it.  Version names sort as text, the planned ones last."""
 
 
+class Attributes(Layout):
+    """The field ATTRIBUTES.  [S01:tdx_api_defs.h; S25:td_control_structures.h]"""
+
+    DEBUG = bit(0);              _RESERVED = bits(15, 1);     ICSSD = bit(16);             _RESERVED2 = bits(26, 17)
+    LASS = bit(27);              SEPT_VE_DISABLE = bit(28);   MIGRATABLE = bit(29);        PKS = bit(30)
+    KL = bit(31);                _RESERVED3 = bits(61, 32);   TPA = bit(62);               PERFMON = bit(63)
+
+
+class ConfigFlags(Layout):
+    """The field CONFIG_FLAGS.  [S25:tdx_api_defs.h, td_control_structures.h]"""
+
+    GPAW                = bit(0)
+    FLEXIBLE_PENDING_VE = bit(1)     # the guest may change TD_CTLS.PENDING_VE_DISABLE
+    NO_RBP_MOD          = bit(2)
+    MAXPA_VIRT          = bit(3)
+    MAXGPA_VIRT         = bit(4)
+    _RESERVED           = bits(63, 5)
+
+
 class TdCtls(Layout):
     """The field TD_CTLS.  [S01:td_control_structures.h]  Left out: other bits, of which none does anything here."""
 
