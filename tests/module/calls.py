@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tdxlab.hw.cpu import Regs
+from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.checks.check import (
@@ -18,6 +19,7 @@ from tdxlab.spec.checks.check import (
     SUSPECTED,
 )
 from tdxlab.spec.features import V1_5_01, V1_5_25, ModuleFeatures
+from tdxlab.spec.fields import BY_NAME, Attributes
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_2M
 from tests.module.cases import GPA_2M, GPA_4K, NEW_TABLE
@@ -28,6 +30,7 @@ from tests.module.machine import (
     LARGE,
     MODULE_HKID,
     PAGES,
+    SEPT_VE_DISABLE,
     SOURCE,
     TDR,
     TDVPRS,
@@ -64,6 +67,7 @@ class Case:
     where: tuple[str, ...] = ()
     parts: int = 4
     version: int = 0
+    attributes: int = SEPT_VE_DISABLE
     modes: tuple[str, ...] = tuple(MODES)
     act: Act | None = None
 
@@ -87,6 +91,11 @@ async def suspected(machine: Machine) -> None:
     """Seven faults at one instruction."""
     for _ in range(7):
         await machine.module.ept_violation(machine.cpus[0], await enter(machine), GPA_4K, 1)
+
+
+async def reloaded(machine: Machine) -> None:
+    """Another module is loaded."""
+    await seamldr_install(machine.module)
 
 
 def tdcall(leaf: Leaf, **operands: int) -> Act:
@@ -135,9 +144,12 @@ R12, R13 = FREE, FREE + PAGE_SIZE
 DEMOTE = leaves.TDH_MEM_PAGE_DEMOTE, GPA_2M, TDR, NEW_TABLE, 0, 0, 0, R12, R13
 SPLIT = {**TD, "new page": small(NEW_TABLE), "large page": large(LARGE), "R12 page": small(R12), "R13 page": small(R13)}
 DYNAMIC = ("dynamic",)
+DEBUG, FULL = Attributes.DEBUG | SEPT_VE_DISABLE, (1 << 64) - 1
 
 CASES = {
     "SYS.INIT": Case(leaves.TDH_SYS_INIT, (), parts=0),
+    "SYS.SHUTDOWN": Case(leaves.TDH_SYS_SHUTDOWN, (0,)),
+    "SYS.UPDATE": Case(leaves.TDH_SYS_UPDATE, (), before=((leaves.TDH_SYS_SHUTDOWN, 0), (reloaded,), *INITIALISED)),
     "SYS.LP.INIT": Case(leaves.TDH_SYS_LP_INIT, (), before=INITIALISED[:1], parts=0),
     "SYS.CONFIG": Case(leaves.TDH_SYS_CONFIG, (HOST, 1, MODULE_HKID), before=INITIALISED, parts=0),
     "SYS.KEY.CONFIG": Case(leaves.TDH_SYS_KEY_CONFIG, (), before=(*INITIALISED, (leaves.TDH_SYS_CONFIG, HOST, 1, MODULE_HKID)), parts=0),
@@ -148,6 +160,8 @@ CASES = {
     "MNG.INIT": Case(leaves.TDH_MNG_INIT, (FREE, HOST + 2 * PAGE_SIZE), TD_2, WITH_PAGES),
     "MNG.VPFLUSHDONE": Case(leaves.TDH_MNG_VPFLUSHDONE, (FREE,), TD_2, WITH_PAGES),
     "MNG.KEY.FREEID": Case(leaves.TDH_MNG_KEY_FREEID, (FREE,), TD_2, WRITTEN_BACK),
+    "MNG.RD": Case(leaves.TDH_MNG_RD, (TDR, BY_NAME["TD_EPOCH"].id), TD),
+    "MNG.WR": Case(leaves.TDH_MNG_WR, (TDR, BY_NAME["HP_LOCK_TIMEOUT"].id, 1_000_000, FULL), TD),
     "MR.EXTEND": Case(leaves.TDH_MR_EXTEND, (0, TDR), TD, ((leaves.TDH_MEM_PAGE_ADD, 0, TDR, PAGES, SOURCE),), parts=3),
     "MR.FINALIZE": Case(leaves.TDH_MR_FINALIZE, (TDR,), TD, parts=3),
     "VP.CREATE": Case(leaves.TDH_VP_CREATE, (FREE, TDR), {**TD, "new page": small(FREE)}, parts=3),
@@ -155,6 +169,8 @@ CASES = {
     "VP.INIT": Case(leaves.TDH_VP_INIT, (FREE, 0), VCPU_2, FULL_VCPU, parts=3),
     "VP.INIT:1": Case(leaves.TDH_VP_INIT, (FREE, 0, 7), VCPU_2, FULL_VCPU, parts=3, version=1, modes=("1.5.25", "dynamic")),
     "VP.FLUSH": Case(leaves.TDH_VP_FLUSH, (TDVPRS[0],), VCPU),
+    "VP.RD": Case(leaves.TDH_VP_RD, (TDVPRS[0], BY_NAME["VCPU_INDEX"].id), VCPU),
+    "VP.WR": Case(leaves.TDH_VP_WR, (TDVPRS[0], BY_NAME["RBX"].id, 7, FULL), VCPU, attributes=DEBUG),
     "VP.ENTER": Case(leaves.TDH_VP_ENTER, (), VCPU, act=enter),
     "VP.ENTER, suspected": Case(leaves.TDH_VP_ENTER, (), VCPU, ((suspected,),), where=(SUSPECTED,), act=enter),
     "MEM.SEPT.ADD": Case(*TABLE_2M[:1], TABLE_2M[1:], {**TD, "new page": small(NEW_TABLE)}, gpa=GPA_2M),
@@ -170,6 +186,8 @@ CASES = {
     "MEM.PAGE.PROMOTE": Case(leaves.TDH_MEM_PAGE_PROMOTE, (GPA_2M, TDR), {**TD, "SEPT page": small(NEW_TABLE), "large page": large(LARGE)}, (*LARGE_2M, DEMOTE, *blocked(GPA_2M)), GPA_2M),
     "MEM.RANGE.BLOCK": Case(leaves.TDH_MEM_RANGE_BLOCK, (0, TDR), TD),
     "MEM.RANGE.UNBLOCK": Case(leaves.TDH_MEM_RANGE_UNBLOCK, (SIZE_2M, TDR), TD, SMALL, SIZE_2M),
+    "MEM.RD": Case(leaves.TDH_MEM_RD, (0, TDR), TD, attributes=DEBUG),
+    "MEM.WR": Case(leaves.TDH_MEM_WR, (0, TDR, 7), TD, attributes=DEBUG),
     "MEM.TRACK": Case(leaves.TDH_MEM_TRACK, (TDR,), TD),
     "PHYMEM.PAGE.RDMD": Case(leaves.TDH_PHYMEM_PAGE_RDMD, (PAGES,), {"page": small(PAGES)}),
     "PHYMEM.PAGE.WBINVD": Case(leaves.TDH_PHYMEM_PAGE_WBINVD, (FREE,), {"page": small(FREE)}),
@@ -191,7 +209,7 @@ CASES = {
 def prepared(case: Case, mode: str) -> Machine:
     """A machine where the call is next."""
     features, dpamt = MODES[mode]
-    machine = built(parts=case.parts, features=features, cpus=1, dpamt=dpamt)
+    machine = built(case.attributes, parts=case.parts, features=features, cpus=1, dpamt=dpamt)
     for leaf, *operands in case.before:
         machine.alone(machine.call(leaf, *operands) if isinstance(leaf, Leaf) else leaf(machine))
     return machine

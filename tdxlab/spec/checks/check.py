@@ -26,7 +26,6 @@ MAY_RUN = "the TD may run (RUNNABLE, LIVE_EXPORT, LIVE_IMPORT)"
 SUSPECTED = "the zero-step filter has kept GPAs"
 NO_TDR = "the page is no TDR"
 L2_VM = "an L2 VM has a page there"
-NOT_EMULATED = "not emulated"
 
 # fmt: off
 DETAILS: dict[str, range] = {
@@ -37,6 +36,7 @@ DETAILS: dict[str, range] = {
     "PAMT page":           range(2),        # the first one with an entry in use
     "exit reason":         range(1 << 32),
     "x2APIC id":           range(1 << 32),
+    "TDs being built":     range(0, 1 << 32, 1 << 16),  # their number, in the high half
     "VM and level":        range(1 << 32),  # in the high and the low half
     "TDMR, area or level": range(1 << 24),  # a byte each: TDMR, reserved area or PAMT level, other TDMR
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.checks.check import NOT_EMULATED, Check, Checks, check, lock
+from tdxlab.spec.checks.check import Check, Checks, check, lock
 from tdxlab.spec.checks.shared import field, gpa_level, guest_page, read_field, versions, write_field
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.operands import R8, RAX, RCX, RDX, Operand
@@ -78,21 +78,21 @@ ROWS: dict[Leaf, Checks] = {
         entry("S01:tdg_mem_page_attr_wr.c"),
         check("the range is not mapped in smaller pages", st.TDX_PAGE_SIZE_MISMATCH, "S01:tdg_mem_page_attr_wr.c", detail="level"),
         check("the guest can write the page, or it is PENDING; else a TD exit, EPT violation", None, "S01:tdg_mem_page_attr_wr.c"),
-        check("the L2 attributes go together", st.TDX_PAGE_ATTR_INVALID, "S01:tdg_mem_page_attr_wr.c", NOT_EMULATED),
-        check("the walk of the L2 VM's tree gets there, or a TD exit", st.TDX_L2_SEPT_WALK_FAILED, "S01:tdg_mem_page_attr_wr.c", NOT_EMULATED, "VM and level"),
+        check("the L2 attributes go together", st.TDX_PAGE_ATTR_INVALID, "S01:tdg_mem_page_attr_wr.c"),
+        check("the walk of the L2 VM's tree gets there, or a TD exit", st.TDX_L2_SEPT_WALK_FAILED, "S01:tdg_mem_page_attr_wr.c", detail="VM and level"),
     ),
     leaves.TDG_VP_ENTER: (
         check("RDX: 256 private bytes, aligned", st.TDX_OPERAND_INVALID.at(RDX), "S01:tdg_vp_enter.c"),
         check("RCX: an L2 VM that is there, reserved bits 0", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdg_vp_enter.c"),
-        check("the L2 VM has a virtual APIC page", st.TDX_OPERAND_INVALID.at(Operand.L2_VAPIC_GPA), "S01:tdg_vp_enter.c", NOT_EMULATED),
-        check("no interrupt waits for L1", st.TDX_PENDING_INTERRUPT, "S01:tdg_vp_enter.c", NOT_EMULATED),
+        check("the L2 VM has a virtual APIC page", st.TDX_OPERAND_INVALID.at(Operand.L2_VAPIC_GPA), "S01:tdg_vp_enter.c"),
+        check("no interrupt waits for L1", st.TDX_PENDING_INTERRUPT, "S01:tdg_vp_enter.c"),
     ),
     leaves.TDG_VP_INVEPT: (
         check("RCX: L2 VMs that are there", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdg_vp_invept.c"),
     ),
     leaves.TDG_VP_INVGLA: (
         check("RCX: an L2 VM that is there, reserved bits 0", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdg_vp_invvpid.c"),
-        check("RDX: a list of 512 entries at most, reserved bits 0, private", st.TDX_OPERAND_INVALID.at(RDX), "S01:tdg_vp_invvpid.c", NOT_EMULATED),
-        check("linear addresses are canonical", st.TDX_GLA_NOT_CANONICAL, "S01:tdg_vp_invvpid.c", NOT_EMULATED),
+        check("RDX: a list of 512 entries at most, reserved bits 0, private", st.TDX_OPERAND_INVALID.at(RDX), "S01:tdg_vp_invvpid.c"),
+        check("linear addresses are canonical", st.TDX_GLA_NOT_CANONICAL, "S01:tdg_vp_invvpid.c"),
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.checks.check import DPAMT, NOT_EMULATED, Check, Checks, Lock, check, lock
+from tdxlab.spec.checks.check import DPAMT, FROM_1_5_20, Check, Checks, Lock, check, lock
 from tdxlab.spec.checks.shared import field, host_page, read_field
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
@@ -25,13 +25,13 @@ ROWS: dict[Leaf, Checks] = {
         module("X", "S01:tdh_sys_init.c"),
         check("the module is not initialised", st.TDX_SYS_INIT_NOT_PENDING, "S01:tdh_sys_init.c"),
         check("RCX is 0", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdh_sys_init.c"),
-        check("MSRs, CPUID and CMRs are as the module needs them", None, "S01:tdh_sys_init.c", NOT_EMULATED),
+        check("MSRs, CPUID and CMRs are as the module needs them", None, "S01:tdh_sys_init.c"),
     ),
     leaves.TDH_SYS_LP_INIT: (
         module("S", "S01:tdh_sys_lp_init.c"),
         check("the module is initialised, and not configured", st.TDX_SYS_LP_INIT_NOT_PENDING, "S01:tdh_sys_lp_init.c"),
         check("this LP is not initialised", st.TDX_SYS_LP_INIT_DONE, "S01:tdh_sys_lp_init.c"),
-        check("MSRs and CPUID of this LP are as those of the first", None, "S01:tdh_sys_lp_init.c", NOT_EMULATED),
+        check("MSRs and CPUID of this LP are as those of the first", None, "S01:tdh_sys_lp_init.c"),
     ),
     leaves.TDH_SYS_CONFIG: (
         module("X", "S01:tdh_sys_config.c"),
@@ -80,7 +80,8 @@ ROWS: dict[Leaf, Checks] = {
     leaves.TDH_SYS_SHUTDOWN: (
         check("RCX: a handoff version that this module can write", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdh_sys_shutdown.c"),
         module("X", "S01:tdh_sys_shutdown.c"),
-        check("no other LP is in the module", st.TDX_SYS_BUSY, "S01:tdh_sys_shutdown.c"),
+        check("no other LP is in the module or in a TD", st.TDX_SYS_BUSY, "S01:tdh_sys_shutdown.c"),
+        check("RCX bit 16: no TD is being built", st.TDX_UPDATE_COMPAT_SENSITIVE, "S25:tdh_sys_shutdown.c", FROM_1_5_20, "TDs being built"),
     ),
     leaves.TDH_SYS_LP_SHUTDOWN: (),
     leaves.TDH_SYS_UPDATE: (
