@@ -9,7 +9,7 @@ All of a set-up runs with nobody beside it; what runs concurrently is what `prog
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -62,9 +62,9 @@ class Lab:
         memory: str = "1G",
         grain: str = "lock",
     ) -> None:
-        if dpamt:
-            raise ValueError("Dynamic PAMT is not modelled yet: use dpamt=False")
         features = modelled(module)
+        if dpamt and not features.dynamic_pamt:
+            raise ValueError(f"module {module} has no Dynamic PAMT: use dpamt=False or a later module")
         if nbytes(memory) % SIZE_1G:
             raise ValueError(f"a TDMR is a multiple of 1G, so memory cannot be {memory}")
         self.design = design if isinstance(design, Design) else Design.parse(design)
@@ -73,7 +73,7 @@ class Lab:
         self.memory = Memory(self.journal, Platform(cmrs=((BASE, size + size // PAMT_SHARE),), lps=cpus))
         self.module = TdxModule(self.memory, features)
         self.cpus = tuple(Cpu(n, self.memory, self.module, grain) for n in range(cpus))
-        self.host = Host(self.cpus, self.memory, tdmr=(BASE, size), pamt=BASE + size)
+        self.host = Host(self.cpus, self.memory, tdmr=(BASE, size), pamt=BASE + size, dpamt=dpamt)
         self.tds: list[Td] = []
         err = self.alone(tdx_enable(self.host))
         if err.error:
@@ -91,7 +91,7 @@ class Lab:
         After TDH.VP.ENTER the processor may be in the guest: go on with `tdcall`.  Raises ValueError with a sentence
         for what no host can do.
         """
-        cpu, row = self._caller("host", leaf, lp, regs)
+        cpu, row = self._caller("host", leaf, lp, version, regs)
         if row is TDH_VP_ENTER:
             answer = Regs(row.number | version << 16, **regs)
             self.alone(self.module.seamcall(cpu, answer), lp)
@@ -104,20 +104,24 @@ class Lab:
 
         Raises ValueError with a sentence for what no guest can do.
         """
-        cpu, row = self._caller("guest", leaf, lp, regs)
+        cpu, row = self._caller("guest", leaf, lp, version, regs)
         answer = Regs(row.number | version << 16, **regs)
         self.alone(self.module.tdcall(cpu, answer), lp)
         return answer.as_dict()
 
-    def _caller(self, side: str, leaf: str, lp: int, regs: Iterable[str]) -> tuple[Cpu, Leaf]:
+    def _caller(self, side: str, leaf: str, lp: int, version: int, regs: Mapping[str, int]) -> tuple[Cpu, Leaf]:
         row, call = named(leaf), "SEAMCALL" if side == "host" else "TDCALL"
         if row.side != side:
             raise ValueError(f"{row} is no {call}: it is for the {row.side}")
         if lp not in range(len(self.cpus)):
             raise ValueError(f"there is no logical processor {lp}: they are 0 to {len(self.cpus) - 1}")
-        for name in regs:
+        if version not in range(256):
+            raise ValueError(f"a version is 0 to 255, not {version}")
+        for name, value in regs.items():
             if name not in Regs.__slots__ or name == "rax":
                 raise ValueError(f"{name} is no register that a call takes")
+            if not isinstance(value, int) or not 0 <= value < 1 << 64:
+                raise ValueError(f"{name} has 64 bits, so it can not be {value!r}")
         cpu = self.cpus[lp]
         if bool(cpu.lp.vcpu) != (side == "guest"):
             where = "inside a guest" if cpu.lp.vcpu else "outside any guest"
@@ -141,6 +145,8 @@ class Lab:
         memory: a size, or memslots as (gpa, size).  folio: what guest_memfd hands out, "2M" or "4K".  image: pages
         measured into the TD at the start of its memory.
         """
+        if self.host.dpamt:
+            raise ValueError("KVM gives no PAMT page pairs yet: with dpamt=True build the TD leaf by leaf (seamcall)")
         if folio not in ("2M", "4K"):
             raise ValueError(f"guest_memfd hands out folios of 2M or 4K, not {folio!r}")
         count = len(self.cpus) if vcpus is None else vcpus

@@ -9,14 +9,21 @@ from tdxlab.engine.run import run, seeded
 from tdxlab.guest.programs import accepts, touches
 from tdxlab.invariants import Sweep
 from tdxlab.kvm.spte import SHADOW_NONPRESENT_VALUE
-from tdxlab.lab import Lab
-from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
-from tdxlab.spec.status import TDX_GPA_RANGE_NOT_BLOCKED, Status
+from tdxlab.lab import BASE, Lab
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.operands import RCX
+from tdxlab.spec.status import TDX_GPA_RANGE_NOT_BLOCKED, TDX_MISSING_PAMT_PAGE_PAIR, Status
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"dpamt": True}, {"module": "0.9"}, {"memory": "64M"}, {"memory": "much"}, {"design": "nobody"}],
+    [
+        {"module": "1.5.01", "dpamt": True},
+        {"module": "0.9"},
+        {"memory": "64M"},
+        {"memory": "much"},
+        {"design": "nobody"},
+    ],
 )
 def test_what_cannot_be_made_is_refused_with_a_sentence(options):
     with pytest.raises(ValueError, match=r"\w+ .* \w+"):
@@ -30,6 +37,22 @@ def test_seamcalls_at_register_level():
     page = lab.host.alloc_page()
     regs = lab.seamcall("TDH.MEM.PAGE.DEMOTE", rcx=1, rdx=td.kvm.tdr_hpa, r8=page)
     assert Status(regs["rax"]).code == TDX_GPA_RANGE_NOT_BLOCKED
+
+
+def test_dynamic_pamt_at_register_level():
+    lab = Lab(module="1.5.25", dpamt=True)
+    page, pair = BASE + SIZE_2M, (BASE + 16 * SIZE_2M, BASE + 16 * SIZE_2M + PAGE_SIZE)
+    missing = lab.seamcall("TDH.MNG.CREATE", rcx=page, rdx=33)
+    assert Status(missing["rax"]) == TDX_MISSING_PAMT_PAGE_PAIR.at(RCX)
+    assert lab.seamcall("TDH.PHYMEM.PAMT.ADD", rcx=page | 1, rdx=pair[0], r8=pair[1])["rax"] == 0
+    assert lab.seamcall("TDH.MNG.CREATE", rcx=page, rdx=33)["rax"] == 0
+    told = lab.seamcall("TDH.PHYMEM.PAGE.RDMD", rcx=page | 1)
+    assert (told["rcx"], told["r10"], told["r11"]) == (1 << 63 | 15, *pair)
+
+
+def test_a_td_with_kvm_and_dynamic_pamt_waits_for_the_host_that_can():
+    with pytest.raises(ValueError, match="build the TD leaf by leaf"):
+        Lab(module="1.5.25", dpamt=True).create_td()
 
 
 def test_a_guest_at_register_level():
@@ -53,6 +76,12 @@ def test_a_guest_at_register_level():
         (lambda lab: lab.seamcall("TDH.VP.ENTER", lp=1), "processor 1 is inside a guest"),
         (lambda lab: lab.seamcall("TDH.MEM.TRACK", rxc=1), "rxc is no register"),
         (lambda lab: lab.seamcall("TDH.NONE"), "there is no leaf"),
+        (
+            lambda lab: lab.seamcall("TDH.MEM.TRACK", rcx=1 << 64),
+            "rcx has 64 bits, so it can not be",
+        ),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", rcx=-1), "rcx has 64 bits"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", version=256), "a version is 0 to 255, not 256"),
     ],
 )
 def test_a_call_that_no_processor_can_make_is_refused_with_a_sentence(call, sentence):

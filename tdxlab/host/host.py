@@ -19,10 +19,14 @@ T = TypeVar("T")
 
 
 class Host:
-    """tdmr: (base, bytes) of the memory that TDX may use.  pamt: where its PAMT areas begin.  hkids: for TDs."""
+    """tdmr: (base, bytes) of the memory that TDX may use.  pamt: where its PAMT areas begin.  hkids: for TDs.
+
+    dpamt: with Dynamic PAMT.
+    """
 
     __slots__ = (
-        "allocator", "cpus", "global_hkid", "hkids", "irqs_off", "journal", "memory", "pamt", "tdmr", "tdx_lock",
+        "allocator", "cpus", "dpamt", "global_hkid", "hkids", "irqs_off", "journal", "memory", "pamt", "tdmr",
+        "tdx_lock",
     )  # fmt: skip
 
     def __init__(
@@ -33,9 +37,10 @@ class Host:
         tdmr: tuple[int, int],
         pamt: int,
         hkids: tuple[int, int] = (32, 64),
+        dpamt: bool = False,
     ) -> None:
         self.journal: Journal = memory.journal
-        self.cpus, self.memory, self.tdmr, self.pamt = tuple(cpus), memory, tdmr, pamt
+        self.cpus, self.memory, self.tdmr, self.pamt, self.dpamt = tuple(cpus), memory, tdmr, pamt, dpamt
         self.allocator = PageAllocator(self.journal, tdmr[0], tdmr[0] + tdmr[1], len(cpus))
         self.irqs_off = Table(self.journal, "irqs_off", False)  # {cpu: with interrupts disabled?}
         self.tdx_lock = Mutex(self.journal, "tdx_lock")

@@ -15,13 +15,16 @@ from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G, SIZE_2M, SIZE_4K
 from tdxlab.spec.status import Status
 
 PAMT_ENTRY_BYTES = 16
+DYNAMIC_PAMT = 1 << 16  # in R8 of TDH.SYS.CONFIG
 
 
 def pamt_areas(host: Host) -> list[tuple[int, int]]:
-    """(base, bytes) of the PAMT for 1G, 2M and 4K pages, one after the other."""
+    """(base, bytes) of the PAMT for 1G, 2M and 4K pages, one after the other.  With Dynamic PAMT a bitmap last."""
     areas, base = [], host.pamt
     for page in (SIZE_1G, SIZE_2M, SIZE_4K):
-        nbytes = -(-host.tdmr[1] // page * PAMT_ENTRY_BYTES // PAGE_SIZE) * PAGE_SIZE
+        pages = host.tdmr[1] // page
+        nbytes = pages // 8 if host.dpamt and page == SIZE_4K else pages * PAMT_ENTRY_BYTES
+        nbytes = -(-nbytes // PAGE_SIZE) * PAGE_SIZE
         areas.append((base, nbytes))
         base += nbytes
     return areas
@@ -51,7 +54,8 @@ async def config_tdx_module(host: Host) -> Status:
     fields = [*host.tdmr, *(word for area in pamt_areas(host) for word in area)]
     host.memory.write(tdmr_info, struct.pack("<8Q", *fields))
     host.memory.write(array, struct.pack("<Q", tdmr_info))
-    err = await seamcall(host, leaves.TDH_SYS_CONFIG, rcx=array, rdx=1, r8=host.global_hkid)
+    flags = DYNAMIC_PAMT if host.dpamt else 0
+    err = await seamcall(host, leaves.TDH_SYS_CONFIG, rcx=array, rdx=1, r8=host.global_hkid | flags)
     for page in (array, tdmr_info):
         host.memory.write(page, bytes(PAGE_SIZE))
         host.free_page(page)
