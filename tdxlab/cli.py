@@ -159,12 +159,15 @@ def _step(args: argparse.Namespace) -> Answer:
 
 def _replay(args: argparse.Namespace) -> Answer:
     from tdxlab.replay import replay
+    from tdxlab.replay.explain import show
 
-    data = replay(args.files, module=args.module, only=args.only, explain=args.explain)
+    data = replay(args.files, module=args.module, only=args.only, explain=args.explain, before=args.before)
     lines = [f"{key} {data[key]}" for key in ("calls", "agreed", "state_lines", "state_agreed")]
     lines += [f"skipped {n}: {reason}" for reason, n in data["skipped"].items()]
     lines += [f"mismatch: {m}" for m in data["mismatches"]]
     lines += [f"state mismatch: {m}" for m in data["state_mismatches"]]
+    if data["explanation"]:
+        lines += ["", show(data["explanation"])]
     agreed = not data["mismatches"] and data["state_agreed"] == data["state_lines"]
     return data, "\n".join(lines), int(not agreed)
 
@@ -223,7 +226,8 @@ def _parser() -> Parser:
     replay.add_argument("files", nargs="+", metavar="FILE")
     replay.add_argument("--module", help="the module's version, if the file does not say")
     replay.add_argument("--only", metavar="TRACE", help="one part of the recording")
-    replay.add_argument("--explain", type=int, default=0, metavar="N", help="print the state around N mismatches")
+    replay.add_argument("--explain", type=int, metavar="N", help="how call N of what is played got its answer")
+    replay.add_argument("--before", type=int, default=5, metavar="N", help="N mismatches tell the lines before them")
     return parser
 
 

@@ -1,0 +1,206 @@
+"""One recording after another, line by line: each part on its own machine, what comes held against what is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from tdxlab.engine.run import MachineDead
+from tdxlab.hw.cpu import NotModelled
+from tdxlab.replay import cases
+from tdxlab.replay.compare import AFTER, Count, agrees, expected_of, got_of, results, told_state
+from tdxlab.replay.explain import Watch
+from tdxlab.replay.lines import State, call_of, is_call, run
+from tdxlab.replay.machine import Machine, Result, WrongSide
+from tdxlab.replay.parts import VERSION, OtherModule, Parts
+from tdxlab.replay.reading import NO_LINE, Line, Unbuilt, check_shape, read_lines
+
+T = TypeVar("T")
+UNLISTED = re.compile(r"(\d+) further \S+ calls not listed")  # a note that stands for calls like the one before
+MAX_UNLISTED = 10_000
+
+ODD = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+"""What a line that makes no sense can come to in the midst of being run."""
+
+
+class Player:
+    """module: the version, if not what recordings say.  only: the part to be played.  explained: the number of a call.
+
+    before: how many mismatches tell the lines before them.
+    """
+
+    def __init__(self, module: str | None, only: str | None, explained: int | None, before: int) -> None:
+        self.only, self.explained = only, explained
+        self.count = Count(before)
+        self.selected = False
+        self.machine: Machine | None = None
+        self.parts = Parts(module)
+        self.set_ups: dict[int, cases.SetUp] = {}
+        self.unbuilt = False  # a line of this part could not be run
+        self.dead = ""  # why the machine has stopped
+        self.unlisted = 0  # how often a note said that the last line was run again
+        self.calls: dict[str, tuple[int, bool]] = {}  # RAX and side by the name of a call
+
+    def play(self, path: Path) -> None:
+        """Run one recording.  Raises ValueError with a sentence that names the file, and the line."""
+        self.count.file, self.parts.source, self.machine, self.selected = path.name, None, None, False
+        self.set_ups.clear()
+        for self.count.at, line in read_lines(path):
+            try:
+                self._line(line)
+            except OtherModule as other:
+                raise ValueError(f"{path.name} is not compared: {other}") from None
+            except ODD as odd:
+                raise ValueError(f"{path.name} line {self.count.at} can not be read: {_why(line, odd)}") from odd
+
+    def _line(self, line: Line) -> None:
+        if self.unlisted and "unlisted" not in line:
+            self._again()
+        if "cmd" not in line:
+            self._other_line(line)
+        elif self.selected:
+            self._command(line["cmd"], line)
+        elif self.machine is None:
+            raise ValueError("it stands before any section, trace or set-up")
+
+    def _other_line(self, line: Line) -> None:
+        if "source" in line:
+            found = VERSION.search(line["source"])
+            self.parts.source = found and found[0]
+        elif "section" in line or "trace" in line:
+            self.set_ups.clear()
+            self._begin(str(line.get("section", line.get("trace"))), line)
+        elif "setup" in line:
+            self._begin("dpamt" if line.get("dpamt") else "static", line)
+            self.set_ups[line.get("dpamt", 0)] = cases.SetUp(self, line)
+        elif case := cases.case_of(line):
+            cases.play(self, case, line)
+        elif self.machine is None and results(line):
+            raise ValueError("it stands before any section, trace or set-up")
+        elif self.selected and "unlisted" in line:
+            self.unlisted = 0
+            for cmd in line["unlisted"]:
+                self._command(cmd, {"cmd": cmd, "rax": line["rax_all"]})
+        elif self.selected and "note" in line:
+            note = UNLISTED.match(line["note"])
+            self.unlisted = int(note[1]) if note else 0
+            if self.unlisted > MAX_UNLISTED:
+                raise ValueError(f"{self.unlisted} calls are too many")
+        elif self.selected:
+            check_shape(line)
+            self.count.skip(NO_LINE, len(results(line)))
+
+    def _again(self) -> None:
+        # what a note stands for, unless a list follows it
+        times, self.unlisted = self.unlisted, 0
+        if not self.unbuilt:
+            for _ in range(times):
+                self._came(self.count.lines[-1])
+
+    def _begin(self, part: str, header: Line) -> None:
+        self.machine = self.parts.begin(part, header)
+        self.count.part, self.unbuilt, self.dead = part, False, ""
+        self.selected = self.only is None or f"{part} ".startswith(f"{self.only} ")
+        self.count.lines.clear()
+
+    # --- lines of a part ---
+
+    def _command(self, cmd: str, line: Line) -> None:
+        # the usual line is a call that agrees: nothing else is made of it than is needed to see that
+        machine, report = self.machine, self.count.report
+        if self.unbuilt or machine is None:
+            self.count.skip(AFTER, "rax" in line)
+            return
+        word, *words = cmd.split() or [""]
+        call = self.calls.get(word)
+        if call is None or "rax" not in line or self.dead or machine.hook or report.calls + 1 == self.explained:
+            self._any_command(word, cmd, line)
+        else:
+            rax, guest = call
+            operands = [int(text, 16) for text in words]
+            try:
+                regs = machine.tdcall(rax, operands) if guest else machine.seamcall(rax, operands)
+            except (MachineDead, NotModelled, WrongSide) as stop:
+                self.count.call(cmd, line, self._stopped(stop))
+            else:
+                if agrees(line, operands, regs, "td" if machine.cpu.lp.vcpu else "vmm"):
+                    report.calls += 1
+                    report.agreed += 1
+                else:
+                    self.count.call(cmd, line, machine.result(regs))
+        self.count.lines.append(cmd)
+
+    def _any_command(self, word: str, cmd: str, line: Line) -> None:
+        try:
+            if is_call(word):
+                self.calls[word] = call_of(word)
+            self.told(cmd, line)
+        except Unbuilt as unbuilt:
+            self.unbuilt = True
+            self.count.skip(str(unbuilt), "rax" in line)
+
+    def told(self, cmd: str, line: Line | str, hooks: bool = True) -> None:
+        """Run a line, and compare what comes with what is told.  Raises Unbuilt."""
+        if isinstance(line, str) or "rax" in line:
+            came = self.watched(self.count.report.calls + 1, cmd, lambda: self._came(cmd))
+            self.count.call(cmd, line, came, self.machine.hooked if hooks and self.machine else ())
+            return
+        came = self._came(cmd)
+        if isinstance(line.get("fatal"), str):
+            self.count.state(cmd, {"fatal": True}, {"fatal": bool(self.dead)})
+        elif "err" in line or isinstance(came, dict):
+            self.count.state(cmd, told_state(cmd, line, got_of(came)), got_of(came))
+
+    def prepare(self, cmd: str, told: Line) -> None:
+        """Run a line of a set-up.  Its result is no call, but must be the recorded one.  Raises Unbuilt."""
+        came = self._came(cmd)
+        if "rax" in told:
+            self.count.state(cmd, expected_of(cmd, told), got_of(came))
+        elif isinstance(came, dict):
+            self.count.state(cmd, told_state(cmd, told, came), came)
+        self.count.lines.append(cmd)
+
+    def _came(self, cmd: str) -> Result | State | None:
+        # what comes of a line; a machine that has stopped stays so
+        assert self.machine is not None
+        if self.dead:
+            return {"fatal": self.dead}
+        self.machine.hooked = []
+        try:
+            if cmd == "boot" and not self.count.lines:
+                self.machine, shown = self.parts.boot(self.machine)
+                return shown
+            return run(self.machine, cmd)
+        except (MachineDead, NotModelled) as stop:
+            return self._stopped(stop)
+
+    def watched(self, number: int, cmd: str, make: Callable[[], T]) -> T:
+        """Make a call, and explain it if its number is the one."""
+        if number != self.explained or self.machine is None:
+            return make()
+        watch = self.machine.watch = Watch(self.machine)
+        try:
+            return make()
+        finally:
+            self.machine.watch = None
+            if watch.seen:
+                self.count.report.explanation = self.count.where(cmd) | {"number": number} | watch.explanation()
+
+    def _stopped(self, stop: Exception) -> State:
+        if isinstance(stop, WrongSide):
+            return {"err": str(stop)}
+        self.dead = str(stop) if isinstance(stop, MachineDead) else f"not modelled: {stop}"
+        return {"fatal": self.dead}
+
+
+def _why(line: Line, odd: Exception) -> str:
+    # a sentence on what makes no sense: the line's shape, if that is it
+    try:
+        check_shape(line)
+    except (ValueError, TypeError, AttributeError) as shape:
+        odd = shape
+    return " ".join(str(odd).split()) or type(odd).__name__

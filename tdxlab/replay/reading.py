@@ -1,0 +1,116 @@
+"""Reading a recording: lines of JSON, also gzipped, and what one looks like that makes sense."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import textwrap
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BLOCK = 256  # lines that are parsed at once, which is twice as fast as one by one
+REGISTER_BITS = 64
+
+NO_HANDLER = "no handler for the leaf"
+NO_LINE = "harness line not built"
+
+Line = dict[str, Any]
+
+TEXT, NUMBER, OBJECT, LIST, NONE = str, int, dict, list, type(None)
+SHAPES: dict[str, tuple[type, ...]] = {
+    "source": (TEXT,), "note": (TEXT,), "cmd": (TEXT,), "to": (TEXT,), "rax": (TEXT,), "out": (OBJECT,),
+    "unlisted": (LIST,), "rax_all": (TEXT,), "setup": (LIST,), "dpamt": (NUMBER,),
+    "hook": (OBJECT,), "hook2": (OBJECT,),
+    "call": (TEXT,), "lock": (TEXT,), "lock_cmd": (TEXT, NONE), "mode": (TEXT, NONE), "lock_ok": (NUMBER,),
+    "retry_after_unlock": (OBJECT,),
+    "A": (TEXT,), "B": (TEXT,), "point": (TEXT,),
+    "A_result": (OBJECT,), "B_result": (OBJECT, NONE), "B_again_after_A": (OBJECT, NONE),
+    "order_of": (TEXT,), "held_exclusive_in_this_order": (LIST,), "result_with_first_i_released": (LIST,),
+}  # fmt: skip
+"""What the value of a key can be."""
+NEEDS = {
+    "call": ("lock", "lock_cmd"),
+    "lock_raw_after": ("lock_cmd",),
+    "out": ("rax",),
+    "unlisted": ("rax_all",),
+    "A": ("point", "B", "A_result"),
+    "order_of": ("held_exclusive_in_this_order", "result_with_first_i_released"),
+}
+"""What must stand beside a key."""
+INNER = ("hook", "hook2", "retry_after_unlock", "A_result", "B_result", "B_again_after_A")
+
+
+class Unbuilt(Exception):
+    """A line that can not be run.  The reason is NO_HANDLER or NO_LINE."""
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
+    """The lines of a recording, numbered from 1.  Raises ValueError with one sentence."""
+    try:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().rstrip()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no recording: {error}") from None
+    if not text:
+        raise ValueError(f"{path} is no recording: it is empty")
+    texts = text.split("\n")
+    for first in range(0, len(texts), BLOCK):
+        block = texts[first : first + BLOCK]
+        try:
+            lines = json.loads(f"[{','.join(block)}]")
+        except (ValueError, RecursionError):
+            lines = []
+        if len(lines) == len(block):
+            yield from enumerate(lines, first + 1)
+        else:
+            for at, text in enumerate(block, first + 1):
+                yield at, _parsed(path, at, text)
+
+
+def _parsed(path: Path, at: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no recording, line {at}: {error}") from None
+
+
+def number(text: str, limit: int = 1 << REGISTER_BITS) -> int:
+    """A number of a line, in hexadecimal.  Raises ValueError with a sentence."""
+    try:
+        value = int(text, 16)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is no number") from None
+    if not 0 <= value < limit:
+        raise ValueError(f"{text} is not between 0 and {limit - 1:#x}")
+    return value
+
+
+def check_shape(line: Any) -> None:
+    """Raise ValueError with a sentence if what a line says is of another kind than recordings have.
+
+    Only lines that did not agree are looked at in this way.
+    """
+    if not isinstance(line, dict):
+        raise ValueError("it is no object")
+    for key, kinds in SHAPES.items():
+        if key in line and not isinstance(line[key], kinds):
+            raise ValueError(f"{key} can not be {shortened(line[key])}")
+    for key, others in NEEDS.items():
+        if key in line:
+            for other in others:
+                if other not in line:
+                    raise ValueError(f"there is {key} but no {other}")
+    for text in (line.get("rax", "0"), line.get("rax_all", "0"), *line.get("out", {}).values()):
+        if not isinstance(text, str):
+            raise ValueError(f"a register can not be {shortened(text)}")
+        number(text)
+    for key in INNER:
+        if line.get(key):
+            check_shape(line[key])
+
+
+def shortened(value: Any) -> str:
+    """What was found, in a sentence."""
+    return textwrap.shorten(json.dumps(value), 40)
