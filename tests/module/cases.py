@@ -16,12 +16,17 @@ from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import SeptEntry
 from tdxlab.spec.features import V1_5_25
+from tdxlab.spec.fields import BY_NAME, FIELDS, NO_FIELD, Attributes, Context
+from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
 from tdxlab.spec.operands import RCX
-from tests.module.machine import LARGE, PAGES, TABLES, TDR, TDVPRS, Machine, built, send_ipi, take_interrupt
+from tests.module.machine import LARGE, PAGES, SOURCE, TABLES, TDR, TDVPRS, Machine, built, send_ipi, take_interrupt
 
 NEW_TABLE = TABLES + 0x10_000
 GPA_4K, GPA_2M = 0x1000, SIZE_2M | 1
+DEBUGGABLE = Attributes.DEBUG | Attributes.SEPT_VE_DISABLE
+ID = {name: row.id for name, row in BY_NAME.items()}
+ALL_BITS = (1 << 64) - 1
 Case = Callable[[Machine], Coroutine[Any, Any, Any]]
 
 
@@ -161,6 +166,39 @@ async def fatal(machine: Machine) -> None:
     await machine.call(leaves.TDH_MEM_TRACK, TDR, gives=st.TDX_TD_FATAL)
 
 
+async def read_and_written(machine: Machine) -> None:
+    """Fields of everything, and memory, by the host of a debuggable TD."""
+    cpu, tdvpr = machine.cpus[0], TDVPRS[0]
+    await cpu.seamcall(leaves.TDH_SYS_RD, rdx=ID["TDX_FEATURES0"])
+    await cpu.seamcall(leaves.TDH_SYS_RDALL, rdx=SOURCE, r8=NO_FIELD)
+    await cpu.seamcall(leaves.TDH_SYS_INFO, rcx=SOURCE, rdx=PAGE_SIZE, r8=SOURCE + PAGE_SIZE, r9=32)
+    for leaf, of, context in ((leaves.TDH_MNG_RD, TDR, Context.TD), (leaves.TDH_VP_RD, tdvpr, Context.VP)):
+        for row in FIELDS[context]:
+            await cpu.seamcall(leaf, rcx=of, rdx=row.id)
+    await machine.call(leaves.TDH_MNG_WR, TDR, ID["HP_LOCK_TIMEOUT"], 20_000, ALL_BITS)
+    await machine.call(leaves.TDH_MNG_WR, TDR, ID["NOTIFY_ENABLES"], 1, 1)
+    await machine.call(leaves.TDH_VP_WR, tdvpr, ID["R12"], 7, ALL_BITS)
+    await machine.call(leaves.TDH_MEM_WR, 8, TDR, 7)
+    assert (await machine.call(leaves.TDH_MEM_RD, 8, TDR)).r8 == 7
+
+
+async def reads_and_writes(guest: Guest) -> None:
+    """Fields of everything, by the guest."""
+    await guest.tdcall(leaves.TDG_SYS_RD, rdx=ID["TDX_FEATURES0"])
+    await guest.tdcall(leaves.TDG_SYS_RDALL, rdx=0, r8=NO_FIELD)
+    for leaf, context in ((leaves.TDG_VM_RD, Context.TD), (leaves.TDG_VP_RD, Context.VP)):
+        for row in FIELDS[context]:
+            await guest.tdcall(leaf, rcx=0, rdx=row.id)
+    for leaf, name in ((leaves.TDG_VM_WR, "NOTIFY_ENABLES"), (leaves.TDG_VP_WR, "CPUID_USER_VE")):
+        regs = await guest.tdcall(leaf, rcx=0, rdx=ID[name], r8=1, r9=1)
+        assert regs.rax == st.TDX_SUCCESS
+
+
+async def fields(machine: Machine) -> None:
+    await read_and_written(machine)
+    await machine.enter(reads_and_writes)()
+
+
 ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
     "bring_up": (bring_up, {"parts": 0}),
     "life": (life, {"parts": 2}),
@@ -174,6 +212,7 @@ ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
     "ve": (ve, {"attributes": 0}),
     "kept_off": (kept_off, {}),
     "fatal": (fatal, {}),
+    "fields": (fields, {"attributes": DEBUGGABLE}),
 }
 
 
@@ -202,9 +241,14 @@ def seamcalls(cpu: int, *calls: tuple[Any, ...]) -> Callable[[Machine], Callable
 
 def guest_accepts(cpu: int, gpa_level: int) -> Callable[[Machine], Callable[[], Any]]:
     """An actor that enters a vCPU, which accepts a page.  It gives up after some TD exits."""
+    return guest_calls(cpu, leaves.TDG_MEM_PAGE_ACCEPT, rcx=gpa_level)
+
+
+def guest_calls(cpu: int, leaf: Leaf, **operands: int) -> Callable[[Machine], Callable[[], Any]]:
+    """An actor that enters a vCPU, which makes a call."""
 
     async def once(guest: Guest) -> None:
-        await guest.tdcall(leaves.TDG_MEM_PAGE_ACCEPT, rcx=gpa_level)
+        await guest.tdcall(leaf, **operands)
 
     def actor(machine: Machine) -> Callable[[], Any]:
         async def go() -> None:
@@ -264,6 +308,10 @@ AUG_2M = leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE
 BLOCK_4K, BLOCK_2M = (leaves.TDH_MEM_RANGE_BLOCK, GPA_4K, TDR), (leaves.TDH_MEM_RANGE_BLOCK, GPA_2M, TDR)
 TRACK = leaves.TDH_MEM_TRACK, TDR
 DEMOTE = leaves.TDH_MEM_PAGE_DEMOTE, GPA_2M, TDR, NEW_TABLE
+TIMEOUT = leaves.TDH_MNG_WR, TDR, ID["HP_LOCK_TIMEOUT"]
+NOTIFY = {"rcx": 0, "rdx": ID["NOTIFY_ENABLES"], "r8": 1, "r9": 1}
+READ_VCPU = leaves.TDH_VP_RD, TDVPRS[1], ID["VCPU_INDEX"]
+WRITE_WORD = leaves.TDH_MEM_WR, 8, TDR, 7
 
 PAIRS: dict[str, tuple[tuple[tuple[Any, ...], ...], Any, Any]] = {
     "AUG, AUG": ((), seamcalls(0, AUG_4K), seamcalls(1, AUG_4K)),
@@ -290,6 +338,13 @@ PAIRS: dict[str, tuple[tuple[tuple[Any, ...], ...], Any, Any]] = {
         seamcalls(0, (leaves.TDH_MEM_SEPT_ADD, GPA_2M, TDR, NEW_TABLE)),
         seamcalls(1, (leaves.TDH_MEM_SEPT_ADD, GPA_2M, TDR, NEW_TABLE + PAGE_SIZE)),
     ),
+    "MNG.WR, MNG.RD": ((), seamcalls(0, (*TIMEOUT, 20_000, ALL_BITS)), seamcalls(1, (leaves.TDH_MNG_RD, *TIMEOUT[1:]))),
+    "MNG.WR, MNG.WR": ((), seamcalls(0, (*TIMEOUT, 20_000, ALL_BITS)), seamcalls(1, (*TIMEOUT, 30_000, ALL_BITS))),
+    "VM.WR, VM.WR": ((), guest_calls(0, leaves.TDG_VM_WR, **NOTIFY), guest_calls(1, leaves.TDG_VM_WR, **NOTIFY)),
+    "VP.RD, VP.RD": ((), seamcalls(0, READ_VCPU), seamcalls(1, (leaves.TDH_VP_FLUSH, TDVPRS[1]), READ_VCPU)),
+    "VP.RD, VP.ENTER": ((), seamcalls(0, READ_VCPU), guest_accepts(1, GPA_4K)),
+    "MEM.WR, MEM.RD": ((), seamcalls(0, WRITE_WORD), seamcalls(1, (leaves.TDH_MEM_RD, 8, TDR))),
+    "MEM.WR, BLOCK": ((), seamcalls(0, WRITE_WORD), seamcalls(1, (leaves.TDH_MEM_RANGE_BLOCK, 0, TDR))),
 }
 BOUND, MAX_EXECUTIONS = 1, 400
 
@@ -297,7 +352,7 @@ BOUND, MAX_EXECUTIONS = 1, 400
 def check_pair(name: str, bound: int | None = BOUND) -> Any:
     """Search the schedules of two calls under the audit; returns the result."""
     before, first, second = PAIRS[name]
-    machine = built()
+    machine = built(DEBUGGABLE)
     for leaf, *operands in before:
         machine.alone(machine.call(leaf, *operands))
     program = machine.program(first(machine), second(machine))
