@@ -125,9 +125,9 @@ class Held:
             await step(*touches, at="release")
             self._give(locks)
 
-    def give_entry(self, page: Words, i: int) -> None:
-        """Give an entry's own lock back before the others, within the caller's step."""
-        self._give([(page, ("entry", i), True)])
+    def give(self, lock: Cell, key: Key) -> None:
+        """Give a lock that is held alone back before the others, within the caller's step."""
+        self._give([(lock, key, True)])
 
     def _give(self, locks: list[Lock]) -> None:
         # The mark stays.  The memory of a lock may have been given away meanwhile: then its word is another.
@@ -166,11 +166,12 @@ class Held:
 
     def _refused(self, lock: Sharex, i: int, operand: int, mine: list[Touch], readers: int = 0) -> Refuse:
         # A host call that fails marks the lock, a guest call only looks.  Who wanted a share stays counted until
-        # the exclusive holder's release clears the word [oracle contention: 0x7].
+        # the exclusive holder's release clears the word [oracle contention: 0x7, and 0x3 of a plain lock].
         word = lock[i]
-        if self.host and lock.marks:
+        left = (word | lock.marks) + readers if self.host else word
+        if left != word or (self.host and lock.marks):
             mine[-1] = lock, i, FAIL
-            lock.put(i, (word | HP) + readers)
+            lock.put(i, left)
         else:
             mine[-1] = lock, i, READ
         return busy(word & ~HP, operand)

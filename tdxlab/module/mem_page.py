@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tdxlab.engine.run import MachineDead
 from tdxlab.engine.step import ADD, READ, WRITE, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import sept
@@ -24,7 +25,7 @@ from tdxlab.module.gates import (
 )
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.bits import PamtEntry
+from tdxlab.spec.bits import PamtEntry, SeptEntry
 from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.pamt import PT_NDA, PT_REG
@@ -59,6 +60,8 @@ async def tdh_mem_page_add(call: Call, gpa_level: int, tdr: int, hpa: int, sourc
         (td, "chldcnt", ADD),
         at="update",
     )
+    if entry.word & SeptEntry.LOCK:
+        raise MachineDead("FATAL_ERROR_ID 0xe5: PAGE.ADD finds the entry locked, but nobody else can use the TD")
     target.fill(list(given))
     entry.page.put(entry.i, sept.leaf(td, hpa, MAPPED))
     page.assign(PT_REG, tdr)
@@ -85,7 +88,7 @@ async def tdh_mem_page_aug(call: Call, gpa_level: int, tdr: int, hpa: int) -> No
     # --- all checks passed ---
     await step(entry.touch(), page.entry(WRITE), page.bepoch(WRITE), (td, "chldcnt", ADD), at="update")
     write_entry(call, entry, sept.leaf(td, hpa, PENDING))
-    call.held.give_entry(entry.page, entry.i)
+    call.held.give(entry.page, ("entry", entry.i))
     page.assign(PT_REG, tdr)
     td.chldcnt += ENTRIES**level
     await call.pamt.count_in(page)
@@ -123,7 +126,7 @@ async def tdh_mem_page_remove(call: Call, gpa_level: int, tdr: int) -> None:
     # --- all checks passed ---
     await step(entry.touch(), page.entry(WRITE), (td, "chldcnt", ADD), at="update")
     write_entry(call, entry, FREE_ENTRY)
-    call.held.give_entry(entry.page, entry.i)
+    call.held.give(entry.page, ("entry", entry.i))
     page.free()
     td.chldcnt -= ENTRIES**level
     call.regs.rcx = await call.pamt.count_out(page)

@@ -40,9 +40,8 @@ async def tdh_mem_page_demote(
 ) -> None:
     """Split a large page into 512.  They are unblocked and as the page was, MAPPED or PENDING.
 
-    With Dynamic PAMT a 2M page's range gets the page pair in R12 and R13, which are looked at after the poll, while
-    the large page's entry is locked: a page of that very range is BUSY for ever.  [confirmed rows 89 to 105]
-    INFERRED: the poll for interrupts comes after the large page's own lock.
+    The large page's PAMT entry is locked after the poll.  With Dynamic PAMT a 2M page's range then gets the page pair
+    in R12 and R13: a page of that very range is BUSY for ever.  [confirmed rows 89 to 105]
     Left out: L2 aliases, for which R9 to R11 would have pages.
     Source: [S01:tdh_mem_page_demote.c, S25:tdh_mem_page_demote.c]
     """
@@ -53,9 +52,9 @@ async def tdh_mem_page_demote(
     if call.features.demote_needs_block and must_track(td, entry):
         await check_tracked(td, await backing(call, entry))
     table = await hold_page(call, hpa, PT_NDA, R8)
-    large = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
     if call.features.demote_interruptible:
         await poll(call, td, rcx=gpa_level, rdx=tdr_flags)
+    large = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
     needs_pair = call.pamt.dynamic and level == LEVEL_2M
     if needs_pair:
         await hold_pair(call, page_0, page_1)
@@ -110,7 +109,8 @@ def counted(pamt: Pamt, large: PamtPage, has_pair: bool) -> tuple[Touch, ...]:
 async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     """Merge 512 pages into one, if they are alike and contiguous.  RCX: the freed S-EPT page.
 
-    With Dynamic PAMT a 2M range gives its page pair back, in R12 and R13.
+    With Dynamic PAMT a 2M range gives its page pair back, in R12 and R13.  The large page's PAMT entry is locked after
+    the poll and until it is written: others may use the page before the call ends [oracle v1.5.25 contention].
     The S-EPT pages of L2 VMs, which are empty, go too (R9 to R11).
     Source: [S01:tdh_mem_page_promote.c, S25:tdh_mem_page_promote.c]
     """
@@ -125,8 +125,8 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     words = await hold_children(call, entry)
     first = Entry(call.memory.sept_page(entry.hpa), 0, level - 1, words[0], entry.hpas)
     state = alike(words, first, entry)
-    large = await call.pamt.implicit(call.held, first.hpa, level, True, RCX, merged=True)
     await poll(call, td, rcx=gpa_level, rdx=tdr)
+    large = await call.pamt.implicit(call.held, first.hpa, level, True, RCX, merged=True)
 
     # --- all checks passed ---
     for l2_page in l2_pages:
@@ -137,6 +137,7 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
         table.entry(WRITE),
         large.entry(WRITE),
         large.bepoch(WRITE),
+        (*large.lock, WRITE),
         *counted(call.pamt, large, has_pair),
         (td, "chldcnt", ADD),
         at="update",
@@ -157,6 +158,7 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
             chunk.entries.fill([packed(PT_NDA, tdr)] * len(chunk.entries))
         large.chunk.entries.put(large.i, packed(PT_REG, tdr))  # BEPOCH stays [confirmed row 38]
     td.chldcnt -= 1
+    call.held.give(*large.lock)
     call.regs.rcx = await call.pamt.count_out(table)
 
 
