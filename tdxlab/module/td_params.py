@@ -10,7 +10,7 @@ from typing import Any
 
 from tdxlab.hw.sharex import Refuse
 from tdxlab.spec import status as st
-from tdxlab.spec.fields import TdCtls
+from tdxlab.spec.fields import Attributes, ConfigFlags, TdCtls
 from tdxlab.spec.operands import RDX, Operand
 
 TD_PARAMS_BYTES = 1024
@@ -20,12 +20,11 @@ RESERVED = ((20, 24), (42, 80), (232, 256), (448, 1024))  # (first byte, end) th
 CPUID_CONFIG = (256, 16)  # offset, bytes a leaf
 CPUID_LEAVES = (0x1, 0x4, 0x4, 0x4, 0x4, 0x7, 0x7, 0x12, 0x12, 0x14, 0x14, 0x80000008)
 
-ATTRIBUTES = 1 << 0 | 1 << 28 | 1 << 30 | 1 << 63  # DEBUG, SEPT_VE_DISABLE, PKS, PERFMON
-SEPT_VE_DISABLE = 1 << 28
+ATTRIBUTES = Attributes.DEBUG | Attributes.SEPT_VE_DISABLE | Attributes.PKS | Attributes.PERFMON
 XFAM_FIXED, XFAM_ALLOWED = 0x3, 0x602E7
 AVX512 = 0xE0
 EPTP_4_LEVELS, EPTP_5_LEVELS = 0x1E, 0x26  # write-back, walk length
-GPAW = 1 << 0  # CONFIG_FLAGS
+EITHER = ConfigFlags.MAXPA_VIRT | ConfigFlags.MAXGPA_VIRT  # not both [S25:helpers.c]
 MAX_L2_VMS = 3
 TSC_25_MHZ = range(4, 401)  # 100 MHz to 10 GHz
 
@@ -42,8 +41,8 @@ def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
     _demand(xfam & AVX512 in (0, AVX512) and (xfam & 4 or not xfam & AVX512), Operand.XFAM)
     _demand(max_vcpus > 0, Operand.MAX_VCPUS)
     _demand(l2_vms <= MAX_L2_VMS, Operand.NUM_L2_VMS)
-    _demand(not flags & ~config_flags, Operand.EXEC_CONTROLS)
-    _demand(eptp == EPTP_5_LEVELS or (eptp == EPTP_4_LEVELS and not flags & GPAW), Operand.EPTP_CONTROLS)
+    _demand(not flags & ~config_flags and flags & EITHER != EITHER, Operand.EXEC_CONTROLS)
+    _demand(eptp == EPTP_5_LEVELS or (eptp == EPTP_4_LEVELS and not flags & ConfigFlags.GPAW), Operand.EPTP_CONTROLS)
     _demand(tsc in TSC_25_MHZ, Operand.TSC_FREQUENCY)
     _check_cpuid(raw)
     return {
@@ -53,9 +52,9 @@ def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
         "num_l2_vms": l2_vms,
         "tsc_frequency": tsc,
         "eptp": eptp,
-        "gpaw": flags & GPAW,
+        "gpaw": flags & ConfigFlags.GPAW,
         "config_flags": flags,
-        "td_ctls": TdCtls.PENDING_VE_DISABLE if attributes & SEPT_VE_DISABLE else 0,
+        "td_ctls": TdCtls.PENDING_VE_DISABLE if attributes & Attributes.SEPT_VE_DISABLE else 0,
         "mrconfigid": raw[80:128],
         "mrowner": raw[128:176],
         "mrownerconfig": raw[176:224],

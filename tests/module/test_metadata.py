@@ -229,6 +229,21 @@ def test_the_next_fields_are_all_that_the_host_may_read(attributes: int, caller:
         ]
 
 
+@pytest.mark.parametrize("leaf", [leaves.TDH_MNG_RD, leaves.TDH_MNG_WR, leaves.TDH_MEM_RD, leaves.TDH_MEM_WR], ids=str)
+def test_a_td_has_fields_and_memory_when_it_is_initialised(leaf: Leaf) -> None:
+    machine, td = built(), PAGES + PAGE_SIZE
+    on_tdr = leaf.registers.index("rcx" if leaf.name.startswith("TDH.MNG") else "rdx")
+    operands = [td if n == on_tdr else 0 for n in range(2)]
+    seamcall(machine, leaf, *operands, gives=st.TDX_PAGE_METADATA_INCORRECT.at((RCX, RDX)[on_tdr]))
+    seamcall(machine, leaves.TDH_MNG_CREATE, td, 34)
+    seamcall(machine, leaf, *operands, gives=st.TDX_TD_KEYS_NOT_CONFIGURED)
+    seamcall(machine, leaves.TDH_MNG_KEY_CONFIG, td)
+    seamcall(machine, leaf, *operands, gives=st.TDX_TDCS_NOT_ALLOCATED)
+    for n in range(1, 7):
+        seamcall(machine, leaves.TDH_MNG_ADDCX, td + n * PAGE_SIZE, td)
+    seamcall(machine, leaf, *operands, gives=st.TDX_OP_STATE_INCORRECT)
+
+
 def test_a_timeout_is_microseconds_to_the_host_and_ticks_to_the_module() -> None:
     machine, id = built(), ID["HP_LOCK_TIMEOUT"]
     assert seamcall(machine, leaves.TDH_MNG_WR, TDR, id, 20_000, ALL).r8 == 1_000_000
@@ -259,7 +274,7 @@ def test_of_two_that_write_a_field_at_once_one_is_refused() -> None:
         status = await machine.any(leaves.TDH_MNG_WR, TDR, ID["NOTIFY_ENABLES"], 1, 1, cpu=cpu)
         outcomes.add(repr(status))
 
-    assert explore(machine.program(lambda: writes(0), lambda: writes(1))).complete
+    explore(machine.program(lambda: writes(0), lambda: writes(1)), bound=1)
     assert outcomes == {"TDX_SUCCESS", "TDX_OPERAND_BUSY|METADATA_FIELD"}
 
 
@@ -452,6 +467,14 @@ def test_a_guest_gives_up_ve_on_pending_pages_if_its_host_let_it(flexible: bool)
     guest = Guest(lambda guest: guest.access(GPA_4K))
     exit = machine.alone(machine.cpus[0].vp_enter(TDVPRS[0], guest))
     assert (exit.rax == 48) == flexible
+
+
+@pytest.mark.parametrize(("features", "flags"), [(V1_5_01, 1 << 3), (V1_5_25, 1 << 5), (V1_5_25, 3 << 3)])
+def test_a_td_has_the_flags_that_its_module_knows_and_not_two_widths(features: Any, flags: int) -> None:
+    machine = built(features=features, parts=2)
+    machine.memory.write(CONFIG_FLAGS_AT, flags.to_bytes(8, "little"))
+    with pytest.raises(AssertionError, match=r"TDH.MNG.INIT gave TDX_OPERAND_INVALID\|EXEC_CONTROLS"):
+        machine.alone(machine.create())
 
 
 def test_a_guest_gets_all_that_it_may_read_into_its_own_page() -> None:
