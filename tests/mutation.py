@@ -32,8 +32,9 @@ def leaves_under_audit() -> None:
     cases.check_locks()
     for name in cases.ALONE:
         cases.check_alone(name)
-    for name in cases.PAIRS:
+    for name in (*cases.PAIRS, *cases.DYNAMIC_PAIRS):
         cases.check_pair(name)
+    cases.check_window()
 
 
 def kvm_under_audit() -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.engine.cells import Lock
+from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.module.sept import Entry
 from tdxlab.module.state import Td, Vcpu, refcount_of
 from tdxlab.spec import status as st
@@ -96,7 +96,7 @@ async def leave(
     touches = await step((vcpu, None, WRITE), at="TD exit")
     td = call.module.tds[vcpu.tdr]
     count = refcount_of(vcpu.epoch)
-    touches.append((td, count, ADD))
+    touches += ((td, count, ADD), *call.pamt.node(vcpu.tdvpr), *call.pamt.node(td.tdr))
     setattr(td, count, getattr(td, count) - counted)
     if violation is None and regs.rip != vcpu.entry_rip:
         vcpu.epf_count, vcpu.epf_gpas = 0, ()

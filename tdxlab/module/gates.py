@@ -52,12 +52,12 @@ async def hold_page(
     """
     check_hpa(call, hpa, operand, size(level))
     check_in_tdmr(call, hpa, operand)
-    pamt, free = call.pamt, expected is PT_NDA
-    reads = ((*pamt.bit(hpa), READ),) if pamt.dynamic and free else ()
+    pamt, new = call.pamt, call.pamt.dynamic and expected is PT_NDA and level == LEVEL_4K
+    reads = ((*pamt.bit(hpa), READ),) if new else ()
     page = await pamt.walk(call.held, hpa, level, exclusive, operand, *reads)
-    if pamt.dynamic and free and page.type is PT_NDA and level < page.level == LEVEL_2M:
+    if new and page.type is PT_NDA and page.level == LEVEL_2M:
         raise Refuse(st.TDX_MISSING_PAMT_PAGE_PAIR.at(operand))
-    if page.level != level or page.type is not expected or (free and pamt.serves(hpa)):
+    if page.level != level or page.type is not expected or (new and pamt.serves(hpa)):
         raise Refuse(st.TDX_PAGE_METADATA_INCORRECT.at(operand))
     return page
 

@@ -164,6 +164,13 @@ class Pamt(Record):
             return PamtPage(self.pairs[pair[hpa >> PAIR_SHIFT & 1]], hpa, level)
         return PamtPage(self.pages[level, hpa >> SHIFTS[level] + 8], hpa, level)
 
+    def node(self, hpa: int) -> tuple[Touch, ...]:
+        """What is read to find the 4K entry of `hpa`."""
+        if not self.dynamic:
+            return ()
+        node = self.page(hpa, LEVEL_2M)
+        return node.entry(READ), node.bepoch(READ)
+
     def pair(self, hpa: int) -> tuple[int, int] | None:
         """HPAs of the pair that the 2M range of `hpa` has, or None."""
         node = self.page(hpa, LEVEL_2M).read()
@@ -229,8 +236,7 @@ class Pamt(Record):
         No lock is taken.  With Dynamic PAMT the node is read first, also without its lock.
         """
         if level == LEVEL_4K and self.dynamic:
-            node = self.page(hpa, LEVEL_2M)
-            await step(node.entry(READ), node.bepoch(READ), at="PAMT node")
+            await step(*self.node(hpa), at="PAMT node")
         return self.page(hpa, level)
 
     async def implicit(

@@ -19,12 +19,27 @@ from tdxlab.spec.features import V1_5_25
 from tdxlab.spec.fields import BY_NAME, FIELDS, NO_FIELD, Attributes, Context
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
-from tdxlab.spec.operands import RCX
-from tests.module.machine import LARGE, PAGES, SOURCE, TABLES, TDR, TDVPRS, Machine, built, send_ipi, take_interrupt
+from tdxlab.spec.operands import R8, RCX, RDX
+from tests.module.machine import (
+    LARGE,
+    PAGES,
+    SOURCE,
+    TABLES,
+    TDR,
+    TDVPRS,
+    Machine,
+    built,
+    donors,
+    send_ipi,
+    take_interrupt,
+)
 
 NEW_TABLE = TABLES + 0x10_000
 GPA_4K, GPA_2M = 0x1000, SIZE_2M | 1
 DEBUGGABLE = Attributes.DEBUG | Attributes.SEPT_VE_DISABLE
+PAIR = LARGE | 1, *donors(9)
+DEMOTE = leaves.TDH_MEM_PAGE_DEMOTE, GPA_2M, TDR, NEW_TABLE, 0, 0, 0, *donors(8)
+DYNAMIC: dict[str, Any] = {"features": V1_5_25, "dpamt": True}
 ID = {name: row.id for name, row in BY_NAME.items()}
 ALL_BITS = (1 << 64) - 1
 Case = Callable[[Machine], Coroutine[Any, Any, Any]]
@@ -44,7 +59,7 @@ async def large_page(machine: Machine) -> None:
     """AUG, split, merge and remove a 2M page of a TD that may run."""
     await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE)
     await blocked_and_tracked(machine, GPA_2M)
-    await machine.call(leaves.TDH_MEM_PAGE_DEMOTE, GPA_2M, TDR, NEW_TABLE)
+    await machine.call(*DEMOTE)
     await blocked_and_tracked(machine, GPA_2M)
     await machine.call(leaves.TDH_MEM_PAGE_PROMOTE, GPA_2M, TDR)
     await blocked_and_tracked(machine, GPA_2M)
@@ -73,15 +88,35 @@ async def blocked_and_tracked(machine: Machine, gpa_level: int) -> None:
     await machine.call(leaves.TDH_MEM_TRACK, TDR)
 
 
+async def page_pair(machine: Machine) -> None:
+    """A 2M range gets a page pair, is used, told, and gives it back; what can not be given is refused."""
+    await machine.call(leaves.TDH_PHYMEM_PAMT_ADD, *PAIR)
+    await machine.call(leaves.TDH_PHYMEM_PAMT_ADD, *PAIR, gives=st.TDX_HPA_RANGE_NOT_FREE.at(RCX))
+    await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, LARGE)
+    await machine.call(leaves.TDH_PHYMEM_PAGE_RDMD, LARGE | 1)
+    await machine.call(leaves.TDH_PHYMEM_PAGE_RDMD, PAIR[1])
+    await machine.call(leaves.TDH_PHYMEM_PAMT_REMOVE, PAIR[0], gives=st.TDX_PAMT_PAGE_NOT_EMPTY)
+    await blocked_and_tracked(machine, GPA_4K)
+    hinted = await machine.call(leaves.TDH_MEM_PAGE_REMOVE, GPA_4K, TDR)
+    assert hinted.rcx == LARGE | 1 << 62
+    removed = await machine.call(leaves.TDH_PHYMEM_PAMT_REMOVE, PAIR[0])
+    assert (removed.rdx, removed.r8) == PAIR[1:]
+    first, used = PAIR[1], PAGES
+    for pages, operand in (((first, first), R8), ((used, first), RDX), ((first, used), R8)):
+        gives = st.TDX_PAGE_NOT_FREE.at(operand)
+        await machine.call(leaves.TDH_PHYMEM_PAMT_ADD, PAIR[0], *pages, gives=gives)
+
+
 async def teardown(machine: Machine) -> None:
     await machine.call(leaves.TDH_MNG_KEY_RECLAIMID, TDR)
     for tdvpr in TDVPRS:
         await machine.call(leaves.TDH_VP_FLUSH, tdvpr)
     await machine.call(leaves.TDH_MNG_VPFLUSHDONE, TDR)
     await send_ipi(machine.cpus[0])
-    await machine.call(leaves.TDH_PHYMEM_CACHE_WB, 0, gives=st.TDX_INTERRUPTED_RESUMABLE)
+    polls = machine.module.features.cache_wb_polls_after_last
+    await machine.call(leaves.TDH_PHYMEM_CACHE_WB, 0, gives=st.TDX_INTERRUPTED_RESUMABLE if polls else st.TDX_SUCCESS)
     await take_interrupt(machine.cpus[0])
-    await machine.call(leaves.TDH_PHYMEM_CACHE_WB, 1)
+    await machine.call(leaves.TDH_PHYMEM_CACHE_WB, 1, gives=st.TDX_SUCCESS if polls else st.TDX_WBCACHE_RESUME_ERROR)
     await machine.call(leaves.TDH_MNG_KEY_FREEID, TDR)
     pages = [TDR + n * PAGE_SIZE for n in range(1, 8)]
     pages += [tdvpr + n * PAGE_SIZE for tdvpr in TDVPRS for n in range(6)]
@@ -206,6 +241,13 @@ ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
     "large_page 1.5.25": (large_page, {"features": V1_5_25}),
     "small_page": (small_page, {}),
     "teardown": (teardown, {}),
+    "bring_up, dynamic": (bring_up, DYNAMIC | {"parts": 0}),
+    "life, dynamic": (life, DYNAMIC | {"parts": 2}),
+    "large_page, dynamic": (large_page, DYNAMIC),
+    "small_page, dynamic": (small_page, DYNAMIC),
+    "page_pair": (page_pair, DYNAMIC),
+    "teardown, dynamic": (teardown, DYNAMIC),
+    "accepted, dynamic": (accepted, DYNAMIC),
     "accepted": (accepted, {}),
     "faults": (faults, {}),
     "faults 1.5.25": (faults, {"features": V1_5_25}),
@@ -307,7 +349,6 @@ AUG_4K = leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, PAGES + PAGE_SIZE
 AUG_2M = leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE
 BLOCK_4K, BLOCK_2M = (leaves.TDH_MEM_RANGE_BLOCK, GPA_4K, TDR), (leaves.TDH_MEM_RANGE_BLOCK, GPA_2M, TDR)
 TRACK = leaves.TDH_MEM_TRACK, TDR
-DEMOTE = leaves.TDH_MEM_PAGE_DEMOTE, GPA_2M, TDR, NEW_TABLE
 TIMEOUT = leaves.TDH_MNG_WR, TDR, ID["HP_LOCK_TIMEOUT"]
 NOTIFY = {"rcx": 0, "rdx": ID["NOTIFY_ENABLES"], "r8": 1, "r9": 1}
 READ_VCPU = leaves.TDH_VP_RD, TDVPRS[1], ID["VCPU_INDEX"]
@@ -346,14 +387,51 @@ PAIRS: dict[str, tuple[tuple[tuple[Any, ...], ...], Any, Any]] = {
     "MEM.WR, MEM.RD": ((), seamcalls(0, WRITE_WORD), seamcalls(1, (leaves.TDH_MEM_RD, 8, TDR))),
     "MEM.WR, BLOCK": ((), seamcalls(0, WRITE_WORD), seamcalls(1, (leaves.TDH_MEM_RANGE_BLOCK, 0, TDR))),
 }
+ADD_PAIR = leaves.TDH_PHYMEM_PAMT_ADD, *PAIR
+REMOVE_PAIR = leaves.TDH_PHYMEM_PAMT_REMOVE, PAIR[0]
+AUG_IN_PAIR = leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, LARGE
+OTHER_PAIR = leaves.TDH_PHYMEM_PAMT_ADD, LARGE + SIZE_2M | 1, *donors(9)
+
+DYNAMIC_PAIRS: dict[str, tuple[tuple[tuple[Any, ...], ...], Any, Any]] = {
+    "PAMT.ADD, PAMT.ADD of one range": ((), seamcalls(0, ADD_PAIR), seamcalls(1, ADD_PAIR)),
+    "PAMT.ADD, PAMT.ADD of one pair": ((), seamcalls(0, ADD_PAIR), seamcalls(1, OTHER_PAIR)),
+    "PAMT.ADD, AUG": ((), seamcalls(0, ADD_PAIR), seamcalls(1, AUG_IN_PAIR)),
+    "PAMT.REMOVE, AUG": ((ADD_PAIR,), seamcalls(0, REMOVE_PAIR), seamcalls(1, AUG_IN_PAIR)),
+    "AUG, AUG in one range": (
+        (ADD_PAIR,),
+        seamcalls(0, AUG_IN_PAIR),
+        seamcalls(1, (leaves.TDH_MEM_PAGE_AUG, 2 * GPA_4K, TDR, LARGE + PAGE_SIZE)),
+    ),
+    "DEMOTE, PAMT.ADD of its pair": (
+        (AUG_2M, BLOCK_2M, TRACK),
+        seamcalls(0, DEMOTE),
+        seamcalls(1, (leaves.TDH_PHYMEM_PAMT_ADD, LARGE + SIZE_2M | 1, *donors(8))),
+    ),
+    "VP.ENTER, PAMT.REMOVE of the TDVPR's range": (
+        (),
+        guest_accepts(0, GPA_4K),
+        seamcalls(1, (leaves.TDH_PHYMEM_PAMT_REMOVE, TDVPRS[0] & -SIZE_2M | 1)),
+    ),
+}
 BOUND, MAX_EXECUTIONS = 1, 400
 
 
 def check_pair(name: str, bound: int | None = BOUND) -> Any:
     """Search the schedules of two calls under the audit; returns the result."""
-    before, first, second = PAIRS[name]
-    machine = built(DEBUGGABLE)
+    dynamic = name in DYNAMIC_PAIRS
+    before, first, second = (DYNAMIC_PAIRS if dynamic else PAIRS)[name]
+    machine = built(DEBUGGABLE, **(DYNAMIC if dynamic else {}))
     for leaf, *operands in before:
         machine.alone(machine.call(leaf, *operands))
     program = machine.program(first(machine), second(machine))
     return explore(program, bound=bound, max_executions=MAX_EXECUTIONS, check_reads=True)
+
+
+def check_window() -> Any:
+    """PAGE.REMOVE of a range's last page against PAMT.REMOVE and PAMT.ADD of the same pages elsewhere, audited."""
+    machine = built(DEBUGGABLE, **DYNAMIC)
+    for leaf, *operands in (ADD_PAIR, AUG_IN_PAIR, BLOCK_4K, TRACK):
+        machine.alone(machine.call(leaf, *operands))
+    remove = seamcalls(0, (leaves.TDH_MEM_PAGE_REMOVE, GPA_4K, TDR))
+    program = machine.program(remove(machine), seamcalls(1, REMOVE_PAIR, OTHER_PAIR)(machine))
+    return explore(program, bound=2, max_executions=MAX_EXECUTIONS, check_reads=True)

@@ -14,7 +14,13 @@ def test_a_call_declares_what_it_uses(name: str) -> None:
     cases.check_alone(name)
 
 
-@pytest.mark.parametrize("name", cases.PAIRS)
+@pytest.mark.parametrize("name", [*cases.PAIRS, *cases.DYNAMIC_PAIRS])
 def test_two_calls_declare_what_they_share(name: str) -> None:
     result = cases.check_pair(name, bound=2)
     assert set(result.outcomes) == {"done"}
+
+
+def test_a_removal_in_the_window_of_another_is_fatal_or_refused() -> None:
+    # a page's entry is free before it is uncounted [confirmed rows 76 to 78]
+    result = cases.check_window()
+    assert {end.partition(":")[0] for end in result.outcomes} == {"done", "fatal"}
