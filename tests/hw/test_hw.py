@@ -116,7 +116,7 @@ def test_a_plain_lock_has_no_mark() -> None:
     lock = Sharex(journal, "lock", marks=False)
     attempt(journal, lock, "exclusive")
     assert attempt(journal, lock, "shared") == TDX_OPERAND_BUSY.at(RCX)
-    assert lock[0] == EXCLUSIVE
+    assert lock[0] == EXCLUSIVE + READER  # who wanted a share stays counted [oracle v1.5.25 contention: 0x3]
 
 
 def test_an_entry_carries_its_lock_and_the_mark() -> None:
