@@ -13,6 +13,7 @@ from tdxlab.module import sept, zero_step
 from tdxlab.module.exits import Interrupted, TdExit, inject_ve, leave, takes_no_ve, violation_exit
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import EptViolation, SeptEntry, place
+from tdxlab.spec.fields import ConfigFlags
 from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, size
 from tdxlab.spec.sept import ACCEPTABLE, RWX
 from tdxlab.spec.tdstate import ExtendedExit, Vector
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
 async def ept_violation(call: Call, gpa: int, qualification: int) -> None:
     """A load or store of the guest, or an instruction's fetch, that its page tables do not allow.
 
-    A GPA with bits above the SHARED bit gives #PF.  What gives neither that nor a #VE is a TD exit, and the zero-step
-    filter keeps the private ones in mind.
+    A GPA with bits above the SHARED bit gives #PF, or #VE if the TD's parameters say so.  What gives no exception is a
+    TD exit, and the zero-step filter keeps the private ones in mind.
     Left out: the error code of #PF, CR2; GPAs reserved by a lower MAXPA that the guest is shown.
     """
     vcpu = call.vcpu
     touches = await step((vcpu, None, WRITE), at="EPT violation")
     call.td = td = call.module.tds[vcpu.tdr]
     if gpa >= 2 * td.shared_bit and qualification & EptViolation.GLA_VALID:
-        call.cpu.lp.exception = Vector.PF
+        if td.config_flags & ConfigFlags.MAXGPA_VIRT:
+            inject_ve(call, vcpu, gpa, qualification)
+        else:
+            call.cpu.lp.exception = Vector.PF
         return
     exit = violation(call, gpa, qualification, touches)
     if exit is None:

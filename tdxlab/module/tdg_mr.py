@@ -9,7 +9,16 @@ from tdxlab.hw.sharex import Refuse
 from tdxlab.module.call import Call, handles
 from tdxlab.module.exits import Interrupted
 from tdxlab.module.guest_memory import operand_page
-from tdxlab.module.report import REPORT_BYTES, REPORT_DATA_BYTES, td_info, tdreport
+from tdxlab.module.report import (
+    CPUSVN,
+    MAC_STRUCT_BYTES,
+    REPORT_BYTES,
+    REPORT_DATA_BYTES,
+    cpusvn,
+    made_here,
+    td_info,
+    tdreport,
+)
 from tdxlab.module.state import NUM_RTMRS
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
@@ -63,3 +72,20 @@ async def tdg_mr_report(call: Call, report_gpa: int, data_gpa: int, subtype: int
     # --- all checks passed ---
     await step((memory.page(target), None, WRITE), at="report")
     memory.write(target, report)
+
+
+@handles(leaves.TDG_MR_VERIFYREPORT)
+async def tdg_mr_verifyreport(call: Call, gpa: int) -> None:
+    """Was a report, of which its first 256 bytes are at the GPA, made on this machine?
+
+    Source: [S01:tdg_mr_verifyreport.c]
+    """
+    if gpa % MAC_STRUCT_BYTES:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    hpa = await operand_page(call, gpa, RCX)
+    await step((call.memory.page(hpa), None, READ), at="verify")
+    told = call.memory.read(hpa, MAC_STRUCT_BYTES)
+    if cpusvn(told) != CPUSVN:
+        raise Refuse(st.TDX_INVALID_CPUSVN)
+    if not made_here(told):
+        raise Refuse(st.TDX_INVALID_REPORTMACSTRUCT)

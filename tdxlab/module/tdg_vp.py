@@ -8,6 +8,7 @@ from tdxlab.module.exits import exit_for
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import CpuidVe, Vmcall, field
+from tdxlab.spec.fields import ConfigFlags
 from tdxlab.spec.operands import RCX
 from tdxlab.spec.tdstate import ExitReason
 
@@ -20,9 +21,10 @@ SYS_RD_AVAILABLE = 1  # in R10 of TDG.VP.INFO
 async def tdg_vp_vmcall(call: Call, bitmap: int) -> None:
     """Ask the host for a service: a TD exit with the registers that the guest chose.
 
-    Left out: RBP, XMM registers.  Source: [S01:tdg_vp_vmcall.c]
+    Left out: what RBP and XMM registers hold.  Source: [S01:tdg_vp_vmcall.c]
     """
-    if bitmap & ~(Vmcall.GPRS | Vmcall.XMMS):
+    rbp = 0 if call.td.config_flags & ConfigFlags.NO_RBP_MOD else Vmcall.RBP
+    if bitmap & ~(Vmcall.GPRS | Vmcall.XMMS | rbp):
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
 
     # --- all checks passed ---

@@ -125,7 +125,8 @@ class Vmcall(Layout):
     """RCX of TDG.VP.VMCALL: the registers that the guest passes.  [S01:tdx_api_defs.h]"""
 
     NEVER      = bits(1, 0) | bit(4)  # RAX, RCX, RSP
-    GPRS       = bits(3, 2) | bits(15, 5)
+    RBP        = bit(5)               # if CONFIG_FLAGS do not say NO_RBP_MOD
+    GPRS       = bits(3, 2) | bits(15, 6)
     XMMS       = bits(31, 16)
     _RESERVED  = bits(63, 32)
 
