@@ -53,15 +53,17 @@ class Call:
 
     async def answer(self) -> Status | None:
         """Run the handler on its operands.  A refusal goes to RAX, and the locks are given back either way."""
-        operands = [getattr(self.regs, register) for register in self.leaf.registers]
-        for register in self.leaf.clears:
-            setattr(self.regs, register, 0)
-        for register in self.leaf.nulls if self.version else ():
-            setattr(self.regs, register, leaves.NULL_PA)
+        regs, leaf = self.regs, self.leaf
+        operands = [getattr(regs, register) for register in leaf.registers]
+        for register in leaf.clears:
+            setattr(regs, register, 0)
         try:
-            if self.version > self.module.highest_version(self.leaf):
-                raise Refuse(st.TDX_OPERAND_INVALID.at(RAX))
-            status = await HANDLERS[self.leaf](self, *operands)
+            if self.version:
+                for register in leaf.nulls:
+                    setattr(regs, register, leaves.NULL_PA)
+                if self.version > self.module.highest_version(leaf):
+                    raise Refuse(st.TDX_OPERAND_INVALID.at(RAX))
+            status = await HANDLERS[leaf](self, *operands)
         except Refuse as refusal:
             status = refusal.status
             for register, value in refusal.outputs.items():

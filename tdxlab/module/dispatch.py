@@ -46,10 +46,13 @@ class TdxModule:
         """The host's side: RAX, the module's state, then the leaf."""
         leaf, version = leaves.HOST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
         await step((self.sys, None, READ), at=leaf.instruction if leaf else "SEAMCALL")
-        refusal = self._gate(leaf) or self._bad_rax(leaf, regs.rax)
-        if refusal or leaf is None:
-            regs.rax = refusal
-            return
+        ready = self.sys.state is SysState.SYS_READY
+        if version or not ready or leaf not in HANDLERS or regs.rax & ~LEAF:
+            refusal = self._gate(leaf) or self._bad_rax(leaf, regs.rax)
+            if refusal:
+                regs.rax = refusal
+                return
+        assert leaf is not None
         call = Call(self, cpu, regs, leaf, version)
         call.tdmrs, call.usable = self.sys.tdmrs, self.sys.usable
         status = await call.answer()

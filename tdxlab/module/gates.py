@@ -13,7 +13,7 @@ from tdxlab.module.state import Td, refcount_of
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import GpaLevel, TdrFlags
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SIZE, size
+from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SIZE, SHIFTS
 from tdxlab.spec.operands import RCX, Operand
 from tdxlab.spec.pamt import PT_NDA, PageType
 from tdxlab.spec.sept import RULES, Rule, refusal
@@ -23,6 +23,7 @@ from tdxlab.spec.tdstate import RUNS_IN, TRACKS_TLB, LifeCycle
 if TYPE_CHECKING:
     from tdxlab.module.call import Call
 
+GPA_RESERVED = ~(GpaLevel.LEVEL | GpaLevel.GPA)
 MIN_TDCX, MAX_TDCX = 6, 9  # control pages of a TD [S01:td_control_structures.h]
 
 
@@ -31,7 +32,7 @@ MIN_TDCX, MAX_TDCX = 6, 9  # control pages of a TD [S01:td_control_structures.h]
 
 def check_hpa(call: Call, hpa: int, operand: int, align: int = PAGE_SIZE) -> None:
     """`hpa` is aligned, without HKID, below the physical address width."""
-    if hpa % align or hpa >> call.memory.hkid_start:
+    if hpa & (align - 1) or hpa >> call.memory.hkid_start:
         raise Refuse(st.TDX_OPERAND_INVALID.at(operand))
 
 
@@ -50,7 +51,7 @@ async def hold_page(
 
     Without a pair there are no 4K entries: who wants a free page is told that.  [confirmed rows 12 to 25]
     """
-    check_hpa(call, hpa, operand, size(level))
+    check_hpa(call, hpa, operand, 1 << SHIFTS[level])
     check_in_tdmr(call, hpa, operand)
     pamt, new = call.pamt, call.pamt.dynamic and expected is PT_NDA and level == LEVEL_4K
     reads = ((*pamt.bit(hpa), READ),) if new else ()
@@ -109,10 +110,9 @@ async def hold_td(call: Call, tdr: int, operand: int) -> Td:
 def split_gpa_level(td: Td, gpa_level: int, lowest: int, highest: int) -> tuple[int, int]:
     """(GPA, level) of an operand that is in range, aligned and private."""
     level, gpa = gpa_level & GpaLevel.LEVEL, gpa_level & GpaLevel.GPA
-    width = td.shared_bit  # a private GPA has neither this bit nor one above
-    if not lowest <= level <= highest or gpa_level & ~(GpaLevel.LEVEL | GpaLevel.GPA):
+    if not lowest <= level <= highest or gpa_level & GPA_RESERVED or gpa & (1 << SHIFTS[level]) - 1:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
-    if gpa % size(level) or gpa >= width:
+    if gpa >= td.shared_bit:  # a private GPA has neither this bit nor one above
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     return gpa, level
 

@@ -52,7 +52,7 @@ async def tdh_mem_page_demote(
     if call.features.demote_needs_block and must_track(td, entry):
         await check_tracked(td, await backing(call, entry))
     table = await hold_page(call, hpa, PT_NDA, R8)
-    if call.features.demote_interruptible:
+    if call.features.demote_interruptible or td.num_l2_vms:
         await poll(call, td, rcx=gpa_level, rdx=tdr_flags)
     large = await call.pamt.implicit(call.held, entry.hpa, level, True, RCX)
     needs_pair = call.pamt.dynamic and level == LEVEL_2M
