@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from tdxlab.replay.player import Player
@@ -44,7 +43,7 @@ def replay(
         raise ValueError("nothing was compared: the recordings have no result of a line that can be run")
     if explain is not None and report.explanation is None:
         raise ValueError(f"there is no call {explain} to explain: {report.calls} were counted, from 1")
-    return asdict(report)
+    return vars(report)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from tdxlab.hw.cpu import Regs
 from tdxlab.replay.lines import LINES, State, is_call, operands_of
-from tdxlab.replay.machine import NO_OPERANDS, Result, watched
+from tdxlab.replay.machine import Operands, Result, watched
 from tdxlab.replay.reading import Line, check_shape
 from tdxlab.spec.leaves import REGISTERS
 from tdxlab.spec.operands import Operand
@@ -100,15 +100,15 @@ def results(line: Line) -> list[Line | str]:
     return told
 
 
-def agrees(told: Line, operands: Sequence[int], regs: Regs, to: str) -> bool:
+def agrees(told: Line, operands: Operands, regs: Regs, side: str) -> bool:
     """Is a call's result the recorded one?  R8 to R13 are told only where they are no longer what was given."""
     out = told.get("out")
     if out is None:
         return regs.rax == int(told["rax"], 16)
-    expected = [int(told["rax"], 16), *operands, *NO_OPERANDS]
+    expected = [int(told["rax"], 16), *operands]
     for register, text in out.items():
         expected[PLACE[register]] = int(text, 16)
-    return watched(regs) == tuple(expected[: len(WATCHED)]) and told.get("to", to) == to
+    return watched(regs) == tuple(expected) and told.get("to", side) == side
 
 
 def expected_of(cmd: str, told: Line | str) -> Line:
@@ -119,7 +119,7 @@ def expected_of(cmd: str, told: Line | str) -> Line:
     if "out" in told:
         word, *args = cmd.split()
         given = args if is_call(word) else args[1:] if word in ("seamcall", "tdcall") else []
-        expected |= zip(REGISTERS, [*operands_of(given), *NO_OPERANDS], strict=False)
+        expected |= zip(REGISTERS, operands_of(given), strict=True)
     expected |= _told(told)
     for name in HOOKS:
         if name in told:

@@ -30,7 +30,7 @@ class Hook:
         self.skip = int(skip or 0)
         self.calls: list[Callable[[], Any]] = []
 
-    def reached(self, at: str) -> bool:
+    def reached(self, at: str | None) -> bool:
         """Is the step named `at` the one?  Counts."""
         if at != self.point:
             return False

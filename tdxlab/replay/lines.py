@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from tdxlab.module import HANDLERS, exits
 from tdxlab.replay import state
 from tdxlab.replay.hooks import POINTS, Hook
 from tdxlab.replay.locks import named
-from tdxlab.replay.machine import Machine, Result, WrongSide
+from tdxlab.replay.machine import Machine, Operands, Result, WrongSide, padded
 from tdxlab.replay.reading import NO_HANDLER, NO_LINE, Unbuilt, number
 from tdxlab.spec import leaves
 from tdxlab.spec.bits import bits, field
@@ -51,15 +51,15 @@ def is_call(word: str) -> bool:
     return word.startswith(("TDH.", "TDG."))
 
 
-def operands_of(words: list[str]) -> list[int]:
-    """The numbers behind a call's name."""
+def operands_of(words: Sequence[str]) -> Operands:
+    """The numbers behind a call's name.  Raises ValueError with a sentence."""
     if len(words) > len(REGISTERS):
         raise ValueError(f"a call has {len(REGISTERS)} operands, not {len(words)}")
-    return [number(word) for word in words]
+    return padded(*map(number, words))
 
 
 def _raw_call(machine: Machine, *words: str, guest: bool) -> Regs:
-    rax, operands = number(words[0]), operands_of([*words[1:]])
+    rax, operands = number(words[0]), operands_of(words[1:])
     leaf = (leaves.GUEST if guest else leaves.HOST).get(rax & 0xFFFF)
     if leaf is not None and leaf not in HANDLERS:
         raise Unbuilt(NO_HANDLER)
@@ -106,7 +106,7 @@ def _vmmif(machine: Machine, flag: str) -> None:
 
 
 def _tsc(machine: Machine, cycles: str) -> None:
-    machine.tick(number(cycles))
+    machine.clock += number(cycles)
 
 
 def _msr(machine: Machine, address: str, value: str) -> None:

@@ -6,13 +6,12 @@ Its size, time and addresses: the READMEs beside the recordings.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from tdxlab.engine.cells import Journal, Words
-from tdxlab.engine.run import MachineDead
+from tdxlab.engine.cells import Journal
 from tdxlab.hw.cpu import Cpu, Regs
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
@@ -33,6 +32,13 @@ NO_OPERANDS = (0,) * len(REGISTERS)
 watched = attrgetter("rax", *REGISTERS)
 
 Run = Coroutine[Any, Any, Any]
+Operands = tuple[int, ...]
+"""RCX, RDX, R8 to R13: all eight."""
+
+
+def padded(*operands: int) -> Operands:
+    """The operands of a call, those that are missing as 0."""
+    return (*operands, *NO_OPERANDS)[: len(NO_OPERANDS)]
 
 
 class WrongSide(Exception):
@@ -63,16 +69,16 @@ class RecordedCpu(Cpu):
 
     def tsc(self) -> int:
         """Time goes on with each call, exit and look."""
-        self.machine.tick(CYCLES_OF_READ)
-        return self.machine.clock[0]
+        self.machine.clock += CYCLES_OF_READ
+        return self.machine.clock
 
 
 class Machine:
     """A fresh machine, and what calls do to it.
 
-    lp: who makes the next call.  polls_free, interruptible: as the last `intr` and `vmmif` lines said.
-    guests: the registers of the vCPUs inside, by LP.  hook: what is to happen in the midst of a call; hooked: what
-    came of it.  watch: is shown the next call step by step.
+    lp: who makes the next call.  clock: TSC cycles.  polls_free, interruptible: as the last `intr` and `vmmif` lines
+    said.  guests: the registers of the vCPUs inside, by LP.  hook: what is to happen in the midst of a call; hooked:
+    what came of it.  watch: is shown the next call step by step.
     """
 
     def __init__(self, version: str, dynamic: bool = False, platform: Platform = PLATFORM) -> None:
@@ -80,10 +86,9 @@ class Machine:
         self.journal = Journal()
         self.memory = Memory(self.journal, platform)
         self.module = TdxModule(self.memory, modelled(version))
-        self.clock = Words(self.journal, "tsc", [0])
         self.cpus = [RecordedCpu(n, self) for n in range(platform.lps)]
         self.locks = Locks(self)
-        self.lp, self.polls_free, self.interruptible = 0, -1, True
+        self.lp, self.clock, self.polls_free, self.interruptible = 0, 0, -1, True
         self.guests: dict[int, Regs] = {}
         self.hook: Hook | None = None
         self.hooked: list[Result] = []
@@ -96,29 +101,23 @@ class Machine:
         """The current LP."""
         return self.cpus[self.lp]
 
-    def tick(self, cycles: int) -> None:
-        """Time goes on."""
-        self.clock.put(0, self.clock[0] + cycles)
-
-    def seamcall(self, rax: int, operands: Sequence[int] = ()) -> Regs:
+    def seamcall(self, rax: int, operands: Operands = NO_OPERANDS) -> Regs:
         """SEAMCALL on the current LP.  Returns its registers afterwards."""
         cpu = self.cpus[self.lp]
         if cpu.lp.vcpu:
             raise WrongSide("lp in td")
         regs = Regs(rax)
-        given = (*operands, *NO_OPERANDS)
-        regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13 = given[:8]
-        self.tick(CYCLES_OF_CALL)
+        regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13 = operands
+        self.clock += CYCLES_OF_CALL
         self.go(self.module.seamcall(cpu, regs), cpu, regs)
         if cpu.lp.vcpu:
             self.guests[self.lp] = regs
         return regs
 
-    def tdcall(self, rax: int, operands: Sequence[int] = ()) -> Regs:
-        """TDCALL by the vCPU inside the TD on the current LP.  Registers that are no operands are 0."""
+    def tdcall(self, rax: int, operands: Operands = NO_OPERANDS) -> Regs:
+        """TDCALL by the vCPU inside the TD on the current LP."""
         regs = self.guest
-        given = (*operands, *NO_OPERANDS)
-        regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13 = given[:8]
+        regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13 = operands
         regs.rax = rax
         return self.exit(self.module.tdcall(self.cpu, regs))
 
@@ -133,15 +132,20 @@ class Machine:
     def exit(self, handled: Run) -> Regs:
         """A VM exit of the vCPU on the current LP, which then is still inside or not."""
         cpu, regs = self.cpu, self.guest
-        self.tick(CYCLES_OF_EXIT)
+        self.clock += CYCLES_OF_EXIT
         self.go(handled, cpu, regs)
         if not cpu.lp.vcpu:
             del self.guests[self.lp]
         return regs
 
+    @property
+    def side(self) -> str:
+        """Where the current LP is: "vmm", or "td" while a vCPU runs there."""
+        return "td" if self.lp in self.guests else "vmm"
+
     def result(self, regs: Regs) -> Result:
         """What the side where the current LP is finds in its registers."""
-        return Result("td" if self.cpu.lp.vcpu else "vmm", watched(regs))
+        return Result(self.side, watched(regs))
 
     def go(self, call: Run, cpu: RecordedCpu, regs: Regs) -> None:
         """Run a call to its end, with nobody beside it but what a hook brings in."""
@@ -156,17 +160,18 @@ class Machine:
         """Send the call from step to step.  Where it is about to make the hook's, others come first."""
         reply: Any = None
         try:
+            while self.hook is None:
+                reply = [*send(reply)[1]]
             while True:
                 at, touches, _ = send(reply)
-                if self.hook is not None and at is not None and self.hook.reached(at):
+                if self.hook is not None and self.hook.reached(at):
                     hook, self.hook = self.hook, None
                     self.hooked = hook.fire()
                 reply = [*touches]
         except StopIteration:
             return
-        except MachineDead:
-            call.close()
-            raise
+        finally:
+            call.close()  # what stopped the machine may have happened beside it
 
     # --- setting up and going back ---
 
@@ -183,11 +188,11 @@ class Machine:
         pamt = (TDMR_END, 0x1000, TDMR_END + 0x1000, 0x2000, TDMR_END + 0x4000, PAMT_4K_BYTES[self.dynamic])
         tdmr = (TDMR_BASE, TDMR_END - TDMR_BASE, *pamt, 0x3F00_0000, 0x100_0000)
         hkid = GLOBAL_HKID | (DYNAMIC_PAMT if self.dynamic else 0)
-        calls: list[tuple[int, leaves.Leaf, tuple[int, ...]]] = [
-            (0, leaves.TDH_SYS_INIT, ()),
-            *((lp, leaves.TDH_SYS_LP_INIT, ()) for lp in range(len(self.cpus))),
-            (0, leaves.TDH_SYS_CONFIG, (TDMR_ARRAY, 1, hkid)),
-            (0, leaves.TDH_SYS_KEY_CONFIG, ()),
+        calls = [
+            (0, leaves.TDH_SYS_INIT, padded()),
+            *((lp, leaves.TDH_SYS_LP_INIT, padded()) for lp in range(len(self.cpus))),
+            (0, leaves.TDH_SYS_CONFIG, padded(TDMR_ARRAY, 1, hkid)),
+            (0, leaves.TDH_SYS_KEY_CONFIG, padded()),
         ]
         self.memory.write(TDMR_ARRAY, struct.pack("<Q", TDMR_INFO))
         self.memory.write(TDMR_INFO, struct.pack(f"<{len(tdmr)}Q", *tdmr))
@@ -196,7 +201,7 @@ class Machine:
                 return leaf.name
         initialised = TDMR_BASE
         while initialised < TDMR_END:
-            regs = self.seamcall(leaves.TDH_SYS_TDMR_INIT.number, (TDMR_BASE,))
+            regs = self.seamcall(leaves.TDH_SYS_TDMR_INIT.number, padded(TDMR_BASE))
             if regs.rax:
                 return leaves.TDH_SYS_TDMR_INIT.name
             initialised = regs.rdx
@@ -209,7 +214,7 @@ class Machine:
         calls = {lp: tuple(lists) for lp, lists in journal.calls.items()}
         guests = {lp: regs.as_dict() for lp, regs in self.guests.items()}
         taken = self.locks.mark()
-        rest = self.lp, self.polls_free, self.interruptible
+        rest = self.lp, self.clock, self.polls_free, self.interruptible
 
         def rewind() -> None:
             journal.rewind(mark)
@@ -217,7 +222,7 @@ class Machine:
             journal.calls.update((lp, list(lists)) for lp, lists in calls.items())
             self.guests = {lp: Regs(**values) for lp, values in guests.items()}
             taken()
-            self.lp, self.polls_free, self.interruptible = rest
+            self.lp, self.clock, self.polls_free, self.interruptible = rest
             self.hook, self.hooked = None, []
 
         return rewind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,11 +14,12 @@ from tdxlab.replay import cases
 from tdxlab.replay.compare import AFTER, Count, agrees, expected_of, got_of, results, told_state
 from tdxlab.replay.explain import Watch
 from tdxlab.replay.lines import State, call_of, is_call, run
-from tdxlab.replay.machine import Machine, Result, WrongSide
+from tdxlab.replay.machine import Machine, Result, WrongSide, padded
 from tdxlab.replay.parts import VERSION, OtherModule, Parts
 from tdxlab.replay.reading import NO_LINE, Line, Unbuilt, check_shape, read_lines
 
 T = TypeVar("T")
+HEXADECIMAL = repeat(16)
 UNLISTED = re.compile(r"(\d+) further \S+ calls not listed")  # a note that stands for calls like the one before
 MAX_UNLISTED = 10_000
 
@@ -121,13 +123,13 @@ class Player:
             self._any_command(word, cmd, line)
         else:
             rax, guest = call
-            operands = [int(text, 16) for text in words]
+            operands = padded(*map(int, words, HEXADECIMAL))
             try:
                 regs = machine.tdcall(rax, operands) if guest else machine.seamcall(rax, operands)
             except (MachineDead, NotModelled, WrongSide) as stop:
                 self.count.call(cmd, line, self._stopped(stop))
             else:
-                if agrees(line, operands, regs, "td" if machine.cpu.lp.vcpu else "vmm"):
+                if agrees(line, operands, regs, machine.side):
                     report.calls += 1
                     report.agreed += 1
                 else:
