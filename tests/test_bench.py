@@ -1,0 +1,28 @@
+"""Benchmarks give ratios."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tdxlab import bench
+
+TOUR = Path(__file__).parent / "oracle" / "v1.5.01" / "tour.jsonl.gz"
+
+
+def test_the_replay_is_held_against_reading_the_same_lines() -> None:
+    row = bench.bench_replay([TOUR], repeats=1)
+    assert row["ratio"] == pytest.approx(row["ours"] / row["yardstick"])
+    assert row["limit"] == bench.REPLAY_LIMIT
+    calls = [numbers for numbers in bench.parsed([TOUR]) if numbers]
+    assert [0x1_5000_0000, 1, 32] in calls, "TDH.SYS.CONFIG of the tour"
+
+
+def test_a_ratio_over_the_limit_is_told_by_the_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, code in ((0.0, 1), (1e9, 0)):
+        monkeypatch.setattr(bench, "REPLAY_LIMIT", limit)
+        assert bench.main(["replay", str(TOUR)]) == code
+        assert json.loads(capsys.readouterr().out)["benchmark"] == "replay"
+    assert bench.main([]) == 2
