@@ -210,6 +210,8 @@ def test_mng_rd_names_the_next_field_from_version_1_on() -> None:
     regs = seamcall(machine, leaves.TDH_MNG_RD, TDR, ID["XFAM"])
     assert (regs.rdx, regs.r8) == (ID["XFAM"], 0xE7)
     assert seamcall(machine, leaves.TDH_MNG_RD, TDR, ID["XFAM"], version=1).rdx == ID["MAX_VCPUS"]
+    other_context = ID["MRTD"] ^ FieldId.CONTEXT
+    assert seamcall(machine, leaves.TDH_MNG_RD, TDR, other_context, version=1).rdx == ID["MRTD"] + 1
     first = st.TDX_METADATA_FIRST_FIELD_ID_IN_CONTEXT
     assert seamcall(machine, leaves.TDH_MNG_RD, TDR, NO_FIELD, version=1, gives=first).rdx == ID["FATAL"]
     seamcall(machine, leaves.TDH_MNG_RD, TDR, NO_FIELD, gives=st.TDX_METADATA_FIELD_ID_INCORRECT)
