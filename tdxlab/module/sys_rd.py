@@ -37,7 +37,7 @@ LIST_HEADER = struct.Struct("<HHI")  # bytes of the list, sequences, reserved
 def version(call: Call, part: int) -> int:
     """A part of the version number; 0 of a planned module, which has none yet."""
     parts = call.features.version.split(".")
-    return int(parts[part]) if len(parts) > part else 0
+    return int(parts[part]) if len(parts) == 3 else 0
 
 
 def features(call: Call) -> int:

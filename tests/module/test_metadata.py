@@ -14,7 +14,7 @@ from tdxlab.module.sys_rd import VALUES
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import field
-from tdxlab.spec.features import V1_5_01, V1_5_25
+from tdxlab.spec.features import PROFILES, V1_5_01, V1_5_25
 from tdxlab.spec.fields import BY_NAME, FIELDS, NO_FIELD, Attributes, ConfigFlags, Context, FieldId, TdCtls
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
@@ -124,7 +124,7 @@ def read_sys(machine: Machine) -> list[tuple[int, int]]:
     return list(read_one_by_one(lambda id: seamcall(machine, leaves.TDH_SYS_RD, id), first))
 
 
-@pytest.mark.parametrize("features", [V1_5_01, V1_5_25], ids=lambda features: features.version)
+@pytest.mark.parametrize("features", PROFILES.values(), ids=lambda features: features.version)
 def test_all_fields_at_once_are_the_fields_one_by_one(features: Any) -> None:
     machine = built(features=features, parts=1)
     expected = read_sys(machine)
