@@ -56,7 +56,7 @@ class Lab:
     def __init__(
         self,
         design: str | Design = "seed",
-        module: str = "1.5.01",
+        module: str = "1.5.25",
         dpamt: bool = False,
         cpus: int = 2,
         memory: str = "1G",
