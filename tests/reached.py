@@ -10,9 +10,10 @@ from tdxlab.hw.cpu import Cpu, Regs
 from tdxlab.module import TdxModule
 from tdxlab.spec import leaves
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.status import Status
+from tdxlab.spec.status import TDX_SUCCESS, Status
 
 LEAF = 0xFFFF
+EXITS = ("ept_violation", "external_interrupt", "vm_exit")
 Answer = tuple[Leaf, Status]
 
 
@@ -30,9 +31,6 @@ def watched() -> Iterator[set[Answer]]:
             setattr(TdxModule, name, original)
 
 
-EXITS = ("ept_violation", "external_interrupt", "vm_exit")
-
-
 def watch(original: Callable[..., Awaitable[Any]], numbers: dict[int, Leaf] | None, seen: set[Answer]) -> Any:
     """The method, and afterwards a look at RAX: by the host, or by the guest that goes on with it."""
 
@@ -41,6 +39,8 @@ def watch(original: Callable[..., Awaitable[Any]], numbers: dict[int, Leaf] | No
         answer = await original(module, cpu, regs, *rest)
         if not cpu.lp.vcpu:
             seen.add((leaf if numbers is leaves.HOST and leaf else leaves.TDH_VP_ENTER, regs.status))
+            if leaf is leaves.TDG_VP_VMCALL:  # which succeeds by the TD exit
+                seen.add((leaf, TDX_SUCCESS))
         elif numbers is leaves.GUEST and leaf and regs.rip != rip:  # else the guest calls again
             seen.add((leaf, regs.status))
         return answer

@@ -16,6 +16,7 @@ from tdxlab.spec.checks.check import (
     IN_ANOTHER_RANGE,
     NO_TDR,
     PAGE_2M,
+    SPLIT_2M,
     SUSPECTED,
 )
 from tdxlab.spec.features import V1_5_01, V1_5_25, ModuleFeatures
@@ -171,8 +172,8 @@ CASES = {
     "VP.FLUSH": Case(leaves.TDH_VP_FLUSH, (TDVPRS[0],), VCPU),
     "VP.RD": Case(leaves.TDH_VP_RD, (TDVPRS[0], BY_NAME["VCPU_INDEX"].id), VCPU),
     "VP.WR": Case(leaves.TDH_VP_WR, (TDVPRS[0], BY_NAME["RBX"].id, 7, FULL), VCPU, attributes=DEBUG),
-    "VP.ENTER": Case(leaves.TDH_VP_ENTER, (), VCPU, act=enter),
-    "VP.ENTER, suspected": Case(leaves.TDH_VP_ENTER, (), VCPU, ((suspected,),), where=(SUSPECTED,), act=enter),
+    "VP.ENTER": Case(leaves.TDH_VP_ENTER, (TDVPRS[0],), VCPU, act=enter),
+    "VP.ENTER, suspected": Case(leaves.TDH_VP_ENTER, (TDVPRS[0],), VCPU, ((suspected,),), where=(SUSPECTED,), act=enter),
     "MEM.SEPT.ADD": Case(*TABLE_2M[:1], TABLE_2M[1:], {**TD, "new page": small(NEW_TABLE)}, gpa=GPA_2M),
     "MEM.SEPT.REMOVE": Case(leaves.TDH_MEM_SEPT_REMOVE, (GPA_2M, TDR), {**TD, "SEPT page": small(NEW_TABLE)}, (TABLE_2M, *blocked(GPA_2M)), GPA_2M),
     "MEM.SEPT.RD": Case(leaves.TDH_MEM_SEPT_RD, (0, TDR), TD),
@@ -182,7 +183,7 @@ CASES = {
     "MEM.PAGE.REMOVE": Case(leaves.TDH_MEM_PAGE_REMOVE, (SIZE_2M, TDR), {**TD, "page": small(FREE)}, SMALL, SIZE_2M),
     "MEM.PAGE.REMOVE 2M": Case(leaves.TDH_MEM_PAGE_REMOVE, (GPA_2M, TDR), {**TD, "page": large(LARGE)}, LARGE_2M, GPA_2M),
     "MEM.PAGE.RELOCATE": Case(leaves.TDH_MEM_PAGE_RELOCATE, (SIZE_2M, TDR, FREE + PAGE_SIZE), {**TD, "old page": small(FREE), "new page": small(FREE + PAGE_SIZE)}, SMALL, SIZE_2M),
-    "MEM.PAGE.DEMOTE": Case(*DEMOTE[:1], DEMOTE[1:], SPLIT, LARGE_2M, GPA_2M, where=(PAGE_2M,)),
+    "MEM.PAGE.DEMOTE": Case(*DEMOTE[:1], DEMOTE[1:], SPLIT, LARGE_2M, GPA_2M, where=(SPLIT_2M,)),
     "MEM.PAGE.PROMOTE": Case(leaves.TDH_MEM_PAGE_PROMOTE, (GPA_2M, TDR), {**TD, "SEPT page": small(NEW_TABLE), "large page": large(LARGE)}, (*LARGE_2M, DEMOTE, *blocked(GPA_2M)), GPA_2M),
     "MEM.RANGE.BLOCK": Case(leaves.TDH_MEM_RANGE_BLOCK, (0, TDR), TD),
     "MEM.RANGE.UNBLOCK": Case(leaves.TDH_MEM_RANGE_UNBLOCK, (SIZE_2M, TDR), TD, SMALL, SIZE_2M),

@@ -13,7 +13,19 @@ from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import GpaLevel
 from tdxlab.spec.checks import CHECKS, locks_of
-from tdxlab.spec.checks.check import AT_4K, DPAMT, FROM_1_5_08, FROM_1_5_20, UNTIL_1_5_16, VERSION_0, VERSION_1, Lock
+from tdxlab.spec.checks.check import (
+    AT_4K,
+    DPAMT,
+    FROM_1_5_08,
+    FROM_1_5_20,
+    IN_1_5_01,
+    PAGE_2M,
+    PAGE_4K,
+    UNTIL_1_5_16,
+    VERSION_0,
+    VERSION_1,
+    Lock,
+)
 from tdxlab.spec.features import V1_5_01, V1_5_25
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K
@@ -46,15 +58,20 @@ def word(machine: Machine, case: Case, lock: Lock) -> tuple[Cell, Key]:
     return (module.sys.tdmrs[0].lock if lock.kind == "TDMR" else words[lock.kind]), 0
 
 
-def expected(machine: Machine, case: Case, mode: str) -> list[Took]:
-    """The locks that the rows name, in order.  A share that is made exclusive was taken before."""
+def conditions(case: Case, mode: str, of: str) -> set[str]:
+    """What holds for the locks of one page in a case."""
     features, dpamt = MODES[mode]
     where = {*case.where, VERSION_1 if case.version else VERSION_0, *((DPAMT,) if dpamt else ())}
-    where |= {UNTIL_1_5_16} if features is V1_5_01 else {FROM_1_5_08, FROM_1_5_20}
-    rows = [
-        row.lock for row in locks_of(case.leaf) if row.lock and row.applies(*where, case.ends.get(row.lock.of, AT_4K))
-    ]
-    return [(*word(machine, case, lock), lock.mode != "S") for lock in rows]
+    where |= {IN_1_5_01, UNTIL_1_5_16} if features is V1_5_01 else {FROM_1_5_08, FROM_1_5_20}
+    where |= set() if PAGE_2M in where else {PAGE_4K}
+    return {*where, case.ends.get(of, AT_4K)}
+
+
+def expected(machine: Machine, case: Case, mode: str) -> list[Took]:
+    """The locks that the rows name, in order.  A share that is made exclusive was taken before."""
+    rows = [(row, row.lock) for row in locks_of(case.leaf) if row.lock]
+    locks = [lock for row, lock in rows if row.applies(*conditions(case, mode, lock.of))]
+    return [(*word(machine, case, lock), lock.mode != "S") for lock in locks]
 
 
 @pytest.fixture

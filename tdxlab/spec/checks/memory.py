@@ -17,6 +17,7 @@ from tdxlab.spec.checks.check import (
     L2_VM,
     MAY_RUN,
     PAGE_2M,
+    SPLIT_2M,
     UNTIL_1_5_16,
     UNTIL_1_5_25,
     VERSION_0,
@@ -46,7 +47,7 @@ from tdxlab.spec.status import Status
 
 R9, R12, R13 = Operand.R9, Operand.R12, Operand.R13
 L2_OPERAND = "R9, R10 or R11"
-DPAMT_2M = DPAMT + AND + PAGE_2M
+DPAMT_2M = DPAMT + AND + SPLIT_2M
 
 
 def tdr_flag(source: str) -> Check:

@@ -12,6 +12,7 @@ from tdxlab.spec.checks.check import (
     ENDS_AT_2M,
     FROM_1_5_20,
     MAY_RUN,
+    PAGE_4K,
     VERSION_1,
     Check,
     Checks,
@@ -60,9 +61,9 @@ def new_page(operand: int, of: str = "new page") -> Checks:
     return (
         *page(operand),
         *walk(of, "X", operand),
-        check("the page's 2M range has a PAMT page pair", st.TDX_MISSING_PAMT_PAGE_PAIR.at(operand), "S25:helpers.c; oracle", DPAMT),
+        check("the page's 2M range has a PAMT page pair", st.TDX_MISSING_PAMT_PAGE_PAIR.at(operand), "S25:helpers.c; oracle", DPAMT + AND + PAGE_4K),
         check("the page is free (PT_NDA), at this size", st.TDX_PAGE_METADATA_INCORRECT.at(operand), "S01:helpers.c"),
-        check("the page is neither reserved nor a PAMT page", st.TDX_PAGE_METADATA_INCORRECT.at(operand), "S25:helpers.c; oracle", DPAMT),
+        check("the page is neither reserved nor a PAMT page", st.TDX_PAGE_METADATA_INCORRECT.at(operand), "S25:helpers.c; oracle", DPAMT + AND + PAGE_4K),
     )
 
 
