@@ -76,11 +76,12 @@ class Attempt:
         # another CPU has the lock, so that this call can not get it
         assert row.lock is not None
         cell, key = where = word(self.machine, self.case, row.lock)
-        if not isinstance(cell, Sharex) or cell[key]:
-            return where in self.held
         other, exclusive = Held(self.machine.journal), row.lock.mode == "S"
-        self.machine.alone((other.exclusive if exclusive else other.shared)(cell, key, 0), OTHER_CPU)
-        self.held[where] = exclusive
+        if where not in self.held and isinstance(cell, Sharex):
+            self.machine.alone((other.exclusive if exclusive else other.shared)(cell, key, 0), OTHER_CPU)
+        elif where not in self.held:
+            self.machine.alone(other.entry(cell, key[1] or 0, 0), OTHER_CPU)
+        self.held.setdefault(where, exclusive)
         return True
 
     def _changes_td(self, row: Check) -> bool:
@@ -165,3 +166,8 @@ def check_told(attempt: Attempt, *rows: Check) -> None:
     attempt.undo()
     assert wanted.refuses is not None
     assert (got.code, got.detail in wanted.details) == (wanted.refuses.code, True), f"{wanted.what}: {got!r}"
+
+
+def test_each_way_to_make_something_wrong_is_for_some_row() -> None:
+    rows = [row.what for rows in CHECKS.values() for row in rows]
+    assert all(any(what.startswith(words) for what in rows) for words, _ in EDITS)
