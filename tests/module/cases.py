@@ -20,6 +20,7 @@ from tdxlab.spec.fields import BY_NAME, FIELDS, NO_FIELD, Attributes, Context
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
 from tdxlab.spec.operands import R8, RCX, RDX
+from tests.module.guests import guest_calls_all, told_of_faults, updated
 from tests.module.machine import (
     LARGE,
     PAGES,
@@ -255,6 +256,9 @@ ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
     "kept_off": (kept_off, {}),
     "fatal": (fatal, {}),
     "fields": (fields, {"attributes": DEBUGGABLE}),
+    "guest": (guest_calls_all, {"attributes": 0}),
+    "told of faults": (told_of_faults, {}),
+    "update": (updated, {"features": V1_5_25}),
 }
 
 

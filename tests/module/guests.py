@@ -1,12 +1,17 @@
-"""Guests on the tests' machine: one TDCALL at a time, or a program and the TD exits that it makes."""
+"""Guests on the tests' machine, one TDCALL at a time or whole programs; and an update of the module under them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from tdxlab.hw.cpu import Guest, Regs
+from tdxlab.engine.step import WRITE, step
+from tdxlab.hw.cpu import Guest, GuestFault, Regs
+from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
+from tdxlab.spec.bits import SeptEntry
+from tdxlab.spec.fields import NotifyEnables
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
 from tests.module.machine import LARGE, PAGES, TDR, TDVPRS, Machine, built
@@ -58,3 +63,64 @@ def exits_of(machine: Machine, program: Callable[[Guest], Any], most: int = 3) -
         regs = machine.alone(machine.cpus[0].vp_enter(TDVPRS[0], guest))
         seen.append((regs.rax, regs.rcx, regs.rdx, regs.r8))
     return seen[:-1] if guest.done else seen
+
+
+async def uses_all(guest: Guest) -> None:
+    """Each call that is not in another case, and each outcome of an access that is no TD exit."""
+    await guest.access(PENDING_4K)
+    await guest.access(PENDING_4K)
+    await guest.tdcall(leaves.TDG_VP_VEINFO_GET)
+    await guest.access(ABOVE)
+    await guest.access(SHARED)
+    await guest.access(SHARED | PAGE_SIZE)
+    with suppress(GuestFault):
+        await guest.tdcall(leaves.TDG_MR_RTMR_EXTEND, rcx=PENDING_4K, rdx=0)
+    await guest.tdcall(leaves.TDG_VP_INFO)
+    await guest.tdcall(leaves.TDG_VP_CPUIDVE_SET, rcx=1)
+    await guest.tdcall(leaves.TDG_MR_RTMR_EXTEND, rcx=0, rdx=0)
+    await guest.tdcall(leaves.TDG_MR_REPORT, rcx=SHARED, rdx=64, r8=0)
+    await guest.tdcall(leaves.TDG_MR_REPORT, rcx=1024, rdx=SHARED, r8=0)
+    await guest.tdcall(leaves.TDG_MR_VERIFYREPORT, rcx=1024)
+    await guest.tdcall(leaves.TDG_MEM_PAGE_ATTR_RD, rcx=PENDING_4K)
+    await guest.tdcall(leaves.TDG_MEM_PAGE_ATTR_WR, rcx=PENDING_4K, rdx=0, r8=0)
+    await guest.tdcall(ACCEPT, rcx=PENDING_4K)
+
+
+async def guest_calls_all(machine: Machine) -> None:
+    """A TD with a PENDING page that somebody has written, a shared page, and one that gives #VE."""
+    await machine.call(*AUG_4K)
+    page, table = machine.memory.page(PAGES + PAGE_SIZE), machine.cpus[0].shared_ept
+    await step((page, None, WRITE), (table, None, WRITE))
+    page.put(0, 1)
+    table.put(SHARED, LARGE | SeptEntry.R | SeptEntry.W)
+    table.put(SHARED | PAGE_SIZE, 0)
+    await machine.enter(uses_all)()
+
+
+async def told_of_faults(machine: Machine) -> None:
+    """A TD that gets #VE after seven faults at one instruction, when the page is there."""
+    td = machine.module.tds[TDR]
+    await step((td, "notify_enables", WRITE))
+    td.notify_enables = NotifyEnables.EPT_FAULTS
+    guest = Guest(lambda guest: guest.access(FREE_4K))
+    for _ in range(7):
+        await machine.cpus[0].vp_enter(TDVPRS[0], guest)
+    await machine.call(leaves.TDH_MEM_PAGE_AUG, FREE_4K, TDR, PAGES + PAGE_SIZE)
+    await machine.enter(lambda guest: guest.tdcall(ACCEPT, rcx=FREE_4K), vcpu=1)()
+    await machine.cpus[0].vp_enter(TDVPRS[0], guest)
+    assert guest.done
+
+
+async def updated(machine: Machine) -> None:
+    """A new module in place of the one that is there, which takes over its TDs."""
+    await machine.call(leaves.TDH_SYS_SHUTDOWN)
+    await installed(machine)
+    await machine.call(leaves.TDH_SYS_UPDATE)
+
+
+async def installed(machine: Machine) -> None:
+    """A new module, up to where it is to take over or to be configured."""
+    await seamldr_install(machine.module)
+    await machine.call(leaves.TDH_SYS_INIT)
+    for cpu in range(len(machine.cpus)):
+        await machine.call(leaves.TDH_SYS_LP_INIT, cpu=cpu)

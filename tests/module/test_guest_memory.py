@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from tdxlab.engine.run import run
 from tdxlab.hw.cpu import Access, Cpu, Guest, Regs
 from tdxlab.hw.sharex import ENTRY_HP
 from tdxlab.module import zero_step
@@ -231,29 +228,3 @@ def test_the_host_is_told_when_the_guest_was_kept_off_for_the_tds_timeout(timeou
     busy = st.TDX_OPERAND_BUSY.at(RCX)
     assert seen == [busy, busy, st.TDX_HOST_PRIORITY_BUSY_TIMEOUT]
     assert machine.module.vcpus[TDVPRS[0]].gprs["rax"] == busy, "which the guest finds when it goes on"
-
-
-# --- the audit ---
-
-
-async def uses_all(guest: Guest) -> Any:
-    """Each new call, and each outcome that is no TD exit."""
-    await guest.access(PENDING_4K)
-    await guest.tdcall(leaves.TDG_VP_VEINFO_GET)
-    await guest.access(ABOVE)
-    await guest.access(SHARED)
-    await guest.tdcall(leaves.TDG_VP_INFO)
-    await guest.tdcall(leaves.TDG_VP_CPUIDVE_SET, rcx=1)
-    await guest.tdcall(leaves.TDG_MR_RTMR_EXTEND, rcx=0, rdx=0)
-    await guest.tdcall(leaves.TDG_MR_REPORT, rcx=SHARED, rdx=64, r8=0)
-    await guest.tdcall(leaves.TDG_MEM_PAGE_ATTR_RD, rcx=PENDING_4K)
-    await guest.tdcall(leaves.TDG_MEM_PAGE_ATTR_WR, rcx=PENDING_4K, rdx=0, r8=0)
-    await guest.tdcall(ACCEPT, rcx=PENDING_4K)
-
-
-def test_a_guests_calls_declare_what_they_use() -> None:
-    machine = with_pages(attributes=0)
-    machine.memory.write(PAGES + PAGE_SIZE, b"x")
-    machine.cpus[0].shared_ept.put(SHARED, LARGE | SeptEntry.R | SeptEntry.W)
-    trace = run(machine.program(machine.enter(uses_all)), check_reads=True)
-    assert trace.ended == "done" and len(trace.notes("tdcall")) == 8

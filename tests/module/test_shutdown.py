@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tdxlab.engine.explore import explore
-from tdxlab.engine.run import run
 from tdxlab.hw.cpu import Regs
 from tdxlab.hw.sharex import Held
 from tdxlab.module.sys_shutdown import seamldr_install
@@ -18,26 +15,11 @@ from tdxlab.spec.features import V1_5_01, V1_5_25, ModuleFeatures
 from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.operands import RCX
 from tdxlab.spec.tdstate import SysState
-from tests.module.guests import AUG_4K, asks, entered
-from tests.module.machine import HKID, PAGES, TDVPRS, Machine, built
+from tests.module.guests import AUG_4K, asks, entered, installed, updated
+from tests.module.machine import HKID, PAGES, TDVPRS, built
 
 AVOID = SysShutdown.AVOID_COMPAT_SENSITIVE
 SHUTDOWN, UPDATE = leaves.TDH_SYS_SHUTDOWN, leaves.TDH_SYS_UPDATE
-
-
-async def installed(machine: Machine) -> None:
-    """Another module in place of the one that was there, up to where it is to take over or be configured."""
-    await seamldr_install(machine.module)
-    await machine.call(leaves.TDH_SYS_INIT)
-    for cpu in range(len(machine.cpus)):
-        await machine.call(leaves.TDH_SYS_LP_INIT, cpu=cpu)
-
-
-async def updated(machine: Machine) -> None:
-    """All of an update."""
-    await machine.call(SHUTDOWN)
-    await installed(machine)
-    await machine.call(UPDATE)
 
 
 # --- shutdown ---
@@ -154,13 +136,3 @@ def test_an_update_needs_every_processor_and_a_module_that_is_not_configured(lps
         await machine.call(UPDATE, gives=st.TDX_SYS_STATE_INCORRECT)
 
     machine.alone(short())
-
-
-def test_an_update_declares_what_it_uses() -> None:
-    machine = built(features=V1_5_25, cpus=1)
-
-    async def actor() -> Any:
-        await updated(machine)
-        await machine.call(leaves.TDH_SYS_LP_SHUTDOWN)
-
-    assert run(machine.program(actor), check_reads=True).ended == "done"
