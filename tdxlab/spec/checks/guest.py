@@ -81,18 +81,4 @@ ROWS: dict[Leaf, Checks] = {
         check("the L2 attributes go together", st.TDX_PAGE_ATTR_INVALID, "S01:tdg_mem_page_attr_wr.c"),
         check("the walk of the L2 VM's tree gets there, or a TD exit", st.TDX_L2_SEPT_WALK_FAILED, "S01:tdg_mem_page_attr_wr.c", detail="VM and level"),
     ),
-    leaves.TDG_VP_ENTER: (
-        check("RDX: 256 private bytes, aligned", st.TDX_OPERAND_INVALID.at(RDX), "S01:tdg_vp_enter.c"),
-        check("RCX: an L2 VM that is there, reserved bits 0", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdg_vp_enter.c"),
-        check("the L2 VM has a virtual APIC page", st.TDX_OPERAND_INVALID.at(Operand.L2_VAPIC_GPA), "S01:tdg_vp_enter.c"),
-        check("no interrupt waits for L1", st.TDX_PENDING_INTERRUPT, "S01:tdg_vp_enter.c"),
-    ),
-    leaves.TDG_VP_INVEPT: (
-        check("RCX: L2 VMs that are there", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdg_vp_invept.c"),
-    ),
-    leaves.TDG_VP_INVGLA: (
-        check("RCX: an L2 VM that is there, reserved bits 0", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdg_vp_invvpid.c"),
-        check("RDX: a list of 512 entries at most, reserved bits 0, private", st.TDX_OPERAND_INVALID.at(RDX), "S01:tdg_vp_invvpid.c"),
-        check("linear addresses are canonical", st.TDX_GLA_NOT_CANONICAL, "S01:tdg_vp_invvpid.c"),
-    ),
 }
