@@ -97,7 +97,7 @@ class TdCtls(Layout):
 class NotifyEnables(Layout):
     """The field NOTIFY_ENABLES.  [S01:td_control_structures.h]"""
 
-    EPT_FAULTS = bit(0)              # #VE after entries that the zero-step filter looked at; left out: that #VE
+    EPT_FAULTS = bit(0)              # #VE where the zero-step filter finds all faults resolved
 
 
 class Context(IntEnum):
