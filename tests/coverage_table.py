@@ -25,7 +25,7 @@ from tests.recordings import FILES
 
 PATH = Path(__file__).parent.parent / "docs" / "coverage.md"
 ANY = "any leaf"
-SECTION = r"^## (\S+|any leaf)(?: \((.*)\))?\n\n\d+ of(.*?)(?=^## |\Z)"
+SECTION = r"^## (\S+|any leaf)(?: \(([^)\n]*)\))?\n\n\d+ of(.*?)(?=^## |\Z)"
 BY = {"rt": "recordings and tests", "r": "recordings only", "t": "tests only", "": "neither"}
 HEAD = """# Which answers of the TDX module are reached
 
@@ -112,12 +112,8 @@ def how_of(leaf: Leaf) -> str:
 
 def parsed(text: str) -> dict[str, tuple[str, set[str]]]:
     """{leaf: (how, the answers)} of a text that `sections` has made."""
-    found = {}
-    for title, how, body in re.findall(
-        r"^## (\S+|any leaf)(?: \((.*)\))?\n\n\d+ of(.*?)(?=^## |\Z)", text, re.M | re.S
-    ):
-        found[title] = how, set(re.findall(r"`([^`]+)`", body))
-    return found
+    found = re.findall(SECTION, text, re.M | re.S)
+    return {title: (how, set(re.findall(r"`([^`]+)`", body))) for title, how, body in found}
 
 
 def main(check: bool) -> int:
