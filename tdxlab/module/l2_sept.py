@@ -63,13 +63,9 @@ def walk(call: Call, td: Td, vm: int, gpa: int, level: int, touches: list[Touch]
         table, at = entry.hpa, at - 1
 
 
-def check_operands(call: Call, td: Td, pages: tuple[int, ...]) -> dict[int, int]:
-    """{VM: page} of the operands that name one.  Only version 1 has them."""
-    given = {vm: page for vm, page in enumerate(pages, 1) if call.version and page != leaves.NULL_PA}
-    for vm in given:
-        if vm > td.num_l2_vms:
-            raise Refuse(st.TDX_OPERAND_INVALID.at(OPERANDS[vm]))
-    return given
+def given(call: Call, pages: tuple[int, ...]) -> dict[int, int]:
+    """{VM: page} of the operands that name one, which only version 1 has.  Their bit 63 does not matter."""
+    return {vm: page & ~NOT_USED for vm, page in enumerate(pages, 1) if call.version and page != leaves.NULL_PA}
 
 
 async def hold_new(
@@ -78,6 +74,8 @@ async def hold_new(
     """The pages that are to be added, locked and free.  An entry that has one already is refused or passed over."""
     found = []
     for vm, hpa in given.items():
+        if vm > td.num_l2_vms:
+            raise Refuse(st.TDX_OPERAND_INVALID.at(OPERANDS[vm]))
         touches = await step(at=f"walk of L2 VM {vm}")
         entry = walk(call, td, vm, gpa, level, touches)
         where = vm << 16 | entry.level

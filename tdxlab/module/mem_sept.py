@@ -32,16 +32,19 @@ async def tdh_mem_sept_add(call: Call, gpa_level: int, tdr_flags: int, hpa: int,
     """Make a free entry lead to a new page of 512 free entries, and with version 1 the entries of L2 VMs too.
 
     With the flag in RDX an entry that leads to one already is a success.  Version 1 tells of each page whether it was
-    used (NULL_PA) or not (bit 63); before each L2 page it can be interrupted, and goes on if called with what it gave.
+    used (NULL_PA) or not (bit 63, which does not matter in an operand), and with NULL_PA adds pages of L2 VMs alone.
+    Between two new pages it can be interrupted, and goes on if called with what it gave.
     INFERRED: the entry is given back with the other locks.  Source: [S01:tdh_mem_sept_add.c]; oracle tour O
     """
     tdr, allow_existing = tdr_of(tdr_flags), tdr_flags & TdrFlags.FLAG
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_2M, td.top_level)
-    given = l2_sept.check_operands(call, td, l2_pages)
+    given = l2_sept.given(call, l2_pages)
     entry, rule = await hold_entry(call, td, gpa, level)
-    there, wanted = entry.state is NL_MAPPED, not call.version or hpa != leaves.NULL_PA
-    if there and wanted and not allow_existing:
+    there, wanted, hpa = entry.state is NL_MAPPED, hpa != leaves.NULL_PA, hpa & ~NOT_USED
+    if not wanted and not call.version:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
+    if (there and not allow_existing) if wanted else not there:
         raise Refuse(st.TDX_EPT_ENTRY_STATE_INCORRECT.at(RCX), entry.view())
     table = None if there else await hold_page(call, hpa, PT_NDA, R8)
     new = await l2_sept.hold_new(call, td, gpa, level, given, allow_existing)
@@ -65,8 +68,9 @@ async def tdh_mem_sept_add(call: Call, gpa_level: int, tdr_flags: int, hpa: int,
         await call.pamt.count_in(table)
     if call.version:
         call.regs.r8 = hpa | NOT_USED if there and wanted else leaves.NULL_PA
-    for l2_page in new:
-        await poll(call, td, st.TDX_INTERRUPTED_RESUMABLE, rcx=gpa_level, rdx=tdr_flags)
+    for n, l2_page in enumerate(new):
+        if n or table is not None:
+            await poll(call, td, st.TDX_INTERRUPTED_RESUMABLE, rcx=gpa_level, rdx=tdr_flags)
         await l2_sept.add(call, td, entry, l2_page)
         setattr(call.regs, l2_page.register, leaves.NULL_PA)
     for vm in given.keys() - {l2_page.vm for l2_page in new}:

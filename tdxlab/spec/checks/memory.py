@@ -110,6 +110,7 @@ ROWS: dict[Leaf, Checks] = {
         *new_page(R8),
         *l2_pages("S01:tdh_mem_sept_add.c; oracle"),
         check("no interrupt is pending for the host, between two pages", st.TDX_INTERRUPTED_RESUMABLE, "S01:tdh_mem_sept_add.c; oracle", VERSION_1),
+        check("... and no other host call waits for the SEPT tree", st.TDX_INTERRUPTED_BUSY, "S25:tdx_error_codes_defs.h", VERSION_1 + AND + FROM_1_5_20),
     ),
     leaves.TDH_MEM_SEPT_REMOVE: (
         *td(RDX),
