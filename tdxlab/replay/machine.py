@@ -152,22 +152,27 @@ class Machine:
         self.journal.cpu, cpu.polls = cpu.n, 0
         if self.watch is not None:
             self.watch(call, cpu, regs)
-        else:
+        elif self.hook is not None:
             self.drive(call, call.send)
+        else:
+            send, unread = call.send, [()]  # whoever searches would read what steps say of themselves
+            try:
+                send(None)
+                while True:
+                    send(unread)
+            except StopIteration:
+                pass
         self.journal.released.clear()
 
     def drive(self, call: Run, send: Callable[[Any], Any]) -> None:
         """Send the call from step to step.  Where it is about to make the hook's, others come first."""
-        reply: Any = None
         try:
-            while self.hook is None:
-                reply = [*send(reply)[1]]
+            at, touches, _ = send(None)
             while True:
-                at, touches, _ = send(reply)
                 if self.hook is not None and self.hook.reached(at):
                     hook, self.hook = self.hook, None
                     self.hooked = hook.fire()
-                reply = [*touches]
+                at, touches, _ = send([*touches])
         except StopIteration:
             return
         finally:
