@@ -25,4 +25,9 @@ def test_a_ratio_over_the_limit_is_told_by_the_exit_code(
         monkeypatch.setattr(bench, "REPLAY_LIMIT", limit)
         assert bench.main(["replay", str(TOUR)]) == code
         assert json.loads(capsys.readouterr().out)["benchmark"] == "replay"
-    assert bench.main([]) == 2
+    assert bench.main([]) == bench.main(["replay"]) == bench.main(["aug", str(TOUR)]) == 2
+
+
+def test_an_aug_that_is_recorded_and_pauses_takes_longer_than_one_that_does_neither() -> None:
+    row = bench.bench_aug(repeats=3)
+    assert row["ratio"] > 1 and row["limit"] == bench.AUG_LIMIT

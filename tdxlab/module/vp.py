@@ -12,7 +12,7 @@ from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import VpEnter
 from tdxlab.spec.levels import LEVEL_4K
-from tdxlab.spec.operands import RCX, RDX, Operand
+from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.pamt import PT_NDA, PT_TDCX, PT_TDVPR
 from tdxlab.spec.tdstate import VcpuState
 
@@ -114,6 +114,8 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
     check_pages(td, vcpu)
     if td.num_vcpus == td.max_vcpus:
         raise Refuse(st.TDX_MAX_VCPUS_EXCEEDED)
+    if call.version and x2apic_id >> 32:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
     if call.version and x2apic_id in td.x2apic_ids:
         raise Refuse(st.TDX_X2APIC_ID_NOT_UNIQUE.at(x2apic_id))
 
@@ -155,7 +157,7 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, exclusive=False)
     await associate(call, td, vcpu)
-    if hint and not vcpu.trap_exit:
+    if (hint and not vcpu.trap_exit) or rcx & VpEnter.RESUME_L1:  # no TD exit was from an L2 VM
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     suspected = vcpu.epf_gpas
     await enter_epoch(call, td, vcpu)

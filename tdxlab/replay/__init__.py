@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tdxlab.replay.player import Player
 from tdxlab.replay.reading import Line
+from tdxlab.replay.sharing import play_shared, processes_for
 from tdxlab.spec.features import modelled
 
 
@@ -23,20 +24,26 @@ def replay(
     only: str | None = None,
     explain: int | None = None,
     before: int = 0,
+    processes: int | None = None,
 ) -> Line:
     """Run recordings and count what agrees, as plain data.  Raises ValueError with a sentence.
 
     module: the version, if not what the recordings say.  only: one part, by the words that its name begins with.
     explain: the number of a call, counted from 1 over all that is played.  before: how many mismatches tell the
-    lines before them.
+    lines before them.  processes: how many share the work, if not as many as pay; one for an explanation.
     """
     if module is not None:
         modelled(module)
-    player = Player(module, only, explain, before)
+    paths = [Path(file) for file in files]
+    number = 1 if explain is not None else processes or processes_for(paths)
     with nothing_collected():
-        for file in files:
-            player.play(Path(file))
-    report = player.count.report
+        if number > 1:
+            report = play_shared(paths, module, only, before, number)
+        else:
+            player = Player(module, only, explain, before)
+            for path in paths:
+                player.play(path)
+            report = player.count.report
     if only is not None and not (report.calls or report.state_lines):
         raise ValueError(f"no part of the recording is called {only!r}")
     if not (report.agreed or report.mismatches or report.state_lines):

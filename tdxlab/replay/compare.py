@@ -41,13 +41,16 @@ class Report:
 class Count:
     """Counts what agrees and tells what does not, of the line `at` of a part of a file.
 
-    lines: the last ones of this part.  before: how many mismatches tell them.
+    lines: the last ones of this part.  before: how many mismatches tell them.  unit: the number of the part or case;
+    units: of which one each mismatch is.
     """
 
     def __init__(self, before: int) -> None:
         self.report, self.before = Report(), before
         self.file, self.part, self.at = "", "", 0
         self.lines: deque[str] = deque(maxlen=CONTEXT_LINES)
+        self.unit = 0
+        self.units: dict[str, list[int]] = {"mismatches": [], "state_mismatches": []}
 
     def call(self, cmd: str, told: Line | str, came: Result | State | None, hooked: Sequence[Any] = ()) -> None:
         """A call, and what came of it.  hooked: what came of the calls in the midst of it."""
@@ -61,7 +64,7 @@ class Count:
         else:
             if isinstance(told, dict):
                 check_shape(told)
-            self._differs(self.report.mismatches, cmd, expected, got)
+            self._differs("mismatches", cmd, expected, got)
 
     def state(self, what: str, told: State, got: State) -> None:
         """A line that shows state."""
@@ -69,7 +72,7 @@ class Count:
         if all(got.get(key) == value for key, value in told.items()):
             self.report.state_agreed += 1
         else:
-            self._differs(self.report.state_mismatches, what, told, got)
+            self._differs("state_mismatches", what, told, got)
 
     def skip(self, reason: str, calls: int = 1) -> None:
         """Calls that were not made."""
@@ -81,7 +84,9 @@ class Count:
         """The line at hand, as data."""
         return {"file": self.file, "line": self.at, "trace": self.part, "call": what}
 
-    def _differs(self, found: list[Line], what: str, expected: Line, got: Line) -> None:
+    def _differs(self, name: str, what: str, expected: Line, got: Line) -> None:
+        found: list[Line] = getattr(self.report, name)
+        self.units[name].append(self.unit)
         keys = [key for key, value in expected.items() if got.get(key) != value]
         row = self.where(what) | {"number": self.report.calls}
         row["expected"] = {key: shown(expected[key]) for key in keys}

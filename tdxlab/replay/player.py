@@ -19,6 +19,7 @@ from tdxlab.replay.parts import VERSION, OtherModule, Parts
 from tdxlab.replay.reading import NO_LINE, Line, Unbuilt, check_shape, read_lines
 
 T = TypeVar("T")
+Share = tuple[int, int]
 HEXADECIMAL = repeat(16)
 UNLISTED = re.compile(r"(\d+) further \S+ calls not listed")  # a note that stands for calls like the one before
 MAX_UNLISTED = 10_000
@@ -32,11 +33,15 @@ ODD = (
 class Player:
     """module: the version, if not what recordings say.  only: the part to be played.  explained: the number of a call.
 
-    before: how many mismatches tell the lines before them.
+    before: how many mismatches tell the lines before them.  share: (which, of how many) of the parts and cases.
     """
 
-    def __init__(self, module: str | None, only: str | None, explained: int | None, before: int) -> None:
-        self.only, self.explained = only, explained
+    def __init__(
+        self, module: str | None, only: str | None, explained: int | None, before: int, share: Share = (0, 1)
+    ) -> None:
+        self.only, self.explained, self.share = only, explained, share
+        self.begun: dict[int, int] = {}  # calls before each part and case that is played, by its number
+        self.units = 0  # parts and cases so far, played or not
         self.count = Count(before)
         self.selected = False
         self.machine: Machine | None = None
@@ -76,11 +81,13 @@ class Player:
         elif "section" in line or "trace" in line:
             self.set_ups.clear()
             self._begin(str(line.get("section", line.get("trace"))), line)
+            self.selected = self._is_mine() and self.selected
         elif "setup" in line:
             self._begin("dpamt" if line.get("dpamt") else "static", line)
             self.set_ups[line.get("dpamt", 0)] = cases.SetUp(self, line)
         elif case := cases.case_of(line):
-            cases.play(self, case, line)
+            if self._is_mine():
+                cases.play(self, case, line)
         elif self.machine is None and results(line):
             raise ValueError("it stands before any section, trace or set-up")
         elif self.selected and "unlisted" in line:
@@ -108,6 +115,16 @@ class Player:
         self.count.part, self.unbuilt, self.dead = part, False, ""
         self.selected = self.only is None or f"{part} ".startswith(f"{self.only} ")
         self.count.lines.clear()
+
+    def _is_mine(self) -> bool:
+        # parts and cases are dealt out in turn
+        which, of = self.share
+        mine = self.units % of == which
+        if mine:
+            self.begun[self.units] = self.count.report.calls
+            self.count.unit = self.units
+        self.units += 1
+        return mine
 
     # --- lines of a part ---
 
@@ -158,9 +175,14 @@ class Player:
             self.count.state(cmd, told_state(cmd, line, got_of(came)), got_of(came))
 
     def prepare(self, cmd: str, told: Line) -> None:
-        """Run a line of a set-up.  Its result is no call, but must be the recorded one.  Raises Unbuilt."""
+        """Run a line of a set-up.  Its result is no call, but must be the recorded one.  Raises Unbuilt.
+
+        Who shares the cases needs the set-up too; it is compared once.
+        """
         came = self._came(cmd)
-        if "rax" in told:
+        if self.share[0]:
+            pass
+        elif "rax" in told:
             self.count.state(cmd, expected_of(cmd, told), got_of(came))
         elif isinstance(came, dict):
             self.count.state(cmd, told_state(cmd, told, came), came)
