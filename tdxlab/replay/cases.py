@@ -119,12 +119,12 @@ def pair(player: Player, set_up: SetUp, row: Line) -> None:
     [beside] = machine.hook.calls
     number = player.count.report.calls + 2  # of B
     machine.hook.calls = [lambda: player.watched(number, b, beside)]
-    player.told(a, row["A_result"], hooks=False)
-    came = machine.hooked[0] if machine.hooked else None
+    player.told(a, row.get("A_result") or row, hooks=False)
+    came = machine.hooked[0] if machine.hooked else {"fatal": player.dead} if player.dead else None
     machine.hook = None
-    if row["B_result"] is None:
+    if row.get("B_result") is None:
         player.count.state(b, {"reached": False}, {"reached": came is not None})
-    else:
+    elif "rax" in row["B_result"]:
         player.count.call(b, row["B_result"], came)
     if player.dead:
         return

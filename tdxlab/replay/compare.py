@@ -99,7 +99,7 @@ class Count:
 def results(line: Line) -> list[Line | str]:
     """The results that a line records, in the order of their calls."""
     told: list[Any] = [line] if "rax" in line else []
-    told += [line[key] for key in RESULTS if line.get(key)]
+    told += [line[key] for key in RESULTS if "rax" in (line.get(key) or ())]
     told += line.get("result_with_first_i_released", ())
     told += [{"cmd": cmd, "rax": line.get("rax_all")} for cmd in line.get("unlisted", ())]
     return told
@@ -109,7 +109,7 @@ def agrees(told: Line, operands: Operands, regs: Regs, side: str) -> bool:
     """Is a call's result the recorded one?  R8 to R13 are told only where they are no longer what was given."""
     out = told.get("out")
     if out is None:
-        return regs.rax == int(told["rax"], 16)
+        return regs.rax == int(told["rax"], 16) and told.get("to", side) == side
     expected = [int(told["rax"], 16), *operands]
     for register, text in out.items():
         expected[PLACE[register]] = int(text, 16)
@@ -177,4 +177,4 @@ def worded(result: Result) -> str:
 
 def shown(value: Any) -> Any:
     """A value as reports show it."""
-    return hex(value) if isinstance(value, int) else value
+    return hex(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -26,7 +26,7 @@ SHAPES: dict[str, tuple[type, ...]] = {
     "call": (TEXT,), "lock": (TEXT,), "lock_cmd": (TEXT, NONE), "mode": (TEXT, NONE), "lock_ok": (NUMBER,),
     "retry_after_unlock": (OBJECT,),
     "A": (TEXT,), "B": (TEXT,), "point": (TEXT,),
-    "A_result": (OBJECT,), "B_result": (OBJECT, NONE), "B_again_after_A": (OBJECT, NONE),
+    "A_result": (OBJECT, NONE), "B_result": (OBJECT, NONE), "B_again_after_A": (OBJECT, NONE),
     "order_of": (TEXT,), "held_exclusive_in_this_order": (LIST,), "result_with_first_i_released": (LIST,),
 }  # fmt: skip
 """What the value of a key can be."""
@@ -35,7 +35,7 @@ NEEDS = {
     "lock_raw_after": ("lock_cmd",),
     "out": ("rax",),
     "unlisted": ("rax_all",),
-    "A": ("point", "B", "A_result"),
+    "A": ("point", "B"),
     "order_of": ("held_exclusive_in_this_order", "result_with_first_i_released"),
 }
 """What must stand beside a key."""

@@ -109,3 +109,23 @@ def test_the_version_comes_from_the_caller_the_source_the_header_or_is_the_first
     with pytest.raises(ValueError, match=r"odd.jsonl is not compared: no module 9\.9\.9"):
         answer({"source": "module 9.9.9"}, new)
     assert answer({"source": "module 9.9.9"}, new, module="1.5.01") == older
+
+
+def test_the_side_of_a_result_is_compared_too(tmp_path: Path) -> None:
+    lines, at = first(CONTENTION, "A")
+    for key in ("A_result", "B_result", "B_again_after_A"):
+        other = [*lines[:at], lines[at] | {key: lines[at][key] | {"to": "td"}}]
+        [found] = replay([recording(tmp_path, *other)])["mismatches"]
+        assert (found["expected"], found["got"]) == ({"to": "td"}, {"to": "vmm"})
+
+
+def test_a_pair_that_does_not_get_to_its_point_or_dies_is_told(tmp_path: Path) -> None:
+    lines, at = first(CONTENTION, "A")
+    row = {key: lines[at][key] for key in ("dpamt", "A", "B")}
+    unreached = row | {"point": "inc", "A_result": lines[at]["A_result"], "B_result": None, "B_again_after_A": None}
+    report = replay([recording(tmp_path, *lines[:at], unreached)])
+    assert (report["calls"], report["mismatches"], report["state_mismatches"]) == (1, [], [])
+    report = replay([recording(tmp_path, *lines[:at], unreached | {"point": "poll"})])
+    assert [found["expected"] for found in report["state_mismatches"]] == [{"reached": False}]
+    report = replay([recording(tmp_path, *lines[:at], row | {"point": "poll", "fatal": "FATAL_ERROR_ID 0x157"})])
+    assert report["calls"] == 0 and {"fatal": True} in [found["expected"] for found in report["state_mismatches"]]
