@@ -19,7 +19,7 @@ ORDER = """
     kvm guest
     lab
     data
-    replay scenarios scale
+    replay scenarios lessons scale
     tdxlab
     views
     show diff bench jupyter
