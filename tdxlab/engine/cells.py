@@ -49,9 +49,13 @@ class Journal:
     def rewind(self, mark: int = 0) -> None:
         """Undo every write after `mark`, newest first.  Close all coroutines before."""
         assert self.log is not None, "rewind without a mark"
-        while len(self.log) > mark:
-            cell, key, old = self.log.pop()
-            cell.restore(key, old)
+        undone = self.log[mark:]
+        del self.log[mark:]
+        for cell, key, old in reversed(undone):
+            if key is None or not isinstance(cell, Words):
+                cell.restore(key, old)
+            else:
+                _set(cell, key, old)
         self.held.clear()
         self.calls.clear()
         self.released.clear()

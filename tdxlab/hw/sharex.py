@@ -7,6 +7,8 @@ gets that same lock; a guest call backs off from a free lock that is marked.  [S
 
 from __future__ import annotations
 
+import functools
+import operator
 import types
 from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
@@ -115,13 +117,16 @@ class Held:
         """Take the locks of all entries of a page, in order of index.  One step for the 512 attempts."""
         await step((page, None, WRITE), at="512 entry locks")
         words = list(page)
-        for i, word in enumerate(words):
-            if word & ENTRY_LOCK:
-                page.put(i, word | ENTRY_HP)
-                raise Refuse(TDX_OPERAND_BUSY.at(operand))
-        page.fill([word & ~ENTRY_HP | ENTRY_LOCK for word in words])
+        found = functools.reduce(operator.or_, words)
+        if found & ENTRY_LOCK:
+            i = next(i for i, word in enumerate(words) if word & ENTRY_LOCK)
+            page.put(i, words[i] | ENTRY_HP)
+            raise Refuse(TDX_OPERAND_BUSY.at(operand))
+        if found & ENTRY_HP:
+            words = [word & ~ENTRY_HP for word in words]
+        page.fill([word | ENTRY_LOCK for word in words])
         self._took((page, ("entry", None), True))
-        return [word & ~ENTRY_HP for word in words]
+        return words
 
     async def release(self, some: Sequence[Lock] | None = None) -> None:
         """Give everything (or some) back, last taken first.
