@@ -2,5 +2,7 @@
 
 Read in this order: `palette`, `rows` and `spans` (what a trace says), `text`, `strips` (what a picture holds),
 `frames` (what a stepper shows between two steps), `terminal`, `stepping` (the widget), `film` (a run with a picture
-after each step), `plots`, `timeline`, `machine`, `lesson` (the notebooks' controls), `export`.
+after each step), `plots`, `timeline`, `machine`, `lesson` (the notebooks' controls), `export`.  For calls at
+register level (`lessons`): `words` (fields of entries), `calls` (text), `sheets`, `bits`, `paths` and `ranges` (what a
+`board` is made of), `reel`, `ladder`, `tryout` (the controls).
 """

@@ -1,4 +1,4 @@
-"""One palette for all views: S-EPT states and CPUs, told apart by colour, by letter and by hatch.
+"""One palette for all views: S-EPT states, pages, fields, CPUs, told apart by colour, by letter and by hatch.
 
 The fills are those of Okabe and Ito ("Color Universal Design", 2008); a test looks at them through a model of both
 forms of red-green blindness.  Letters and hatches serve everybody else, and black-and-white print.
@@ -34,6 +34,44 @@ STATES: dict[str, Look] = {
 }
 # fmt: on
 OTHER = Look("?", "#CC79A7", "#000000", "oo", "a state that this palette does not know")
+
+# fmt: off
+PAGES: dict[str, Look] = {
+    "PT_NDA":   Look(".", "#FFFFFF", "#000000", "",     "free, or look one level down"),
+    "PT_REG":   Look("R", "#009E73", "#000000", "",     "a TD's private page"),
+    "PT_EPT":   Look("E", "#D0D0D0", "#000000", "",     "a Secure-EPT page"),
+    "PT_TDR":   Look("D", "#F0E442", "#000000", "..",   "the root of a TD"),
+    "PT_TDVPR": Look("V", "#E69F00", "#000000", "\\\\", "the root of a vCPU"),
+    "PT_TDCX":  Look("C", "#D55E00", "#000000", "//",   "a control page of a TD or vCPU"),
+    "PT_PAMT":  Look("P", "#56B4E9", "#000000", "--",   "a PAMT page; at 2M, a node that leads to two"),
+    "PT_RSVD":  Look("r", "#4A4A4A", "#FFFFFF", "xx",   "reserved"),
+}
+"""What the PAMT says of a page."""
+
+FIELDS = {
+    "access":      "#009E73",
+    "memory type": "#56B4E9",
+    "state":       "#E69F00",
+    "page":        "#0072B2",
+    "lock":        "#CC79A7",
+    "epoch":       "#F0E442",
+    "other":       "#8C8C8C",
+}
+"""The fields of entries, by what they are about.  A field's name and value always stand beside it."""
+# fmt: on
+
+
+def tint(colour: str, strength: float = 0.2) -> str:
+    """The colour on white: for a bit that is 0."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - (255 - part) * strength):02X}" for part in parts)
+
+
+def ink(fill: str) -> str:
+    """Black or white, whichever is readable on `fill`."""
+    red, green, blue = (int(fill[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return "#000000" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.179 else "#FFFFFF"
+
 
 CPUS = ("#0072B2", "#A8326B", "#1A1A1A", "#8A5A00")
 """Colours of CPUs 0 to 3, dark enough for white text; further CPUs start again, so a number always stands beside."""
