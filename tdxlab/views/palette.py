@@ -55,7 +55,7 @@ FIELDS = {
     "page":        "#0072B2",
     "lock":        "#CC79A7",
     "epoch":       "#F0E442",
-    "other":       "#8C8C8C",
+    "other":       "#5A5A5A",
 }
 """The fields of entries, by what they are about.  A field's name and value always stand beside it."""
 # fmt: on

@@ -49,7 +49,7 @@ class Column:
     @property
     def width(self) -> float:
         """Inches that its texts need."""
-        return 0.1 + max(0.2, *map(sheets.inches, [self.name, *(cell.text for cell in self.cells if cell)]))
+        return 0.14 + max(0.2, *map(sheets.inches, [self.name, *(cell.text for cell in self.cells if cell)]))
 
     @property
     def constant(self) -> bool:

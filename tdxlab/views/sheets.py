@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.textpath import TextPath
 
 from tdxlab.views import palette
 from tdxlab.views.plots import FONT, figure
@@ -19,8 +20,8 @@ MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
 
 
 def inches(text: str, size: float = 11) -> float:
-    """How wide a line of text is, roughly: in DejaVu Sans capitals are wider than small letters."""
-    return sum(0.66 if c.isupper() or c.isdigit() else 0.54 for c in text) * size / 72
+    """How wide a line of text is."""
+    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text.strip() else 0.0
 
 
 def sheet(width: float, height: float) -> tuple[Figure, Axes]:

@@ -4,13 +4,21 @@ from itertools import combinations
 
 import pytest
 
-from tdxlab.views.palette import CPUS, STATES, legend, look
+from tdxlab.views.palette import CPUS, FIELDS, PAGES, STATES, ink, legend, look, tint
 
 # Linear-RGB models of full red-green blindness: Viénot, Brettel and Mollon, "Digital video colourmaps", 1999.
 VISION = {
     "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "protan": ((0.11238, 0.88762, 0), (0.11238, 0.88762, 0), (0.00401, -0.00401, 1)),
     "deutan": ((0.29275, 0.70725, 0), (0.29275, 0.70725, 0), (-0.02234, 0.02234, 1)),
+}
+
+
+GROUPS = {
+    "states": [state.fill for state in STATES.values()],
+    "pages": [page.fill for page in PAGES.values()],
+    "fields": list(FIELDS.values()),
+    "cpus": list(CPUS),
 }
 
 
@@ -50,17 +58,23 @@ def contrast(a: str, b: str) -> float:
 
 
 @pytest.mark.parametrize("vision", VISION)
-@pytest.mark.parametrize("group", ["states", "cpus"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_colours_stay_apart(vision: str, group: str) -> None:
-    colours = [s.fill for s in STATES.values()] if group == "states" else list(CPUS)
+    colours = GROUPS[group]
     nearest = min((distance(seen(a, vision), seen(b, vision)), a, b) for a, b in combinations(colours, 2))
     assert nearest[0] > 12, nearest
 
 
 def test_letters_are_readable_on_their_fill_and_differ() -> None:
-    assert all(contrast(s.ink, s.fill) >= 4.5 for s in STATES.values())
+    assert all(contrast(s.ink, s.fill) >= 4.5 for s in [*STATES.values(), *PAGES.values()])
     assert all(contrast("#FFFFFF", colour) >= 4.5 for colour in CPUS)
     assert len({s.letter for s in STATES.values()}) == len(STATES)
+    assert len({s.letter for s in PAGES.values()}) == len(PAGES)
+
+
+@pytest.mark.parametrize("fill", [*FIELDS.values(), *map(tint, FIELDS.values())])
+def test_ink_is_readable_on_fields_whether_strong_or_pale(fill: str) -> None:
+    assert contrast(ink(fill), fill) >= 4.5
 
 
 def test_a_legend_keeps_the_order_and_shows_the_unknown() -> None:

@@ -1,0 +1,110 @@
+"""05_sept_and_pamt as a reader uses it: run it, step through a split, call leaves in the form, and look."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+NAME = "05_sept_and_pamt.ipynb"
+WIDTHS = (1400, 1280)
+
+
+@pytest.fixture
+def notebook(open_notebook: Callable[[str], Any]) -> Any:
+    """The notebook, open and run."""
+    opened = open_notebook(NAME)
+    opened.run_all()
+    return opened
+
+
+def widget(notebook: Any, button: str) -> Locator:
+    """The output with that button."""
+    found = notebook.page.locator(f".jp-OutputArea-output:has(button:text-is('{button}'))")
+    found.scroll_into_view_if_needed()
+    return found
+
+
+def chosen(form: Locator, nth: int, label: str) -> None:
+    """Choose in the form's nth list."""
+    form.locator("select").nth(nth).select_option(label=label)
+
+
+def test_a_reader_steps_through_a_split_and_back(notebook: Any) -> None:
+    steps = widget(notebook, "next call ▶")
+    image, card = steps.locator("img"), steps.locator(".widget-html-content")
+    expect(card).to_contain_text("Before the first call.")
+    seen = [image.get_attribute("src")]
+    for said in ("AUG", "DEMOTE", "BLOCK", "TRACK", "DEMOTE"):
+        steps.get_by_role("button", name="next call ▶").click()
+        expect(card).to_contain_text(said, timeout=20_000)
+        expect(image).not_to_have_attribute("src", seen[-1], timeout=20_000)
+        seen.append(image.get_attribute("src"))
+    expect(card).to_contain_text("S-EPT FREE -> PENDING (x512)")
+    expect(steps.get_by_role("button", name="next call ▶")).to_be_disabled()
+    notebook.screenshot("sept_and_pamt_steps")
+    steps.locator(".noUi-handle").press("Home")
+    expect(card).to_contain_text("Before the first call.", timeout=20_000)
+
+
+def test_a_reader_calls_leaves_in_the_form(notebook: Any) -> None:
+    form = widget(notebook, "Call")
+    image, card = form.locator("img"), form.locator(".widget-html-content")
+    drawn = image.get_attribute("src")
+    call, take_back = (form.get_by_role("button", name=name, exact=True) for name in ("Call", "take back"))
+    expect(take_back).to_be_disabled()
+    call.click()
+    expect(card).to_contain_text("TDX_MISSING_PAMT_PAGE_PAIR|R8", timeout=20_000)
+    expect(card).to_contain_text("does not hold: the page's 2M range has a PAMT page pair")
+    notebook.screenshot("sept_and_pamt_refused")
+
+    chosen(form, 1, "TDH.PHYMEM.PAMT.ADD")
+    chosen(form, 5, "SPARE[1]")
+    call.click()
+    expect(card).to_contain_text("PAMT.ADD PAGES 2M, SPARE[0], SPARE[1]: TDX_SUCCESS", timeout=20_000)
+    expect(image).not_to_have_attribute("src", drawn)
+    notebook.screenshot("sept_and_pamt_form")
+
+    chosen(form, 1, "TDH.MEM.PAGE.AUG")
+    chosen(form, 2, "0x800, not aligned")
+    call.click()
+    expect(card).to_contain_text("TDX_OPERAND_INVALID|RCX", timeout=20_000)
+    chosen(form, 1, "TDG.MEM.PAGE.ACCEPT")
+    call.click()
+    expect(card).to_contain_text("No call: logical processor 0 is outside any guest", timeout=20_000)
+    for left in (2, 1, 0):
+        take_back.click()
+        expect(card).to_contain_text(f"Calls made here: {left}.", timeout=20_000)
+    expect(take_back).to_be_disabled()
+
+
+def test_both_widgets_fit_a_screen_and_keep_their_height(notebook: Any) -> None:
+    page = notebook.page
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        for button in ("next call ▶", "Call"):
+            shown = widget(notebook, button)
+            page.wait_for_timeout(300)
+            height = shown.bounding_box()["height"]
+            assert height <= 790, "a widget is one screen"
+            shown.get_by_role("button", name=button, exact=True).click()
+            page.wait_for_timeout(1_500)
+            assert shown.bounding_box()["height"] == height, "what a call changes moves nothing"
+            assert shown.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), "nothing is cut off"
+            notebook.screenshot(f"sept_and_pamt_{button.split()[0]}_{width}")
+    page.set_viewport_size({"width": 1400, "height": 1600})
+
+
+def test_the_figures_are_drawn_whole(notebook: Any) -> None:
+    page = notebook.page
+    page.set_viewport_size({"width": 1280, "height": 800})
+    figures = page.locator(".jp-RenderedImage img")
+    assert figures.count() == 8
+    for n in range(figures.count()):
+        figures.nth(n).scroll_into_view_if_needed()
+        page.wait_for_timeout(200)
+        natural, shown = (figures.nth(n).evaluate(f"e => e.{size}") for size in ("naturalWidth", "clientWidth"))
+        assert shown >= 0.8 * natural, "letters stay readable"
+        notebook.screenshot(f"sept_and_pamt_figure_{n}")
+    page.set_viewport_size({"width": 1400, "height": 1600})
