@@ -34,7 +34,8 @@ def leaves_under_audit() -> None:
         cases.check_alone(name)
     for name in (*cases.PAIRS, *cases.DYNAMIC_PAIRS):
         cases.check_pair(name)
-    cases.check_window()
+    for second_use in cases.WINDOW:
+        cases.check_window(second_use)
 
 
 def kvm_under_audit() -> None:

@@ -91,11 +91,11 @@ async def tdh_mem_sept_remove(call: Call, gpa_level: int, tdr: int) -> None:
     table = await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX)
     if tracked:
         await check_tracked(td, table)
+    old = await l2_sept.hold_old(call, td, gpa, entry)
     page = call.memory.sept_page(entry.hpa)
     await step((page, None, READ), at="512 entries")
     if any(BY_BITS[word & STATE_MASK] is not FREE for word in page):
         raise Refuse(st.TDX_EPT_PAGE_NOT_FREE.at(RCX), entry.view())
-    old = await l2_sept.hold_old(call, td, gpa, entry)
 
     # --- all checks passed ---
     for l2_page in old:

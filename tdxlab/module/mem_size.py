@@ -69,7 +69,7 @@ async def tdh_mem_page_demote(
         table.entry(WRITE),
         large.entry(WRITE),
         large.bepoch(WRITE),
-        *(touch for chunk in small for touch in chunk.touches(WRITE)),
+        *(touch for chunk in small for touch in chunk.touches(WRITE, locks=needs_pair)),
         *counted(call.pamt, large, needs_pair),
         (td, "chldcnt", ADD),
         at="update",
@@ -83,6 +83,8 @@ async def tdh_mem_page_demote(
     else:
         large.free()
     for chunk in small:
+        if needs_pair:
+            chunk.clear()
         chunk.assign(PT_REG, tdr)
     td.chldcnt += 1
     await call.pamt.count_in(table)

@@ -14,6 +14,7 @@ from tdxlab.hw.sharex import Refuse
 from tdxlab.module.state import Td
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import field, place
+from tdxlab.spec.features import ModuleFeatures, release
 from tdxlab.spec.fields import DEBUGGER, FIELDS, HOST, NO_FIELD, Attributes, Context, Field, FieldId
 from tdxlab.spec.operands import Operand
 
@@ -72,9 +73,9 @@ class View:
 
     __slots__ = ("caller", "kind", "rows")
 
-    def __init__(self, kind: Kind, caller: str, version: str) -> None:
+    def __init__(self, kind: Kind, caller: str, features: ModuleFeatures) -> None:
         self.kind, self.caller = kind, caller
-        self.rows = tuple(row for row in FIELDS[kind.context] if row.since <= version)
+        self.rows = tuple(row for row in FIELDS[kind.context] if release(row.since) <= features.release)
 
     def find(self, id: int) -> Element:
         """The element of that class and code, whoever may use it.  The id's other bits do not matter."""

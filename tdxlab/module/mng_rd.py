@@ -58,7 +58,7 @@ async def tdh_mng_rd(call: Call, tdr: int, field_id: int) -> None:
     RTMRs are read without their lock.  Source: [S01:tdh_mng_rd_wr.c]
     """
     td = await hold_td(call, tdr, RCX)
-    view = View(TD, host_of(td), call.features.version)
+    view = View(TD, host_of(td), call.features)
     element = view.readable(field_id, first=bool(call.version))
     value = await view.read(td, element)
 
@@ -72,7 +72,7 @@ async def tdh_mng_rd(call: Call, tdr: int, field_id: int) -> None:
 async def tdh_mng_wr(call: Call, tdr: int, field_id: int, value: int, mask: int) -> None:
     """Write the bits in `mask` of a field of a TD.  R8: the field before.  Source: [S01:tdh_mng_rd_wr.c]"""
     td = await hold_td(call, tdr, RCX)
-    change = await View(TD, host_of(td), call.features.version).changed(td, field_id, value, mask)
+    change = await View(TD, host_of(td), call.features).changed(td, field_id, value, mask)
 
     # --- all checks passed ---
     setattr(td, change.attribute, change.value)
@@ -83,7 +83,7 @@ async def tdh_mng_wr(call: Call, tdr: int, field_id: int, value: int, mask: int)
 async def tdg_vm_rd(call: Call, td: int, field_id: int) -> None:
     """Read a field of the guest's own TD.  Source: [S01:tdg_vm_rd_wr.c]"""
     check_own(td)
-    view = View(TD, GUEST, call.features.version)
+    view = View(TD, GUEST, call.features)
     element = view.readable(field_id, first=bool(call.version))
     value = await view.read(call.td, element)
 
@@ -100,7 +100,7 @@ async def tdg_vm_wr(call: Call, td: int, field_id: int, value: int, mask: int) -
     Source: [S01:tdg_vm_rd_wr.c]
     """
     check_own(td)
-    change = await View(TD, GUEST, call.features.version).changed(call.td, field_id, value, mask)
+    change = await View(TD, GUEST, call.features).changed(call.td, field_id, value, mask)
 
     # --- all checks passed ---
     setattr(call.td, change.attribute, change.value)

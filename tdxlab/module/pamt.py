@@ -39,9 +39,10 @@ class Chunk:
         self.bepochs = Words(journal, f"bepoch:{where}", UNUSED)
         self.locks = Sharex(journal, f"pamt_lock:{where}", PER_PAGE)
 
-    def touches(self, mode: str) -> tuple[Touch, Touch]:
-        """Touches of all entries."""
-        return (self.entries, None, mode), (self.bepochs, None, mode)
+    def touches(self, mode: str, *, locks: bool = False) -> tuple[Touch, ...]:
+        """Touches of all entries, and of their locks where the page is a new one."""
+        told = (self.entries, None, mode), (self.bepochs, None, mode)
+        return (*told, (self.locks, None, mode)) if locks else told
 
     def clear(self) -> None:
         """Make it a new page of PAMT, whoever still holds a lock in it."""
@@ -50,7 +51,7 @@ class Chunk:
         self.locks.fill(UNUSED)
 
     def assign(self, type: PageType, owner: int) -> None:
-        """Give all pages one use; BEPOCH starts at 0.  The step touches all entries."""
+        """Give all pages one use; BEPOCH starts at 0.  The step touches all entries, but no lock."""
         self.entries.fill([packed(type, owner)] * PER_PAGE)
         self.bepochs.fill(UNUSED)
 

@@ -42,7 +42,7 @@ async def tdh_phymem_pamt_add(call: Call, hpa_level: int, page_0: int, page_1: i
     await step(
         node.entry(WRITE),
         node.bepoch(WRITE),
-        *(touch for chunk in pair for touch in (*chunk.touches(WRITE), (chunk.locks, None, WRITE))),
+        *(touch for chunk in pair for touch in chunk.touches(WRITE, locks=True)),
         at="update",
     )
     for chunk in pair:

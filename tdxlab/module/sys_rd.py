@@ -18,7 +18,7 @@ from tdxlab.module.metadata import Kind, View
 from tdxlab.module.sys import MAX_NODE_PA, MAX_RESERVED, MAX_TDMRS
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.fields import BY_NAME, GUEST, HOST, MAX_CMRS, NO_FIELD, Context, Field, FieldId, features0, sequence
+from tdxlab.spec.fields import BY_NAME, GUEST, HOST, MAX_CMRS, NO_FIELD, Context, Field, FieldId, sequence
 from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.pamt import ENTRY_BYTES
@@ -35,14 +35,13 @@ LIST_HEADER = struct.Struct("<HHI")  # bytes of the list, sequences, reserved
 
 
 def version(call: Call, part: int) -> int:
-    """A part of the version number; 0 of a planned module, which has none yet."""
-    parts = call.features.version.split(".")
-    return int(parts[part]) if len(parts) == 3 else 0
+    """A part of the version number; of a planned module that of the release it is assumed to follow."""
+    return call.features.release[part]
 
 
 def features(call: Call) -> int:
     """What the version can."""
-    return features0(call.features.version)
+    return call.features.features0
 
 
 def config_flags(call: Call) -> int:
@@ -135,7 +134,7 @@ async def tdh_sys_rd(call: Call, field_id: int) -> None:
     """
     call.regs.rdx = NO_FIELD
     check_lp(call)
-    element = View(SYS, HOST, call.features.version).readable(field_id)
+    element = View(SYS, HOST, call.features).readable(field_id)
 
     # --- all checks passed ---
     call.regs.rdx, call.regs.r8 = element.next, value(call, element.field, element.i)
@@ -145,7 +144,7 @@ async def tdh_sys_rd(call: Call, field_id: int) -> None:
 async def tdg_sys_rd(call: Call, field_id: int) -> None:
     """The same for a guest, which may read fewer fields.  Source: [S01:tdg_sys_rd.c]"""
     call.regs.rdx = NO_FIELD
-    element = View(SYS, GUEST, call.features.version).readable(field_id)
+    element = View(SYS, GUEST, call.features).readable(field_id)
 
     # --- all checks passed ---
     call.regs.rdx, call.regs.r8 = element.next, value(call, element.field, element.i)
@@ -181,7 +180,7 @@ async def tdh_sys_rdall(call: Call, hpa: int, field_id: int) -> None:
     call.regs.r8 = NO_FIELD
     check_lp(call)
     check_hpa(call, hpa, RDX)
-    fields = metadata_list(call, View(SYS, HOST, call.features.version), field_id)
+    fields = metadata_list(call, View(SYS, HOST, call.features), field_id)
 
     # --- all checks passed ---
     await step((call.memory.page(hpa), None, WRITE), at="update")
@@ -195,7 +194,7 @@ async def tdg_sys_rdall(call: Call, gpa: int, field_id: int) -> None:
     if gpa % PAGE_SIZE:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
     hpa = await operand_page(call, gpa, RDX, write=True)
-    fields = metadata_list(call, View(SYS, GUEST, call.features.version), field_id)
+    fields = metadata_list(call, View(SYS, GUEST, call.features), field_id)
 
     # --- all checks passed ---
     await step((call.memory.page(hpa), None, WRITE), at="update")

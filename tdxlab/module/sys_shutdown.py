@@ -18,7 +18,7 @@ from tdxlab.module.sys import hold_global
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import SysShutdown
-from tdxlab.spec.fields import TdxFeatures0, features0
+from tdxlab.spec.fields import TdxFeatures0
 from tdxlab.spec.operands import RCX
 from tdxlab.spec.tdstate import OpState, SysState, VcpuState
 
@@ -39,7 +39,7 @@ async def tdh_sys_shutdown(call: Call, handoff: int) -> None:
     Left out: a SEAMCALL in progress on another processor (BUSY too), other handoff versions, interrupted migration.
     Source: [S01:tdh_sys_shutdown.c, S25:tdh_sys_shutdown.c]
     """
-    sys, features = call.module.sys, features0(call.features.version)
+    sys, features = call.module.sys, call.features.features0
     avoid = features & TdxFeatures0.UPDATE_COMPATIBILITY and handoff & SysShutdown.AVOID_COMPAT_SENSITIVE
     if handoff != HANDOFF_VERSION | avoid:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))

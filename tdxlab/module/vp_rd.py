@@ -47,7 +47,7 @@ async def tdh_vp_rd(call: Call, tdvpr: int, field_id: int) -> None:
     """
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, exclusive=False)
     await associate(call, td, vcpu, disabled=True)
-    view = View(VP, host_of(td), call.features.version)
+    view = View(VP, host_of(td), call.features)
     element = view.readable(field_id, first=bool(call.version))
     value = await view.read(vcpu, element)
 
@@ -65,7 +65,7 @@ async def tdh_vp_wr(call: Call, tdvpr: int, field_id: int, value: int, mask: int
     """
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, exclusive=False)
     await associate(call, td, vcpu)
-    change = await View(VP, host_of(td), call.features.version).changed(vcpu, field_id, value, mask)
+    change = await View(VP, host_of(td), call.features).changed(vcpu, field_id, value, mask)
 
     # --- all checks passed ---
     setattr(vcpu, change.attribute, change.value)
@@ -80,7 +80,7 @@ async def tdg_vp_rd(call: Call, vcpu: int, field_id: int) -> None:
     """
     call.regs.rdx = NO_FIELD
     check_own(vcpu)
-    view = View(VP, GUEST, call.features.version)
+    view = View(VP, GUEST, call.features)
     element = view.readable(field_id)
     value = await view.read(call.vcpu, element)
 
@@ -95,7 +95,7 @@ async def tdg_vp_wr(call: Call, vcpu: int, field_id: int, value: int, mask: int)
     Source: [S01:tdg_vp_rd_wr.c]
     """
     check_own(vcpu)
-    change = await View(VP, GUEST, call.features.version).changed(call.vcpu, field_id, value, mask)
+    change = await View(VP, GUEST, call.features).changed(call.vcpu, field_id, value, mask)
 
     # --- all checks passed ---
     setattr(call.vcpu, change.attribute, change.value)

@@ -92,7 +92,7 @@ def status_text(value: Status) -> str:
 
 def effect_text(effect: Effect) -> tuple[str, str]:
     """(whose page, what it was and becomes)."""
-    kind = {True: ", Dynamic PAMT", False: ", static PAMT", None: ""}[effect.dynamic]
+    kind = {True: ", Dynamic PAMT and 2M", False: ", static PAMT or 1G", None: ""}[effect.dynamic]
     before = "any use" if effect.before is None else effect.before.name
     return effect.of + kind, f"{before} -> {effect.after.name}"
 

@@ -16,7 +16,8 @@ from tdxlab.spec.pamt import PT_EPT, PT_NDA, PT_PAMT, PT_REG, PT_TDCX, PT_TDR, P
 class Effect:
     """The page `of` is `before` and becomes `after`.  before: None for whatever it is.
 
-    dynamic: True or False for a row of that kind of PAMT only, None for both.
+    dynamic: True for a row of Dynamic PAMT and a 2M page only (a 1G page has no pair), False for all others, None for
+    both.
     """
 
     of: str

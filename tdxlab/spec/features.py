@@ -12,6 +12,10 @@ class ModuleFeatures:
     """A module version.  The sources stand with the values."""
 
     version: str
+    release: tuple[int, int, int]
+    """The version as numbers; of a planned one that of the release it is assumed to follow."""
+    features0: int
+    """The metadata field TDX_FEATURES0."""
     unblock_tracking_operand: Operand
     """What TDX_TLB_TRACKING_NOT_DONE of RANGE.UNBLOCK names."""
     promote_tree_exclusive: bool
@@ -48,6 +52,8 @@ class ModuleFeatures:
 
 V1_5_01 = ModuleFeatures(
     "1.5.01",
+    release=(1, 5, 1),
+    features0=0xF_0FBF,  # [S01:metadata_sys.c]; LOCAL_ATTESTATION is the processor's, as recorded with 1.5.25
     unblock_tracking_operand=Operand.SEPT_TREE,  # [S01:tdh_mem_range_unblock.c]
     promote_tree_exclusive=False,  # [S01:tdh_mem_page_promote.c]
     zero_step_tree_exclusive=True,  # [S01:td_exit_stepping.c]
@@ -67,6 +73,8 @@ V1_5_01 = ModuleFeatures(
 )
 V1_5_25 = ModuleFeatures(
     "1.5.25",
+    release=(1, 5, 25),
+    features0=0xD132_6F3F_0FBF,  # [oracle v1.5.25 tour ZA]
     unblock_tracking_operand=RCX,  # [S25:tdh_mem_range_unblock.c], from 1.5.08
     promote_tree_exclusive=True,  # [S25:tdh_mem_page_promote.c], from 1.5.20
     zero_step_tree_exclusive=False,  # [S25:td_exit_stepping.c], from 1.5.20
@@ -87,6 +95,8 @@ V1_5_25 = ModuleFeatures(
 V1_5_28 = replace(
     V1_5_25,
     version="1.5.28",
+    release=(1, 5, 28),
+    features0=V1_5_25.features0 | 1 << 51,  # [M:Yan Zhao 2025-11] bit 51; the others assumed as in 1.5.25
     demote_interruptible=False,  # [M:Yan Zhao 2025-11; ABI 348551-007 section 5.4.25.3.9 as quoted there]
 )
 BLOCKLESS = replace(
@@ -96,7 +106,10 @@ BLOCKLESS = replace(
 )
 PROFILES = {features.version: features for features in (V1_5_01, V1_5_25, V1_5_28, BLOCKLESS)}
 
-MODELLED = tuple(PROFILES)
+
+def release(version: str) -> tuple[int, ...]:
+    """ "1.5.08" as (1, 5, 8): releases compare as numbers."""
+    return tuple(map(int, version.split(".")))
 
 
 def modelled(version: str) -> ModuleFeatures:

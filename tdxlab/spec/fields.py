@@ -61,14 +61,6 @@ class TdxFeatures0(Layout):
     _RESERVED5 = bits(63, 52)
 
 
-FEATURES0 = {
-    "1.5.01": 0xF_0FBF,            # [S01:metadata_sys.c]; LOCAL_ATTESTATION is the processor's, as recorded with 1.5.25
-    "1.5.25": 0xD132_6F3F_0FBF,    # [oracle v1.5.25 tour ZA]
-    "1.5.28": 0x8_D132_6F3F_0FBF,  # [M:Yan Zhao 2025-11] bit 51; the others assumed as in 1.5.25
-}
-"""TDX_FEATURES0 of a version and of those behind it.  Version names sort as text, the planned ones last."""
-
-
 class Attributes(Layout):
     """The field ATTRIBUTES.  [S01:tdx_api_defs.h; S25:td_control_structures.h]"""
 
@@ -281,11 +273,6 @@ row(0xA020_0000_0000_0031, "HP_LOCK_BUSY",           "d",   "first_busy_tsc")
 row(0xA220_0003_0000_0200, "LAST_EPF_GPA_LIST",      "d",   "epf_gpas", fields=32)
 # behind: L2 VMs
 # fmt: on
-
-
-def features0(version: str) -> int:
-    """TDX_FEATURES0 of a module version."""
-    return FEATURES0[max(known for known in FEATURES0 if known <= version)]
 
 
 def sequence(first: Field, id: int, fields: int) -> int:

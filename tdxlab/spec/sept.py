@@ -123,7 +123,7 @@ for before in (NL_MAPPED, NL_BLOCKED):
     rule(leaves.TDH_MEM_SEPT_REMOVE, before, FREE, "tracked", "S01:tdh_mem_sept_remove.c")
     rule(leaves.TDH_MEM_PAGE_PROMOTE, before, None, "tracked", "S01:tdh_mem_page_promote.c; becomes as its children are")
 for before in (MAPPED, BLOCKED, PENDING, PENDING_BLOCKED):
-    rule(leaves.TDH_MEM_PAGE_DEMOTE, before, NL_MAPPED, "tracked", "S01:tdh_mem_page_demote.c")
+    rule(leaves.TDH_MEM_PAGE_DEMOTE, before, NL_MAPPED, "tracked", "S01:tdh_mem_page_demote.c; at once in `blockless` (assumed)")
 rule(leaves.TDH_MEM_PAGE_RELOCATE, MAPPED, MAPPED, "tracked", "S01:tdh_mem_page_relocate.c")
 rule(leaves.TDH_MEM_PAGE_RELOCATE, BLOCKED, MAPPED, "tracked", "S01:tdh_mem_page_relocate.c")
 rule(leaves.TDH_MEM_PAGE_RELOCATE, PENDING, PENDING, "tracked", "S01:tdh_mem_page_relocate.c")

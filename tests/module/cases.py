@@ -431,11 +431,16 @@ def check_pair(name: str, bound: int | None = BOUND) -> Any:
     return explore(program, bound=bound, max_executions=MAX_EXECUTIONS, check_reads=True)
 
 
-def check_window() -> Any:
-    """PAGE.REMOVE of a range's last page against PAMT.REMOVE and PAMT.ADD of the same pages elsewhere, audited."""
+SPLIT_WITH_PAIR = *DEMOTE[:-2], *PAIR[1:]
+WINDOW = {"PAMT.ADD": OTHER_PAIR, "DEMOTE": SPLIT_WITH_PAIR}
+
+
+def check_window(second_use: str) -> Any:
+    """PAGE.REMOVE of a range's last page against PAMT.REMOVE and another use of the same two pages, audited."""
     machine = built(DEBUGGABLE, **DYNAMIC)
-    for leaf, *operands in (ADD_PAIR, AUG_IN_PAIR, BLOCK_4K, TRACK):
+    split = leaves.TDH_MEM_PAGE_AUG, GPA_2M, TDR, LARGE + 2 * SIZE_2M
+    for leaf, *operands in (ADD_PAIR, AUG_IN_PAIR, split, BLOCK_4K, BLOCK_2M, TRACK):
         machine.alone(machine.call(leaf, *operands))
     remove = seamcalls(0, (leaves.TDH_MEM_PAGE_REMOVE, GPA_4K, TDR))
-    program = machine.program(remove(machine), seamcalls(1, REMOVE_PAIR, OTHER_PAIR)(machine))
+    program = machine.program(remove(machine), seamcalls(1, REMOVE_PAIR, WINDOW[second_use])(machine))
     return explore(program, bound=2, max_executions=MAX_EXECUTIONS, check_reads=True)

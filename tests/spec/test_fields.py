@@ -7,7 +7,7 @@ import pytest
 from tdxlab.module.state import Td, Vcpu
 from tdxlab.spec import bits, fields
 from tdxlab.spec.features import PROFILES, ModuleFeatures
-from tdxlab.spec.fields import BY_NAME, FIELDS, Context, Field, FieldId, TdxFeatures0, features0
+from tdxlab.spec.fields import BY_NAME, FIELDS, Context, Field, FieldId, TdxFeatures0
 
 LAYOUTS = [layout for layout in vars(fields).values() if isinstance(layout, type) and issubclass(layout, bits.Layout)]
 LAYOUTS.remove(bits.Layout)
@@ -82,7 +82,7 @@ def test_linux_finds_its_fields(name: str) -> None:
 
 @pytest.mark.parametrize("features", PROFILES.values(), ids=lambda features: features.version)
 def test_a_version_says_of_its_features_what_it_can(features: ModuleFeatures) -> None:
-    told = features0(features.version)
+    told = features.features0
     assert bool(told & TdxFeatures0.DYNAMIC_PAMT) == features.dynamic_pamt
     assert bool(told & TdxFeatures0.ENHANCED_DEMOTE_INTERRUPTIBILITY) != features.demote_interruptible
     assert bool(told & TdxFeatures0.NO_RBP_MOD) == bool(features.config_flags & fields.ConfigFlags.NO_RBP_MOD)

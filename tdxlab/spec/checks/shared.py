@@ -160,7 +160,12 @@ ENTRY: Checks = (
 )
 """The walk without locks, then the entry's own, then the entry read again."""
 
-NOT_BLOCKED = check("the entry is blocked", st.TDX_GPA_RANGE_NOT_BLOCKED.at(RCX), "S01:helpers.c", MAY_RUN)
+def not_blocked(when: str = MAY_RUN) -> Check:
+    """Who can not be used any more is blocked first."""
+    return check("the entry is blocked", st.TDX_GPA_RANGE_NOT_BLOCKED.at(RCX), "S01:helpers.c", when)
+
+
+NOT_BLOCKED = not_blocked()
 
 
 def tracked(operand: int = RCX, when: str = MAY_RUN, source: str = "S01:helpers.c") -> Check:
