@@ -114,13 +114,16 @@ class Held:
         return word
 
     async def all_entries(self, page: Words, operand: int) -> list[int]:
-        """Take the locks of all entries of a page, in order of index.  One step for the 512 attempts."""
+        """Take the locks of all entries of a page, in order of index.  One step for the 512 attempts.
+
+        Where one is taken, the marks before it are gone: those locks were got, and given back.
+        """
         await step((page, None, WRITE), at="512 entry locks")
         words = list(page)
         found = functools.reduce(operator.or_, words)
         if found & ENTRY_LOCK:
             i = next(i for i, word in enumerate(words) if word & ENTRY_LOCK)
-            page.put(i, words[i] | ENTRY_HP)
+            page.fill([*(word & ~ENTRY_HP for word in words[:i]), words[i] | ENTRY_HP, *words[i + 1 :]])
             raise Refuse(TDX_OPERAND_BUSY.at(operand))
         if found & ENTRY_HP:
             words = [word & ~ENTRY_HP for word in words]

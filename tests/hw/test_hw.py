@@ -132,6 +132,17 @@ def test_an_entry_carries_its_lock_and_the_mark() -> None:
     assert attempt(journal, page, "entry").locks and page[0] == word | ENTRY_LOCK
 
 
+def test_512_entries_are_tried_in_order_and_those_before_a_taken_one_lose_the_mark() -> None:
+    memory = Memory(Journal(), Platform())
+    page, journal = memory.sept_page(0), memory.journal
+    word = page[0]
+    for i, bits in ((1, ENTRY_HP), (5, ENTRY_LOCK), (7, ENTRY_HP)):
+        page.put(i, word | bits)
+    with pytest.raises(Refuse):
+        alone(journal, Held(journal).all_entries(page, RCX))
+    assert {i: page[i] ^ word for i in range(512) if page[i] != word} == {5: ENTRY_LOCK | ENTRY_HP, 7: ENTRY_HP}
+
+
 def test_two_attempts_have_one_winner_under_every_schedule() -> None:
     journal = Journal()
     lock = Sharex(journal, "lock")
