@@ -25,7 +25,6 @@ from tdxlab.spec.pamt import ENTRY_BYTES
 
 SYS = Kind(Context.SYS)
 INTEL = 0x8086
-MAX_VCPUS_PER_TD = 576  # [S25:td_control_structures.h]
 NO_SUB_LEAF, NO_LEAF = 0xFFFF_FFFF, (1 << 64) - 1
 INFO_BYTES = 1024
 CMR_INFO = struct.Struct("<QQ")  # base, size
@@ -104,7 +103,7 @@ VALUES: dict[str, Callable[[Call, int], int]] = {
     "NUM_CPUID_CONFIG":               lambda call, i: len(td_params.CPUID_LEAVES),
     "CONFIG_FLAGS_FIXED0":            lambda call, i: config_flags(call),
     "CONFIG_FLAGS_FIXED1":            lambda call, i: 0,
-    "MAX_VCPUS_PER_TD":               lambda call, i: MAX_VCPUS_PER_TD,
+    "MAX_VCPUS_PER_TD":               lambda call, i: td_params.MAX_VCPUS_PER_TD,
     "CPUID_CONFIG_LEAVES":            lambda call, i: cpuid_leaf(i),
     "CPUID_CONFIG_VALUES":            lambda call, i: 0,  # TDH.MNG.INIT here takes no configuration but 0
 }

@@ -26,6 +26,7 @@ AVX512 = 0xE0
 EPTP_4_LEVELS, EPTP_5_LEVELS = 0x1E, 0x26  # write-back, walk length
 EITHER = ConfigFlags.MAXPA_VIRT | ConfigFlags.MAXGPA_VIRT  # not both [S25:helpers.c]
 MAX_L2_VMS = 3
+MAX_VCPUS_PER_TD = 576  # [S25:td_control_structures.h]
 TSC_25_MHZ = range(4, 401)  # 100 MHz to 10 GHz
 
 
@@ -39,7 +40,7 @@ def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
     _demand(not attributes & ~ATTRIBUTES, Operand.ATTRIBUTES)
     _demand(not xfam & ~XFAM_ALLOWED and xfam & XFAM_FIXED == XFAM_FIXED, Operand.XFAM)
     _demand(xfam & AVX512 in (0, AVX512) and (xfam & 4 or not xfam & AVX512), Operand.XFAM)
-    _demand(max_vcpus > 0, Operand.MAX_VCPUS)
+    _demand(0 < max_vcpus <= MAX_VCPUS_PER_TD, Operand.MAX_VCPUS)  # [S25:tdh_mng_init.c]
     _demand(l2_vms <= MAX_L2_VMS, Operand.NUM_L2_VMS)
     _demand(not flags & ~config_flags and flags & EITHER != EITHER, Operand.EXEC_CONTROLS)
     _demand(eptp == EPTP_5_LEVELS or (eptp == EPTP_4_LEVELS and not flags & ConfigFlags.GPAW), Operand.EPTP_CONTROLS)

@@ -22,7 +22,7 @@ from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, SIZE_2M
 from tdxlab.spec.operands import R8, RCX, Operand
 from tdxlab.spec.pamt import PT_NDA, PT_RSVD, PageType
 from tests.module.cases import AUG_2M, AUG_4K, BLOCK_2M, BLOCK_4K, DEMOTE, GPA_2M, GPA_4K, TRACK
-from tests.module.machine import LARGE, PAGES, SOURCE, TDR, TDVPRS, built
+from tests.module.machine import HKID, HOST, LARGE, PAGES, SOURCE, TD_PARAMS, TDR, TDVPRS, built
 
 ACCEPT = leaves.TDG_MEM_PAGE_ACCEPT
 
@@ -232,3 +232,15 @@ def test_nothing_after_the_checks_refuses() -> None:
     for leaf, handler in HANDLERS.items():
         _, _, updates = inspect.getsource(handler).partition("# --- all checks passed ---")
         assert "raise Refuse" not in updates, leaf
+
+
+@pytest.mark.parametrize(("max_vcpus", "accepted"), [(0, False), (1, True), (576, True), (577, False)])
+def test_a_td_has_as_many_vcpus_as_the_module_says_it_can(max_vcpus: int, accepted: bool) -> None:
+    machine = built(parts=2)
+    machine.memory.write(HOST + 2 * PAGE_SIZE, TD_PARAMS.pack(0, 0xE7, max_vcpus, 0, 0, bytes(4), 0x1E, 0, 40))
+    machine.alone(machine.call(leaves.TDH_MNG_CREATE, TDR, HKID))
+    machine.alone(machine.call(leaves.TDH_MNG_KEY_CONFIG, TDR))
+    for n in range(1, 7):
+        machine.alone(machine.call(leaves.TDH_MNG_ADDCX, TDR + n * PAGE_SIZE, TDR))
+    gives = st.TDX_SUCCESS if accepted else st.TDX_OPERAND_INVALID.at(Operand.MAX_VCPUS)
+    machine.alone(machine.call(leaves.TDH_MNG_INIT, TDR, HOST + 2 * PAGE_SIZE, gives=gives))
