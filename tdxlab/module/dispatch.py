@@ -73,14 +73,14 @@ class TdxModule:
         leaf, version = leaves.GUEST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
         vcpu = self.vcpus[cpu.lp.vcpu]
         await step((vcpu, None, WRITE), at=leaf.instruction if leaf else "TDCALL")
+        busy_since, vcpu.first_busy_tsc = vcpu.first_busy_tsc, None  # whatever the answer [confirmed row 156]
         refusal = self._bad_rax(leaf, regs.rax)
         if refusal or leaf is None:
             regs.rax = refusal
             regs.rip += 1
             return
         call = Call(self, cpu, regs, leaf, version)
-        call.vcpu, call.td = vcpu, self.tds[vcpu.tdr]
-        call.busy_since, vcpu.first_busy_tsc = vcpu.first_busy_tsc, None
+        call.vcpu, call.td, call.busy_since = vcpu, self.tds[vcpu.tdr], busy_since
         try:
             status = await call.answer()
             await exits.complete(call, status)

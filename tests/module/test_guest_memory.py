@@ -228,3 +228,17 @@ def test_the_host_is_told_when_the_guest_was_kept_off_for_the_tds_timeout(timeou
     busy = st.TDX_OPERAND_BUSY.at(RCX)
     assert seen == [busy, busy, st.TDX_HOST_PRIORITY_BUSY_TIMEOUT]
     assert machine.module.vcpus[TDVPRS[0]].gprs["rax"] == busy, "which the guest finds when it goes on"
+
+
+@pytest.mark.parametrize("rax", [leaves.TDG_VP_INFO.number, 0xFFFF, ACCEPT.number | 1 << 40], ids=hex)
+def test_any_other_answer_of_a_tdcall_ends_the_time_for_which_the_guest_was_kept_off(rax: int) -> None:
+    machine = with_pages()
+    page = machine.memory.sept_page(TABLES + 2 * PAGE_SIZE)
+    page.put(1, page[1] | ENTRY_HP)
+    asks(machine, ACCEPT, PENDING_4K)
+    vcpu = machine.module.vcpus[TDVPRS[0]]
+    assert vcpu.first_busy_tsc == 0
+    regs = entered(machine)
+    regs.rax = rax
+    machine.alone(machine.module.tdcall(machine.cpus[0], regs))
+    assert vcpu.first_busy_tsc is None
