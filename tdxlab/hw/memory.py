@@ -47,16 +47,17 @@ class Memory:
         )
 
     def page(self, hpa: int) -> Words:
-        """The page that `hpa` lies in, as the host and guests use it."""
-        return self.pages[hpa & -PAGE_SIZE]
+        """The page that `hpa` lies in, whatever its HKID, as the host and guests use it."""
+        return self.pages[hpa & self.hpas]
 
     def sept_page(self, hpa: int) -> Words:
         """The page that `hpa` lies in, as 512 Secure-EPT entries."""
         return self.sept_pages[hpa & -PAGE_SIZE]
 
     def read(self, hpa: int, nbytes: int) -> bytes:
-        """The bytes from `hpa` on.  Within one page; the caller's step touches that page."""
-        raw = struct.pack("<512Q", *self.page(hpa))
+        """The bytes from `hpa` on, over as many pages as it takes; the caller's step touches them."""
+        pages = range(hpa & -PAGE_SIZE, hpa + nbytes, PAGE_SIZE)
+        raw = b"".join(struct.pack("<512Q", *self.page(page)) for page in pages)
         return raw[hpa % PAGE_SIZE :][:nbytes]
 
     def write(self, hpa: int, data: bytes) -> None:

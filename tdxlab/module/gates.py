@@ -36,6 +36,16 @@ def check_hpa(call: Call, hpa: int, operand: int, align: int = PAGE_SIZE) -> Non
         raise Refuse(st.TDX_OPERAND_INVALID.at(operand))
 
 
+def check_host_hpa(call: Call, hpa: int, operand: int, align: int = PAGE_SIZE) -> None:
+    """`hpa` is aligned, without a private HKID, below the physical address width: memory of the host's.
+
+    Left out: SEAMRR, which is no memory of the host's.
+    """
+    platform = call.memory.platform
+    if hpa & (align - 1) or hpa >> platform.max_pa or hpa >> platform.hkid_start >= platform.private_hkids.start:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(operand))
+
+
 def check_in_tdmr(call: Call, hpa: int, operand: int) -> None:
     """`hpa` lies in a block of a TDMR whose PAMT is initialised."""
     for base, end in call.usable:

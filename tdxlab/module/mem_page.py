@@ -9,7 +9,7 @@ from tdxlab.module import sept
 from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import (
     allowed,
-    check_hpa,
+    check_host_hpa,
     check_op_state,
     check_reached,
     check_tdcs,
@@ -46,7 +46,7 @@ async def tdh_mem_page_add(call: Call, gpa_level: int, tdr: int, hpa: int, sourc
     entry = await walk_alone(call, td, gpa)
     check_reached(entry, level)
     allowed(call.leaf, entry)
-    check_hpa(call, source, Operand.R9)
+    check_host_hpa(call, source, Operand.R9)
     page = await hold_page(call, hpa, PT_NDA, R8)
 
     # --- all checks passed ---

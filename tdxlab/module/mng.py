@@ -8,7 +8,7 @@ from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import (
     MAX_TDCX,
     MIN_TDCX,
-    check_hpa,
+    check_host_hpa,
     check_keys,
     check_op_state,
     check_tdcs,
@@ -92,7 +92,7 @@ async def tdh_mng_init(call: Call, tdr: int, td_params: int) -> None:
     td = await hold_tdr(call, tdr, RCX, exclusive=True)
     check_tdcs(td)
     check_op_state(call, td)
-    check_hpa(call, td_params, RDX, TD_PARAMS_BYTES)
+    check_host_hpa(call, td_params, RDX, TD_PARAMS_BYTES)
     await step((call.memory.page(td_params), None, READ), at="TD_PARAMS")
     values = parse(call.memory.read(td_params, TD_PARAMS_BYTES), call.features.config_flags)
     if len(td.tdcx) < MIN_TDCX + values["num_l2_vms"]:

@@ -9,6 +9,7 @@ from tdxlab.engine.cells import Journal, Record, Words
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.sharex import Refuse, Sharex
 from tdxlab.module.call import Call, handles
+from tdxlab.module.gates import check_host_hpa
 from tdxlab.module.pamt import PER_PAGE, packed
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
@@ -111,8 +112,7 @@ async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) ->
     sys = call.module.sys
     if sys.state is not SysState.SYSINIT_DONE or len(sys.lps) < call.memory.platform.lps:
         raise Refuse(st.TDX_SYS_CONFIG_NOT_PENDING)
-    if array % TDMR_INFO_BYTES or array >> call.memory.hkid_start:
-        raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    check_host_hpa(call, array, RCX, TDMR_INFO_BYTES)
     if not 0 < count <= MAX_TDMRS:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
     hkid, dynamic = hkid_flags & SysConfig.HKID, bool(hkid_flags & SysConfig.DYNAMIC_PAMT)
@@ -124,6 +124,7 @@ async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) ->
     pointers = struct.unpack(f"<{count}Q", call.memory.read(array, 8 * count))
     tdmrs: list[Tdmr] = []
     for pointer in pointers:
+        check_host_hpa(call, pointer, RCX, TDMR_INFO_BYTES)
         await step((call.memory.page(pointer), None, READ), at="TDMR_INFO")
         tdmrs.append(_read_tdmr(call, pointer))
         _check_tdmr(call, tdmrs, dynamic)

@@ -12,7 +12,7 @@ from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import td_params, vp
 from tdxlab.module.call import Call, handles
-from tdxlab.module.gates import MIN_TDCX, check_hpa
+from tdxlab.module.gates import MIN_TDCX, check_host_hpa
 from tdxlab.module.guest_memory import operand_page
 from tdxlab.module.metadata import Kind, View
 from tdxlab.module.sys import MAX_NODE_PA, MAX_RESERVED, MAX_TDMRS
@@ -156,10 +156,10 @@ async def tdh_sys_info(call: Call, info: int, nbytes: int, cmr_info: int, cmrs: 
     RDX: bytes, R9: CMRs.  Left out: build date and number.  Source: [S01:tdh_sys_info.c, tdx_api_defs.h]
     """
     check_lp(call)
-    check_hpa(call, info, RCX, INFO_BYTES)
+    check_host_hpa(call, info, RCX, INFO_BYTES)
     if nbytes < INFO_BYTES:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
-    check_hpa(call, cmr_info, R8, MAX_CMRS * CMR_INFO.size)
+    check_host_hpa(call, cmr_info, R8, MAX_CMRS * CMR_INFO.size)
     if cmrs < MAX_CMRS:
         raise Refuse(st.TDX_OPERAND_INVALID.at(Operand.R9))
 
@@ -178,7 +178,7 @@ async def tdh_sys_rdall(call: Call, hpa: int, field_id: int) -> None:
     """
     call.regs.r8 = NO_FIELD
     check_lp(call)
-    check_hpa(call, hpa, RDX)
+    check_host_hpa(call, hpa, RDX)
     fields = metadata_list(call, View(SYS, HOST, call.features), field_id)
 
     # --- all checks passed ---

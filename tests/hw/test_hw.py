@@ -28,7 +28,14 @@ def test_memory_is_zero_until_written_and_bytes_cross_pages() -> None:
     memory.write(PAGE_SIZE - 4, bytes(range(8)))
     assert memory.read(PAGE_SIZE - 4, 4) == bytes(range(4))
     assert memory.read(PAGE_SIZE, 8) == bytes([4, 5, 6, 7, 0, 0, 0, 0])
+    assert memory.read(PAGE_SIZE - 4, 8) == bytes(range(8)) and len(memory.read(8, PAGE_SIZE)) == PAGE_SIZE
     assert memory.page(PAGE_SIZE).name == "page:0x1000" and memory.sept_page(PAGE_SIZE).name == "sept:0x1000"
+
+
+def test_memory_is_the_same_through_every_hkid() -> None:
+    memory = Memory(Journal(), Platform(cmrs=((0, SIZE_1G),)))
+    memory.write(PAGE_SIZE | 5 << memory.hkid_start, b"x")
+    assert memory.read(PAGE_SIZE, 1) == b"x" and memory.page(PAGE_SIZE | 7 << memory.hkid_start).name == "page:0x1000"
 
 
 def test_a_page_that_was_only_looked_at_is_no_state() -> None:

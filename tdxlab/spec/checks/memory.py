@@ -131,7 +131,7 @@ ROWS: dict[Leaf, Checks] = {
         gpa_level("4K"),
         WALK,
         STATE,
-        check("R9: the source page is aligned, with an HKID that is not private", st.TDX_OPERAND_INVALID.at(R9), "S01:tdh_mem_page_add.c"),
+        check("R9: the source page is aligned, in range, with an HKID that is not private", st.TDX_OPERAND_INVALID.at(R9), "S01:tdh_mem_page_add.c"),
         *new_page(R8),
     ),
     leaves.TDH_MEM_PAGE_AUG: (

@@ -227,4 +227,4 @@ def guest_page(operand: int, what: str, source: str) -> Checks:
 
 def host_page(operand: int, what: str, source: str) -> Check:
     """An HPA of the host's that the module uses."""
-    return check(f"{what}: aligned, with an HKID that is not private", st.TDX_OPERAND_INVALID.at(operand), source)
+    return check(f"{what}: aligned, in range, with an HKID that is not private", st.TDX_OPERAND_INVALID.at(operand), source)

@@ -36,10 +36,11 @@ ROWS: dict[Leaf, Checks] = {
     leaves.TDH_SYS_CONFIG: (
         module("X", "S01:tdh_sys_config.c"),
         check("every LP is initialised, and the module not configured", st.TDX_SYS_CONFIG_NOT_PENDING, "S01:tdh_sys_config.c"),
-        check("RCX: the array of TDMR_INFO pointers is aligned to 512 bytes and in range", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdh_sys_config.c"),
+        host_page(RCX, "RCX: the array of TDMR_INFO pointers, 512 bytes", "S01:tdh_sys_config.c"),
         check("RDX: 1 to 64 TDMRs", st.TDX_OPERAND_INVALID.at(RDX), "S01:tdh_sys_config.c"),
         check("R8: the HKID is a private one, reserved bits are 0", st.TDX_OPERAND_INVALID.at(R8), "S01:tdh_sys_config.c"),
         check("R8: HKIDs begin at address bit 48 or below", st.TDX_OPERAND_INVALID.at(R8), "S25:tdh_sys_config.c; oracle", DPAMT),
+        host_page(RCX, "a pointer to a TDMR_INFO, 512 bytes", "S01:tdh_sys_config.c"),
         check("a TDMR: base and size are multiples of 1G, in range", st.TDX_INVALID_TDMR, "S01:tdh_sys_config.c", detail=AREA),
         check("a TDMR begins where the one before it has ended", st.TDX_NON_ORDERED_TDMR, "S01:tdh_sys_config.c", detail=AREA),
         check("a reserved area: 4K granular, in its TDMR", st.TDX_INVALID_RESERVED_IN_TDMR, "S01:tdh_sys_config.c", detail=AREA),
