@@ -332,5 +332,7 @@ def test_a_page_mapped_in_an_l2_vm_is_said_to_be_left_out(monkeypatch: pytest.Mo
     machine.module.tds[TDR].num_l2_vms = 1
     entry = type("Entry", (), {"level": 0})
     monkeypatch.setattr("tdxlab.module.l2_sept.walk", lambda *_: entry)
+    before = machine.memory.sept_page(TABLES + 2 * PAGE_SIZE)[0]
     with pytest.raises(NotModelled, match="L2 VM 1"):
         ask(machine, guest, leaves.TDG_MEM_PAGE_ATTR_WR, 0, (PageAttributes.VALID | 1) << 16, 0xFF << 16)
+    assert machine.memory.sept_page(TABLES + 2 * PAGE_SIZE)[0] == before, "its lock is given back"
