@@ -1,11 +1,11 @@
-"""One call into the module: its registers, its locks, its handler."""
+"""One entry into the module: its registers, its locks, and of a call its handler."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from tdxlab.hw.cpu import Cpu, Regs
+from tdxlab.hw.cpu import Cpu, NotModelled, Regs
 from tdxlab.hw.sharex import Held, Refuse
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
@@ -32,27 +32,43 @@ def handles(leaf: Leaf) -> Callable[[Handler], Handler]:
     return register
 
 
-class Call:
-    """One SEAMCALL or TDCALL: its registers, its locks, and the machine."""
+class VmExit:
+    """The module is entered, because of what a guest did, or for a call: the registers, the locks, the machine.
 
-    __slots__ = (
-        "busy_since", "cpu", "features", "held", "leaf", "memory", "module", "pamt", "regs", "td", "tdmrs", "usable",
-        "vcpu", "version",
-    )  # fmt: skip
+    Inside a guest there are also its vCPU, and its TD where the TDR has been read.
+    """
 
-    def __init__(self, module: TdxModule, cpu: Cpu, regs: Regs, leaf: Leaf, version: int) -> None:
-        self.module, self.cpu, self.regs, self.leaf, self.version = module, cpu, regs, leaf, version
+    __slots__ = ("cpu", "features", "held", "memory", "module", "pamt", "regs", "td", "vcpu")
+
+    def __init__(self, module: TdxModule, cpu: Cpu, regs: Regs, *, host: bool) -> None:
+        self.module, self.cpu, self.regs = module, cpu, regs
         self.memory, self.pamt, self.features = module.memory, module.pamt, module.features
-        self.held = Held(cpu.journal, host=leaf.side == "host")
-        self.tdmrs: tuple[Any, ...] = ()
-        self.usable: tuple[tuple[int, int], ...] = ()
-        # of a TDCALL: the TD, the vCPU, and since when it has been kept off a lock
+        self.held = Held(cpu.journal, host)
         self.td: Td
         self.vcpu: Vcpu
+
+
+class Call(VmExit):
+    """One SEAMCALL or TDCALL.
+
+    tdmrs, usable: what the module had at the first step of a SEAMCALL; what becomes usable later, it does not see.
+    busy_since: when a TDCALL was first kept off a lock.
+    """
+
+    __slots__ = ("busy_since", "leaf", "tdmrs", "usable", "version")
+
+    def __init__(self, module: TdxModule, cpu: Cpu, regs: Regs, leaf: Leaf, version: int) -> None:
+        super().__init__(module, cpu, regs, host=leaf.side == "host")
+        self.leaf, self.version = leaf, version
+        self.tdmrs: tuple[Any, ...] = ()
+        self.usable: tuple[tuple[int, int], ...] = ()
         self.busy_since: int | None = None
 
     async def answer(self) -> Status | None:
-        """Run the handler on its operands.  A refusal goes to RAX, and the locks are given back either way."""
+        """Run the handler on its operands.  A refusal goes to RAX, and the locks are given back either way.
+
+        Raises NotModelled: nothing has been done then.
+        """
         regs, leaf = self.regs, self.leaf
         operands = [getattr(regs, register) for register in leaf.registers]
         for register in leaf.clears:
@@ -68,5 +84,8 @@ class Call:
             status = refusal.status
             for register, value in refusal.outputs.items():
                 setattr(self.regs, register, value)
+        except NotModelled:
+            await self.held.release()
+            raise
         await self.held.release()
         return status

@@ -8,7 +8,7 @@ from tdxlab.hw.cpu import Cpu, Regs
 from tdxlab.hw.memory import Memory, OnDemand
 from tdxlab.hw.sharex import Sharex
 from tdxlab.module import exits, guest_memory
-from tdxlab.module.call import HANDLERS, Call
+from tdxlab.module.call import HANDLERS, Call, VmExit
 from tdxlab.module.pamt import Pamt
 from tdxlab.module.state import Sys, Td, Vcpu
 from tdxlab.spec import leaves
@@ -113,7 +113,7 @@ class TdxModule:
         known = leaf in HANDLERS and leaf is not None and (self.highest_version(leaf) or not rax & VERSION)
         return 0 if known and not rax & ~(LEAF | VERSION) else st.TDX_OPERAND_INVALID.at(RAX)
 
-    def _in_guest(self, cpu: Cpu, regs: Regs) -> Call:
-        call = Call(self, cpu, regs, leaves.TDH_VP_ENTER, 0)
-        call.vcpu = self.vcpus[cpu.lp.vcpu]
-        return call
+    def _in_guest(self, cpu: Cpu, regs: Regs) -> VmExit:
+        entered = VmExit(self, cpu, regs, host=False)
+        entered.vcpu = self.vcpus[cpu.lp.vcpu]
+        return entered

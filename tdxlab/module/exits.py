@@ -19,7 +19,7 @@ from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import ExitReason, ExtendedExit, VcpuState, Vector
 
 if TYPE_CHECKING:
-    from tdxlab.module.call import Call
+    from tdxlab.module.call import Call, VmExit
 
 INTERRUPT_INFO = 0x8000_0020  # valid, external, vector 0x20; left out: which one it was
 TRAPS = (st.TDX_HOST_PRIORITY_BUSY_TIMEOUT, st.TDX_CROSS_TD_TRAP)  # exits after the instruction
@@ -71,17 +71,17 @@ def takes_no_ve(td: Td, touches: list[Touch]) -> bool:
     return bool(td.td_ctls & TdCtls.PENDING_VE_DISABLE)
 
 
-def inject_ve(call: Call, vcpu: Vcpu, gpa: int, qualification: int) -> None:
+def inject_ve(vm_exit: VmExit, vcpu: Vcpu, gpa: int, qualification: int) -> None:
     """#VE, or #DF if the guest has not yet asked what the last #VE was about.  The step touches the vCPU."""
     if vcpu.ve_info is None:
         vcpu.ve_info = ExitReason.EPT_VIOLATION, qualification, gpa
-        call.cpu.lp.exception = Vector.VE
+        vm_exit.cpu.lp.exception = Vector.VE
     else:
-        call.cpu.lp.exception = Vector.DF
+        vm_exit.cpu.lp.exception = Vector.DF
 
 
 async def leave(
-    call: Call,
+    vm_exit: VmExit,
     exit: TdExit,
     state: VcpuState = VcpuState.READY,
     *,
@@ -92,11 +92,11 @@ async def leave(
 
     violation: (qualification, GPA) of a private EPT violation, which the zero-step filter has seen already.
     """
-    vcpu, lp, regs = call.vcpu, call.cpu.lp, call.regs
+    vcpu, lp, regs = vm_exit.vcpu, vm_exit.cpu.lp, vm_exit.regs
     touches = await step((vcpu, None, WRITE), at="TD exit")
-    td = call.module.tds[vcpu.tdr]
+    td = vm_exit.module.tds[vcpu.tdr]
     count = refcount_of(vcpu.epoch)
-    touches += ((td, count, ADD), *call.pamt.node(vcpu.tdvpr), *call.pamt.node(td.tdr))
+    touches += ((td, count, ADD), *vm_exit.pamt.node(vcpu.tdvpr), *vm_exit.pamt.node(td.tdr))
     setattr(td, count, getattr(td, count) - counted)
     if violation is None and regs.rip != vcpu.entry_rip:
         vcpu.epf_count, vcpu.epf_gpas = 0, ()
@@ -105,14 +105,14 @@ async def leave(
     vcpu.state = state
     lp.vcpu, lp.exception = 0, Vector.NONE
     regs.load({"rax": exit.status, **exit.outputs})
-    call.held.take_over(kept_locks(call, vcpu, td))
-    await call.held.release()
+    vm_exit.held.take_over(kept_locks(vm_exit, vcpu, td))
+    await vm_exit.held.release()
 
 
-def kept_locks(call: Call, vcpu: Vcpu, td: Td) -> list[Lock]:
+def kept_locks(vm_exit: VmExit, vcpu: Vcpu, td: Td) -> list[Lock]:
     """What TDH.VP.ENTER left locked: TDVPR with its parents, then the TDR's entry."""
-    pages = [call.pamt.page(vcpu.tdvpr, level) for level in (LEVEL_1G, LEVEL_2M, LEVEL_4K)]
-    pages.append(call.pamt.page(td.tdr, LEVEL_4K))
+    pages = [vm_exit.pamt.page(vcpu.tdvpr, level) for level in (LEVEL_1G, LEVEL_2M, LEVEL_4K)]
+    pages.append(vm_exit.pamt.page(td.tdr, LEVEL_4K))
     return [(*page.lock, False) for page in pages]
 
 
@@ -136,27 +136,27 @@ async def complete(call: Call, status: Status | None) -> None:
         await leave(call, TdExit(st.TDX_HOST_PRIORITY_BUSY_TIMEOUT))
 
 
-async def external_interrupt(call: Call) -> None:
+async def external_interrupt(vm_exit: VmExit) -> None:
     """An interrupt for the host."""
-    await leave(call, exit_for(ExitReason.EXTERNAL_INTERRUPT, r9=INTERRUPT_INFO))
+    await leave(vm_exit, exit_for(ExitReason.EXTERNAL_INTERRUPT, r9=INTERRUPT_INFO))
 
 
-async def triple_fault(call: Call, _: int) -> None:
+async def triple_fault(vm_exit: VmExit, _: int) -> None:
     """This vCPU can not run again; the TD lives."""
-    await leave(call, TdExit(st.TDX_NON_RECOVERABLE_VCPU.at(ExitReason.TRIPLE_FAULT)), VcpuState.DISABLED)
+    await leave(vm_exit, TdExit(st.TDX_NON_RECOVERABLE_VCPU.at(ExitReason.TRIPLE_FAULT)), VcpuState.DISABLED)
 
 
-async def machine_check(call: Call, qualification: int) -> None:
+async def machine_check(vm_exit: VmExit, qualification: int) -> None:
     """An SMI with a machine check: the TD can only be torn down.  The vCPU stays counted in its epoch [oracle tour N].
 
     Left out: races.  The flag is read under the TDR's lock, which this does not have.
     """
-    touches = await step((call.vcpu, None, READ), at="machine check")
-    td = call.module.tds[call.vcpu.tdr]
+    touches = await step((vm_exit.vcpu, None, READ), at="machine check")
+    td = vm_exit.module.tds[vm_exit.vcpu.tdr]
     touches.append((td, "fatal", WRITE))
     td.fatal = True
     status = st.TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE.at(ExitReason.SMI_OTHER)
-    await leave(call, TdExit(status, rcx=qualification), VcpuState.DISABLED, counted=False)
+    await leave(vm_exit, TdExit(status, rcx=qualification), VcpuState.DISABLED, counted=False)
 
 
 OTHERS = {ExitReason.TRIPLE_FAULT: triple_fault, ExitReason.SMI_OTHER: machine_check}

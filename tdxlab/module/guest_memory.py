@@ -19,55 +19,55 @@ from tdxlab.spec.sept import ACCEPTABLE, RWX
 from tdxlab.spec.tdstate import ExtendedExit, Vector
 
 if TYPE_CHECKING:
-    from tdxlab.module.call import Call
+    from tdxlab.module.call import Call, VmExit
 
 
-async def ept_violation(call: Call, gpa: int, qualification: int) -> None:
+async def ept_violation(vm_exit: VmExit, gpa: int, qualification: int) -> None:
     """A load or store of the guest, or an instruction's fetch, that its page tables do not allow.
 
     A GPA with bits above the SHARED bit gives #PF, or #VE if the TD's parameters say so.  What gives no exception is a
     TD exit, and the zero-step filter keeps the private ones in mind.
     Left out: the error code of #PF, CR2; GPAs reserved by a lower MAXPA that the guest is shown.
     """
-    vcpu = call.vcpu
+    vcpu = vm_exit.vcpu
     touches = await step((vcpu, None, WRITE), at="EPT violation")
-    call.td = td = call.module.tds[vcpu.tdr]
+    vm_exit.td = td = vm_exit.module.tds[vcpu.tdr]
     if gpa >= 2 * td.shared_bit and qualification & EptViolation.GLA_VALID:
         if td.config_flags & ConfigFlags.MAXGPA_VIRT:
-            inject_ve(call, vcpu, gpa, qualification)
+            inject_ve(vm_exit, vcpu, gpa, qualification)
         else:
-            call.cpu.lp.exception = Vector.PF
+            vm_exit.cpu.lp.exception = Vector.PF
         return
-    exit = violation(call, gpa, qualification, touches)
+    exit = violation(vm_exit, gpa, qualification, touches)
     if exit is None:
         return
     if gpa & td.shared_bit:
-        await leave(call, exit)
+        await leave(vm_exit, exit)
     else:
-        zero_step.log(vcpu, call.regs.rip, gpa)
-        await leave(call, exit, violation=(qualification, gpa))
+        zero_step.log(vcpu, vm_exit.regs.rip, gpa)
+        await leave(vm_exit, exit, violation=(qualification, gpa))
 
 
-def violation(call: Call, gpa: int, qualification: int, touches: list[Touch]) -> TdExit | None:
+def violation(vm_exit: VmExit, gpa: int, qualification: int, touches: list[Touch]) -> TdExit | None:
     """The TD exit of an EPT violation, or None: the guest gets an exception instead.
 
     A PENDING page gives #VE if the TD wants that.  So does a shared page whose entry does not suppress it; that #VE is
     the processor's own, which it makes only when the last one has been asked about.  The step touches the vCPU.
     Left out: an operand of a TDCALL in such a shared page before that (it would be #DF), EPT misconfigurations.
     """
-    td, vcpu = call.td, call.vcpu
+    td, vcpu = vm_exit.td, vm_exit.vcpu
     if gpa & td.shared_bit:
-        table, page = call.cpu.shared_ept, gpa & -PAGE_SIZE
+        table, page = vm_exit.cpu.shared_ept, gpa & -PAGE_SIZE
         touches.append((table, page, READ))
         if table[page] & SeptEntry.SVE or vcpu.ve_info:
             return violation_exit(gpa, qualification)
-        inject_ve(call, vcpu, gpa, qualification)
+        inject_ve(vm_exit, vcpu, gpa, qualification)
         return None
-    if sept.walk(call.memory, td, gpa, LEVEL_4K, touches).state not in ACCEPTABLE:
+    if sept.walk(vm_exit.memory, td, gpa, LEVEL_4K, touches).state not in ACCEPTABLE:
         return violation_exit(gpa, qualification)
     if takes_no_ve(td, touches):
         return violation_exit(gpa, qualification, ExtendedExit.PENDING_EPT_VIOLATION)
-    inject_ve(call, vcpu, gpa, qualification)
+    inject_ve(vm_exit, vcpu, gpa, qualification)
     return None
 
 
