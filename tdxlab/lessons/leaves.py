@@ -66,26 +66,23 @@ class Call:
         return f"TD exit, {self.status if self.status.code else ExitReason(self.status.detail).name}"
 
     @property
-    def refused_by(self) -> list[tuple[int, Check]]:
-        """The rows of the leaf that answer so on such a machine, each with its place among the leaf's checks."""
+    def refused_by(self) -> list[Check]:
+        """The leaf's rows that answer so on such a machine."""
         level = self.operands.get("rcx", 0) & GpaLevel.LEVEL
         no = {L2_VM: True, DPAMT: not self.dynamic, PAGE_2M: level != LEVEL_2M}
         found = [] if self.crossed else answering(self.leaf, self.status)
-        return [(n, row) for n, row in found if not any(no.get(when) for when in row.when.split(AND))]
+        return [row for row in found if not any(no.get(when) for when in row.when.split(AND))]
 
 
-def answering(leaf: Leaf, status: Status) -> list[tuple[int, Check]]:
-    """The rows of a leaf that answer so, whatever their conditions, each with its place among the leaf's checks."""
-    return [
-        (n, row)
-        for n, row in enumerate(CHECKS[leaf], 1)
-        if row.refuses is not None and row.refuses.code == status.code and status.detail in row.details
-    ]
+def answering(leaf: Leaf, status: Status) -> list[Check]:
+    """The rows of a leaf that answer so, whatever their conditions."""
+    rows = [row for row in CHECKS[leaf] if row.refuses is not None and row.refuses.code == status.code]
+    return [row for row in rows if status.detail in row.details]
 
 
 def answer(leaf: Leaf, status: Status) -> str:
     """A status with its operand, or with what its detail is instead: `TDX_PAMT_PAGE_NOT_EMPTY, PAMT page 1`."""
-    kinds = [row.detail for _, row in answering(leaf, status) if row.detail]
+    kinds = [row.detail for row in answering(leaf, status) if row.detail]
     return f"{status.name}, {kinds[0]} {status.detail}" if kinds else str(status)
 
 

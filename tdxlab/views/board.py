@@ -15,7 +15,7 @@ from tdxlab.views.calls import walks
 from tdxlab.views.plots import FONT
 from tdxlab.views.words import Word, pamt_words, sept_word
 
-WIDTH, TOP, LINE, FOOT = 11.5, 2.85, 0.255, 0.55
+WIDTH, TOP, LINE, FOOT = 11.5, 2.75, 0.243, 0.55
 """Inches: the board, its upper part, the height of a bit, the line of locks."""
 MODES = {"S": palette.look("FROZEN").fill, "X": palette.look("BLOCKED").fill, "busy": "#FFFFFF"}
 """Shared and exclusive as in the matrix of locks."""
@@ -87,7 +87,7 @@ def locks(axes: Axes, call: Call | None) -> None:
     x = 0.0
     for walk in taken:
         text = f"{walk.name}  {walk.how}"
-        width = 0.14 + sheets.inches(text, 10.5)
+        width = 0.22 + sheets.inches(text, 10.5)
         fill = MODES[walk.locks[-1].how.removeprefix("S->")]
         sheets.round_box(axes, x, 0.22, width, 0.3, facecolor=fill, edgecolor="#404040")
         axes.text(x + width / 2, 0.37, text, fontsize=10.5, **sheets.MIDDLE)

@@ -10,12 +10,11 @@ from itertools import groupby
 from typing import Any
 
 from tdxlab.hw.sharex import HP
-from tdxlab.lessons.leaves import Call, answer
+from tdxlab.lessons.leaves import Call, answer, answering
 from tdxlab.lessons.locks import Taken
 from tdxlab.lessons.refusals import Refusal
 from tdxlab.module.pamt import LAST_PAGE_HINT
 from tdxlab.spec.bits import GpaLevel, HpaLevel, PamtEntry, field
-from tdxlab.spec.checks import CHECKS
 from tdxlab.spec.leaves import NULL_PA, named
 from tdxlab.spec.levels import LEVEL_2M, shift
 from tdxlab.spec.pamt import PageType
@@ -218,8 +217,7 @@ def why(call: Call) -> list[str]:
     """What a status means, and which of the leaf's checks did not hold."""
     if call.crossed or not call.status:
         return []
-    rows = [f"check {n} of {len(CHECKS[call.leaf])} does not hold: {row.what}" for n, row in call.refused_by]
-    return [call.status.sentence, *rows]
+    return [call.status.sentence, *(f"what does not hold: {row.what}" for row in call.refused_by)]
 
 
 def table(calls: Sequence[Call], fold: bool = False) -> str:
@@ -263,6 +261,4 @@ def source(refusal: Refusal) -> str:
     """The statement that was checked on the module, else where the leaf's row comes from."""
     if refusal.row:
         return f"row {refusal.row}"
-    rows = CHECKS[named(refusal.call[0])]
-    found = next(row for row in rows if row.refuses is not None and row.refuses.code == refusal.status.code)
-    return found.source.split(":")[0]
+    return answering(named(refusal.call[0]), refusal.status)[0].source.split(":")[0]

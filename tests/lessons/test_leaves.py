@@ -48,14 +48,14 @@ def test_a_refusal_changes_nothing_and_names_the_check(call: Leaves) -> None:
     refused = call("TDH.MEM.PAGE.REMOVE", GPA, TDR)
     assert refused.refused and refused.answer == "TDX_GPA_RANGE_NOT_BLOCKED|RCX"
     assert not refused.changes
-    assert [row.what for _, row in refused.refused_by] == ["the entry is blocked"]
+    assert [row.what for row in refused.refused_by] == ["the entry is blocked"]
 
 
 def test_without_dynamic_pamt_no_check_of_it_is_named(call: Leaves) -> None:
     aug(call)
     refused = call("TDH.MEM.PAGE.AUG", 0x2000, TDR, PAGE)
     assert refused.status == st.TDX_PAGE_METADATA_INCORRECT.at(R8)
-    assert [row.what for _, row in refused.refused_by] == ["the page is free (PT_NDA), at this size"]
+    assert [row.what for row in refused.refused_by] == ["the page is free (PT_NDA), at this size"]
 
 
 def test_entries_and_exits_are_no_statuses(call: Leaves) -> None:
