@@ -150,6 +150,29 @@ class Pamt(Record):
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    # --- a new one ---
+
+    def cells(self) -> list[Touch]:
+        """All that was ever looked at, to be written."""
+        chunks = (*self.pages.values(), *self.pairs.values())
+        touches = [touch for chunk in chunks for touch in chunk.touches(WRITE, locks=True)]
+        return [
+            (self, None, WRITE),
+            (self.counts, None, WRITE),
+            *((bits, None, WRITE) for bits in self.bits.values()),
+            *touches,
+        ]
+
+    def begin(self, dynamic: bool) -> None:
+        """No page is in use, reserved or locked, whatever was before.  The step touches all cells."""
+        self.dynamic = dynamic
+        for chunk in (*self.pages.values(), *self.pairs.values()):
+            chunk.clear()
+        for bits in self.bits.values():
+            bits.fill([0] * ENTRIES)
+        for n in list(self.counts):
+            self.counts.put(n, 0)
+
     # --- where an entry is ---
 
     def page(self, hpa: int, level: int) -> PamtPage:

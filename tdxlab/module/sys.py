@@ -103,7 +103,9 @@ async def tdh_sys_lp_init(call: Call) -> None:
 
 @handles(leaves.TDH_SYS_CONFIG)
 async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) -> None:
-    """Take the TDMRs and the module's own HKID.  Bit 16 of R8 turns Dynamic PAMT on, whose third area is the bitmap.
+    """Take the TDMRs and the module's own HKID, and begin the PAMT, which may be one that another module left.
+
+    Bit 16 of R8 turns Dynamic PAMT on, whose third area is the bitmap.
 
     A node of Dynamic PAMT has 36 bits for a frame number, so HKIDs must begin at bit 48 or below.
     Source: [S01:tdh_sys_config.c, S25:tdh_sys_config.c]; the order of the checks is INFERRED from the tour, section A.
@@ -131,8 +133,9 @@ async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) ->
     _check_pamts(call, tdmrs)
 
     # --- all checks passed ---
-    await step((sys, None, WRITE), (call.module.kot, hkid, WRITE), (call.pamt, None, WRITE), at="update")
-    sys.tdmrs, sys.hkid, call.pamt.dynamic = tuple(tdmrs), hkid, dynamic
+    await step((sys, None, WRITE), (call.module.kot, hkid, WRITE), *call.pamt.cells(), at="update")
+    sys.tdmrs, sys.hkid = tuple(tdmrs), hkid
+    call.pamt.begin(dynamic)
     call.module.kot.put(hkid, KeyState.HKID_RESERVED)
     sys.state = SysState.SYSCONFIG_DONE
 
@@ -205,7 +208,8 @@ async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
     """Initialise the PAMT of the next 4 MiB of a TDMR, or with Dynamic PAMT the bitmap of the next 16 MiB.
 
     RDX: up to where the TDMR can be used, in whole GiB.
-    Only entries or bits of reserved areas are written: the others are 0 from the start.
+    Only entries or bits of reserved areas are written: the others are 0 from TDH.SYS.CONFIG on, and no leaf gets
+    to them before.
     Source: [S01:tdh_sys_tdmr_init.c, S25:tdh_sys_tdmr_init.c]
     """
     sys = call.module.sys

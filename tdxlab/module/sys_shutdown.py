@@ -89,7 +89,8 @@ async def tdh_sys_update(call: Call) -> None:
 async def seamldr_install(module: TdxModule) -> None:
     """SEAMLDR.INSTALL, as its last call does it: a new module, which has nothing but what the old one handed off.
 
-    TDs and the PAMT stay in memory, where the new module finds them only after TDH.SYS.UPDATE.
+    TDs and the PAMT stay in memory, where the new module finds them only after TDH.SYS.UPDATE; after TDH.SYS.CONFIG
+    instead they are gone.
     Left out: another version than the old one, the image and its signature, the calls of the other processors.
     """
     tables = own_tables(module)

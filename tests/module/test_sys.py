@@ -6,15 +6,18 @@ import struct
 
 import pytest
 
+from tdxlab.engine.run import run
+from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
+from tdxlab.spec.features import V1_5_25
 from tdxlab.spec.fields import NO_FIELD
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tests.module.calls import CASES, FREE, prepared
-from tests.module.cases import GPA_4K
-from tests.module.machine import HOST, MODULE_HKID, SOURCE, TDR, Machine
+from tests.module.cases import AUG_2M, GPA_4K
+from tests.module.machine import HOST, LARGE, MODULE_HKID, PAGES, SOURCE, TDR, Machine, built
 
 HKID_START = 46
 SHARED, PRIVATE = 31 << HKID_START, 32 << HKID_START  # an address's HKID: the last shared one, the first private one
@@ -79,3 +82,29 @@ def machine_for(before: str) -> Machine:
 def contents(machine: Machine) -> dict[int, list[int]]:
     """What is in memory, but for pages that were only looked at."""
     return {hpa: [*page] for hpa, page in machine.memory.pages.items() if any(page)}
+
+
+# --- a PAMT is begun ---
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("before", [False, True], ids=["static", "dynamic"])
+def test_a_module_that_is_configured_again_begins_a_new_pamt(before: bool, after: bool) -> None:
+    machine = built(features=V1_5_25, cpus=1, dpamt=before)
+    fresh = dict(built(features=V1_5_25, cpus=1, dpamt=after).module.pamt.counts)
+
+    async def configured_again() -> None:
+        await machine.call(*AUG_2M)
+        await machine.call(leaves.TDH_SYS_SHUTDOWN)
+        await seamldr_install(machine.module)
+        machine.dpamt = after
+        await machine.bring_up()
+        await machine.init_tdmr()
+        for page in (TDR, PAGES, LARGE):
+            await machine.call(leaves.TDH_MNG_KEY_CONFIG, page, gives=st.TDX_PAGE_METADATA_INCORRECT.at(RCX))
+        await machine.create()
+        await machine.finalize()
+        await machine.call(*AUG_2M)
+        assert {n: machine.module.pamt.counts.peek(n) for n in fresh} == fresh
+
+    assert run(machine.program(configured_again), check_reads=True).ended == "done"
