@@ -9,6 +9,7 @@ All of a set-up runs with nobody beside it; what runs concurrently is what `prog
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from tdxlab.engine.step import Pause, Steps, Touch
 from tdxlab.guest.accept import GuestProgram
 from tdxlab.host.host import Host
 from tdxlab.host.tdx import tdx_enable
-from tdxlab.hw.cpu import Cpu, Guest, Regs
+from tdxlab.hw.cpu import GRAINS, Access, Cpu, Guest, GuestFault, NotModelled, Regs
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.invariants import Sweep
@@ -37,6 +38,7 @@ from tdxlab.spec.leaves import TDH_VP_ENTER, Leaf, named
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G
 
 T = TypeVar("T")
+SIZE = re.compile("([0-9]+)([KMGTkmgt])")
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 BASE = 4 * SIZE_1G  # where the machine's convertible memory begins
 PAMT_SHARE = 128  # PAMT areas take less than 1/128 of what they describe
@@ -44,10 +46,9 @@ PAMT_SHARE = 128  # PAMT areas take less than 1/128 of what they describe
 
 def nbytes(text: str) -> int:
     """ "64M" as bytes.  Raises ValueError with a sentence."""
-    number, unit = text[:-1], text[-1:].upper()
-    if unit not in UNITS or not number.isdigit():
+    if not isinstance(text, str) or not (size := SIZE.fullmatch(text)):
         raise ValueError(f"a size is a number with K, M, G or T, not {text!r}")
-    return int(number) * UNITS[unit]
+    return int(size[1]) * UNITS[size[2].upper()]
 
 
 class Lab:
@@ -65,12 +66,19 @@ class Lab:
         features = modelled(module)
         if dpamt and not features.dynamic_pamt:
             raise ValueError(f"module {module} has no Dynamic PAMT: use dpamt=False or a later module")
-        if nbytes(memory) % SIZE_1G:
+        size = nbytes(memory)
+        if not size or size % SIZE_1G:
             raise ValueError(f"a TDMR is a multiple of 1G, so memory cannot be {memory}")
+        if not isinstance(cpus, int) or cpus < 1:
+            raise ValueError(f"a machine has at least one logical processor, so cpus cannot be {cpus!r}")
+        if grain not in GRAINS:
+            raise ValueError(f"grain is {' or '.join(GRAINS)}, not {grain!r}")
         self.design = design if isinstance(design, Design) else Design.parse(design)
         self.journal = Journal()
-        size = nbytes(memory)
-        self.memory = Memory(self.journal, Platform(cmrs=((BASE, size + size // PAMT_SHARE),), lps=cpus))
+        platform = Platform(cmrs=((BASE, size + size // PAMT_SHARE),), lps=cpus)
+        if sum(platform.cmrs[0]) > 1 << platform.hkid_start:
+            raise ValueError(f"memory and its PAMT end below {1 << platform.hkid_start:#x}, so it cannot be {memory}")
+        self.memory = Memory(self.journal, platform)
         self.module = TdxModule(self.memory, features)
         self.cpus = tuple(Cpu(n, self.memory, self.module, grain) for n in range(cpus))
         self.host = Host(self.cpus, self.memory, tdmr=(BASE, size), pamt=BASE + size, dpamt=dpamt)
@@ -88,45 +96,107 @@ class Lab:
     def seamcall(self, leaf: str, *, lp: int = 0, version: int = 0, **regs: int) -> dict[str, int]:
         """SEAMCALL "TDH.MEM.PAGE.AUG" on a logical processor.  Returns {register: value}.
 
-        After TDH.VP.ENTER the processor may be in the guest: go on with `tdcall`.  Raises ValueError with a sentence
-        for what no host can do.
+        After TDH.VP.ENTER the processor may be in the guest: go on with `tdcall` and `access`.  Raises ValueError with
+        a sentence for what no host can do, and for what is not modelled.
         """
         cpu, row = self._caller("host", leaf, lp, version, regs)
         if row is TDH_VP_ENTER:
             answer = Regs(row.number | version << 16, **regs)
-            self.alone(self.module.seamcall(cpu, answer), lp)
-        else:
-            answer = self.alone(cpu.seamcall(row, version, **regs), lp)
-        return answer.as_dict()
+            self._run(row, self.module.seamcall(cpu, answer), lp)
+            return self._boundary(cpu, answer)
+        return self._run(row, cpu.seamcall(row, version, **regs), lp).as_dict()
 
     def tdcall(self, leaf: str, *, lp: int = 0, version: int = 0, **regs: int) -> dict[str, int]:
-        """TDCALL by the guest on a logical processor.  Returns the registers of whichever side runs afterwards.
+        """TDCALL by the guest on a logical processor.  Registers that are not given are as the guest has them.
 
-        Raises ValueError with a sentence for what no guest can do.
+        Returns the registers of whichever side runs afterwards.  Raises GuestFault where the guest takes an exception
+        instead, and ValueError with a sentence for what no guest can do, and for what is not modelled.
         """
         cpu, row = self._caller("guest", leaf, lp, version, regs)
-        answer = Regs(row.number | version << 16, **regs)
-        self.alone(self.module.tdcall(cpu, answer), lp)
-        return answer.as_dict()
+        self._fault(cpu)
+        answer = Regs(**{**cpu.lp.gprs, **regs, "rax": row.number | version << 16})
+        self._run(row, self.module.tdcall(cpu, answer), lp)
+        cpu.keep(answer)
+        self._fault(cpu)
+        return self._boundary(cpu, answer)
+
+    def access(self, gpa: int, *, lp: int = 0, write: bool = False) -> Access | dict[str, int]:
+        """A load or store by the guest on a logical processor, tried once.
+
+        Returns DONE, or the exception that the guest takes instead, or after a TD exit the registers that the host
+        finds.  Raises ValueError with a sentence.
+        """
+        cpu = self._processor("guest", lp, "access memory of a guest")
+        bits = self.memory.platform.max_pa
+        if not isinstance(gpa, int) or not 0 <= gpa < 1 << bits:
+            raise ValueError(f"a GPA has {bits} bits, so it can not be {gpa!r}")
+        regs = cpu.guest
+        if exception := cpu.take_exception():
+            return Access(exception)
+        if cpu.lp.interrupt:
+            return self._boundary(cpu, regs)
+        done = self.alone(cpu.access(regs, gpa, write, []), lp)
+        cpu.keep(regs)
+        if cpu.lp.vcpu:
+            return Access.DONE if done else Access(cpu.take_exception())
+        return regs.as_dict()
+
+    def interrupt(self, lp: int = 0) -> None:
+        """An external interrupt comes in on a logical processor, where it is pending until `take_interrupt`.
+
+        A call there sees it when it polls.  A guest there makes its TD exit: before its next load or store, after its
+        next TDCALL, or as soon as it is entered.
+        """
+        self._lp(lp).lp.interrupt = 1
+
+    def take_interrupt(self, lp: int = 0) -> None:
+        """The host's interrupt handler runs on a logical processor: nothing is pending afterwards."""
+        self._processor("host", lp, "take an interrupt").lp.interrupt = 0
+
+    def _run(self, row: Leaf, call: Coroutine[Pause, list[Touch], T], lp: int) -> T:
+        try:
+            return self.alone(call, lp)
+        except NotModelled as left_out:
+            raise ValueError(f"{row} comes to something that is not modelled: {left_out}") from None
+
+    def _fault(self, cpu: Cpu) -> None:
+        # the guest takes an exception
+        if exception := cpu.take_exception():
+            raise GuestFault(Access(exception))
+
+    def _boundary(self, cpu: Cpu, regs: Regs) -> dict[str, int]:
+        # between two instructions of a guest a pending interrupt makes a TD exit
+        if cpu.lp.vcpu and cpu.lp.interrupt:
+            self.alone(self.module.external_interrupt(cpu, regs), cpu.n)
+        cpu.keep(regs)
+        return regs.as_dict()
 
     def _caller(self, side: str, leaf: str, lp: int, version: int, regs: Mapping[str, int]) -> tuple[Cpu, Leaf]:
+        if not isinstance(leaf, str):
+            raise ValueError(f"a leaf is called by its name, not {leaf!r}")
         row, call = named(leaf), "SEAMCALL" if side == "host" else "TDCALL"
         if row.side != side:
             raise ValueError(f"{row} is no {call}: it is for the {row.side}")
-        if lp not in range(len(self.cpus)):
-            raise ValueError(f"there is no logical processor {lp}: they are 0 to {len(self.cpus) - 1}")
-        if version not in range(256):
-            raise ValueError(f"a version is 0 to 255, not {version}")
+        if not isinstance(version, int) or not 0 <= version < 256:
+            raise ValueError(f"a version is 0 to 255, not {version!r}")
         for name, value in regs.items():
-            if name not in Regs.__slots__ or name == "rax":
+            if name not in Regs.__slots__ or name in ("rax", "rip"):
                 raise ValueError(f"{name} is no register that a call takes")
             if not isinstance(value, int) or not 0 <= value < 1 << 64:
                 raise ValueError(f"{name} has 64 bits, so it can not be {value!r}")
-        cpu = self.cpus[lp]
+        return self._processor(side, lp, f"make a {call}"), row
+
+    def _processor(self, side: str, lp: int, what: str) -> Cpu:
+        cpu = self._lp(lp)
         if bool(cpu.lp.vcpu) != (side == "guest"):
             where = "inside a guest" if cpu.lp.vcpu else "outside any guest"
-            raise ValueError(f"logical processor {lp} is {where}, so it can not make a {call}")
-        return cpu, row
+            raise ValueError(f"logical processor {lp} is {where}, so it can not {what}")
+        return cpu
+
+    def _lp(self, lp: int) -> Cpu:
+        if not isinstance(lp, int) or not 0 <= lp < len(self.cpus):
+            raise ValueError(f"there is no logical processor {lp!r}: they are 0 to {len(self.cpus) - 1}")
+        return self.cpus[lp]
 
     # --- TDs ---
 
@@ -150,9 +220,14 @@ class Lab:
         if folio not in ("2M", "4K"):
             raise ValueError(f"guest_memfd hands out folios of 2M or 4K, not {folio!r}")
         count = len(self.cpus) if vcpus is None else vcpus
+        if not isinstance(count, int) or not 0 <= count <= len(self.cpus):
+            raise ValueError(f"vCPU i is on CPU i, so there are 0 to {len(self.cpus)} of them, not {count!r}")
+        slots = [(0, memory)] if isinstance(memory, str) else memory
+        for gpa, size in slots:
+            if gpa % PAGE_SIZE or not nbytes(size) or nbytes(size) % PAGE_SIZE:
+                raise ValueError(f"a memslot is made of pages of 4K, so it can not be {size} at {gpa:#x}")
         kvm = Kvm(self.journal, f"td{len(self.tds)}", self.host, self.design)
         self.must(tdx_td_init(kvm, max_vcpus=max(count, 1), attributes=attributes))
-        slots = [(0, memory)] if isinstance(memory, str) else memory
         for gpa, size in slots:
             slot = kvm_set_memory_region(kvm, gpa, nbytes(size), order=9 if folio == "2M" else 0)
             for index in range(slot.gmem_pgoff, slot.gmem_pgoff + slot.npages, 1 << slot.gmem.order):

@@ -23,6 +23,9 @@ from tdxlab.spec.status import TDX_GPA_RANGE_NOT_BLOCKED, TDX_MISSING_PAMT_PAGE_
         {"memory": "64M"},
         {"memory": "much"},
         {"design": "nobody"},
+        *({"cpus": cpus} for cpus in (0, -1, "2")),
+        *({"memory": size} for size in (1, "0G", "64T", "³G", "1\u212a", "G")),
+        {"grain": "zz"},
     ],
 )
 def test_what_cannot_be_made_is_refused_with_a_sentence(options):
@@ -82,6 +85,18 @@ def test_a_guest_at_register_level():
         ),
         (lambda lab: lab.seamcall("TDH.MEM.TRACK", rcx=-1), "rcx has 64 bits"),
         (lambda lab: lab.seamcall("TDH.MEM.TRACK", version=256), "a version is 0 to 255, not 256"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", version=1.0), "a version is 0 to 255, not 1.0"),
+        (lambda lab: lab.seamcall(5), "a leaf is called by its name, not 5"),
+        (lambda lab: lab.seamcall(None), "a leaf is called by its name, not None"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", lp=1.0), "no logical processor 1.0"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", lp="0"), "no logical processor '0'"),
+        (lambda lab: lab.seamcall("TDH.MEM.TRACK", rip=7), "rip is no register that a call takes"),
+        (lambda lab: lab.access(0), "processor 0 is outside any guest, so it can not access memory of a guest"),
+        (lambda lab: lab.access(1 << 52, lp=1), "a GPA has 52 bits"),
+        (lambda lab: lab.interrupt(2), "no logical processor 2"),
+        (lambda lab: lab.take_interrupt(1), "processor 1 is inside a guest, so it can not take an interrupt"),
+        (lambda lab: lab.create_td(vcpus=5), "there are 0 to 2 of them, not 5"),
+        (lambda lab: lab.create_td(memory="3K"), "made of pages of 4K, so it can not be 3K at 0x0"),
     ],
 )
 def test_a_call_that_no_processor_can_make_is_refused_with_a_sentence(call, sentence):
@@ -92,6 +107,20 @@ def test_a_call_that_no_processor_can_make_is_refused_with_a_sentence(call, sent
     with pytest.raises(ValueError, match=sentence):
         call(lab)
     assert lab.journal.net(before) == {}
+
+
+def test_what_is_not_modelled_is_refused_with_a_sentence(monkeypatch):
+    lab = Lab()
+    td = lab.create_td()
+    lab.alone(td.prefault(0, 0, SIZE_2M))
+    lab.seamcall("TDH.VP.ENTER", rcx=td.kvm.vcpus[0].tdvpr_hpa)
+    lab.tdcall("TDG.MEM.PAGE.ACCEPT", rcx=1)
+    lab.module.tds[td.kvm.tdr_hpa].num_l2_vms = 1
+    monkeypatch.setattr("tdxlab.module.l2_sept.walk", lambda *_: type("Entry", (), {"level": 1}))
+    before, rip = lab.journal.mark(), lab.cpus[0].guest.rip
+    with pytest.raises(ValueError, match=r"TDG\.MEM\.PAGE\.ATTR\.WR comes to something that is not modelled: \w+"):
+        lab.tdcall("TDG.MEM.PAGE.ATTR.WR", rcx=1, rdx=0x8001 << 16, r8=0xFF << 16)
+    assert lab.journal.net(before) == {} and lab.cpus[0].guest.rip == rip == 1
 
 
 def test_a_version_that_nobody_has_modelled_can_not_be_had():

@@ -24,6 +24,7 @@ from tdxlab.spec.tdstate import Vector
 
 T = TypeVar("T")
 EXIT_REASON_HLT = 12  # the sub-function of TDG.VP.VMCALL that a guest's idle loop asks for
+GRAINS = "lock", "seamcall"
 R10_AND_R11 = 1 << 10 | 1 << 11
 
 
@@ -81,7 +82,8 @@ class Lp(Record):
 
     interrupt: anybody may set it.  The others belong to this processor: vcpu is the HPA of the TDVPR that runs here,
     or 0; eptp and shared_bit are what the guest's walks use; tlb_of is the TDVPR whose translations the TLB holds;
-    exception is what the guest takes before its next instruction.
+    exception is what the guest takes before its next instruction; gprs are the registers of a guest that is driven
+    one instruction at a time, replaced, never changed.
     """
 
     interrupt: int
@@ -90,12 +92,13 @@ class Lp(Record):
     shared_bit: int
     tlb_of: int
     exception: int
-    __slots__ = ("eptp", "exception", "interrupt", "shared_bit", "tlb_of", "vcpu")
+    gprs: Mapping[str, int]
+    __slots__ = ("eptp", "exception", "gprs", "interrupt", "shared_bit", "tlb_of", "vcpu")
 
     def __init__(self, journal: Journal, cpu: int) -> None:
         super().__init__(journal, f"lp:{cpu}", lambda key: None if key == "interrupt" else cpu)
         for name in self.__slots__:
-            object.__setattr__(self, name, 0)
+            object.__setattr__(self, name, {} if name == "gprs" else 0)
 
 
 class Access(Enum):
@@ -191,6 +194,38 @@ class Cpu:
 
     # --- the guest's side ---
 
+    @property
+    def guest(self) -> Regs:
+        """The registers of the guest that stands here between two instructions, as `keep` left them."""
+        return Regs(**self.lp.gprs)
+
+    def keep(self, regs: Regs) -> None:
+        """Leave the guest between two instructions, if this processor is in one."""
+        self.lp.gprs = regs.as_dict() if self.lp.vcpu else {}
+
+    def take_exception(self) -> int:
+        """The exception that waits for the guest, which takes it; or NONE."""
+        exception, self.lp.exception = self.lp.exception, Vector.NONE
+        return exception
+
+    async def access(self, regs: Regs, gpa: int, write: bool, touches: list[Touch]) -> bool:
+        """The guest's load or store, tried once.  Returns True if it was done.
+
+        Otherwise an exception waits for the guest, or it has made its TD exit.  Adds what it reads to `touches`.
+        """
+        found = self.tlb.translate(gpa)
+        if found is None or (write and not found[1]):
+            level, entry, hpa = self.walk(gpa, touches)
+            if not hpa or (write and not entry & SeptEntry.W):
+                cause = EptViolation.WRITE if write else EptViolation.READ
+                qualification = cause | (entry & 0b111) << 3 | EptViolation.GLA_VALID | EptViolation.GLA_USED
+                violation = self.module.ept_violation(self, regs, gpa, qualification)
+                await self.at_grain(violation, f"EPT violation at {gpa:#x}")
+                return False
+            self.tlb.remember(gpa, level, hpa & -(1 << shift(level)), bool(entry & SeptEntry.W))
+        regs.rip += 1
+        return True
+
     def walk(self, gpa: int, touches: list[Touch]) -> tuple[int, int, int]:
         """The hardware's walk: (level, entry, HPA of `gpa` or 0).  Adds what it reads to `touches`."""
         if gpa >= 2 * self.lp.shared_bit:
@@ -239,7 +274,7 @@ class Guest:
                 setattr(self.regs, name, value)
             await self.cpu.at_grain(self.cpu.module.tdcall(self.cpu, self.regs), leaf.name, guest=True)
             await self._leave_if_exited()
-            if fault := self._exception():
+            if fault := self.cpu.take_exception():
                 raise GuestFault(Access(fault))
             if self.regs.rip == rip:
                 await self._boundary(f"guest: {leaf.name}")
@@ -253,30 +288,11 @@ class Guest:
         """
         while True:
             mine = await self._boundary(f"guest: {'write' if write else 'read'} {gpa:#x}")
-            found = self.cpu.tlb.translate(gpa)
-            if found is None or (write and not found[1]):
-                level, entry, hpa = self.cpu.walk(gpa, mine)
-                if not hpa or (write and not entry & SeptEntry.W):
-                    await self._fault(gpa, write, entry)
-                    if exception := self._exception():
-                        return Access(exception)
-                    continue
-                self.cpu.tlb.remember(gpa, level, hpa & -(1 << shift(level)), bool(entry & SeptEntry.W))
-            self.regs.rip += 1
-            return Access.DONE
-
-    async def _fault(self, gpa: int, write: bool, entry: int) -> None:
-        # an EPT violation: the module takes over
-        cause = EptViolation.WRITE if write else EptViolation.READ
-        qualification = cause | (entry & 0b111) << 3 | EptViolation.GLA_VALID | EptViolation.GLA_USED
-        violation = self.cpu.module.ept_violation(self.cpu, self.regs, gpa, qualification)
-        await self.cpu.at_grain(violation, f"EPT violation at {gpa:#x}")
-        await self._leave_if_exited()
-
-    def _exception(self) -> int:
-        # the exception that waits for the guest; it takes it
-        exception, self.cpu.lp.exception = self.cpu.lp.exception, Vector.NONE
-        return exception
+            if await self.cpu.access(self.regs, gpa, write, mine):
+                return Access.DONE
+            await self._leave_if_exited()
+            if exception := self.cpu.take_exception():
+                return Access(exception)
 
     async def _boundary(self, at: str) -> list[Touch]:
         # between two instructions a pending interrupt makes a TD exit
