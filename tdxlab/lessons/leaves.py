@@ -129,7 +129,7 @@ class Leaves:
         """The calls since the last `watch`."""
         return Scene(self._before, tuple(self.calls[self._first :]), self.lab.module.pamt.dynamic, self.names)
 
-    def __call__(self, leaf: str, *operands: int, lp: int = 0, version: int = 0) -> Call:
+    def __call__(self, leaf: str, *operands: int, lp: int = 0) -> Call:
         """Make a call, with its operands in the order of its row.  Raises ValueError for what nobody can do."""
         row, journal = named(leaf), self.lab.journal
         if len(operands) > len(row.registers):
@@ -138,20 +138,23 @@ class Leaves:
         place = journal.mark(), {cpu: list(locks) for cpu, locks in journal.held.items()}
         make = self.lab.seamcall if row.side == "host" else self.lab.tdcall
         try:
-            regs = make(row.name, lp=lp, version=version, **given)
+            regs = make(row.name, lp=lp, **given)
         except Exception:  # nobody can make it, or the module dies of it: as if it had not been made
             self._go_back(*place)
             raise
         assert journal.log is not None
-        inside = bool(self.lab.cpus[lp].lp.peek("vcpu"))
+        inside, changes = bool(self.lab.cpus[lp].lp.peek("vcpu")), journal.net(place[0])
+        was = changes[f"lp:{lp}", "gprs"][0] if inside and row.side == "guest" else {}  # a guest keeps its registers
         made = Call(
             leaf=row,
             lp=lp,
             operands=given,
             status=Status(regs.pop("rax")),
-            outputs={name: value for name, value in regs.items() if name != "rip" and value != given.get(name, 0)},
+            outputs={
+                name: value for name, value in regs.items() if name != "rip" and value != (was | given).get(name, 0)
+            },
             inside=inside,
-            changes=journal.net(place[0]),
+            changes=changes,
             locks=tuple(taken(journal.log[place[0] :], self.lab.module.pamt)),
             seen=self._look(),
             dynamic=self.lab.module.pamt.dynamic,

@@ -102,7 +102,7 @@ FIXED = {"tdr": TDR, "tdr_flags": TDR, "source": SOURCE, "register_bitmap": HALT
 # fmt: on
 
 INVITATION = "Choose a leaf and its operands, and press Call."
-NARROW = w.Layout(width="135px")
+NARROW = "130px"  # the five lists of a DEMOTE fit into a line
 LEAVES = [leaf.name for leaf in memory_leaves()] + ["TDH.VP.ENTER", "TDG.VP.VMCALL"]
 
 
@@ -150,7 +150,7 @@ class Try(w.VBox):  # type: ignore[misc]
         # the dropdowns of the chosen leaf's operands
         self.parts = {
             meaning: [
-                w.Dropdown(options=list(part.items()), layout=w.Layout(width="160px")) for part in CHOICES[meaning]
+                w.Dropdown(options=list(part.items()), layout=w.Layout(width=NARROW)) for part in CHOICES[meaning]
             ]
             for _, meaning in named(self.leaf.value).operands
             if meaning in CHOICES
@@ -188,9 +188,7 @@ class Try(w.VBox):  # type: ignore[misc]
 def card(call: Call) -> str:
     """A call, its answer, why it is refused or what it changed."""
     head = f"LP {call.lp}: {call.leaf.name} {operands(call)}: {call.answer}"
-    return framed(
-        head, "; ".join(why(call) or changes(call)) or "nothing changed", call.status.error and not call.crossed
-    )
+    return framed(head, "; ".join(why(call) or changes(call)) or "nothing changed", call.refused)
 
 
 def framed(head: str, text: str, refused: bool = False) -> str:

@@ -93,8 +93,14 @@ def test_both_widgets_fit_a_screen_and_keep_their_height(notebook: Any) -> None:
             shown.get_by_role("button", name=button, exact=True).click()
             page.wait_for_timeout(1_500)
             assert shown.bounding_box()["height"] == tall, "what a call changes moves nothing"
+            if button == "Call":
+                chosen(shown, 1, "TDH.MEM.PAGE.DEMOTE")
+                page.wait_for_timeout(300)
+                assert shown.bounding_box()["height"] == tall, "the longest list of operands has one line"
             assert shown.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), "nothing is cut off"
             notebook.screenshot(f"sept_and_pamt_{button.split()[0]}_{width}")
+            if button == "Call":
+                chosen(shown, 1, "TDH.MEM.PAGE.AUG")
     page.set_viewport_size({"width": 1400, "height": 1600})
 
 
