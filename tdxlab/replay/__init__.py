@@ -47,7 +47,8 @@ def replay(
     if only is not None and not (report.calls or report.state_lines):
         raise ValueError(f"no part of the recording is called {only!r}")
     if not (report.agreed or report.mismatches or report.state_lines):
-        raise ValueError("nothing was compared: the recordings have no result of a line that can be run")
+        names = ", ".join(path.name for path in paths)
+        raise ValueError(f"nothing was compared: {names} has no result of a line that can be run")
     if explain is not None and report.explanation is None:
         raise ValueError(f"there is no call {explain} to explain: {report.calls} were counted, from 1")
     return vars(report)

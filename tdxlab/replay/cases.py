@@ -14,7 +14,7 @@ from tdxlab.replay.compare import AFTER, results
 from tdxlab.replay.lines import run
 from tdxlab.replay.locks import TAKEN, named
 from tdxlab.replay.machine import Machine
-from tdxlab.replay.reading import Line, Unbuilt
+from tdxlab.replay.reading import Line, Unbuilt, check_shape
 
 if TYPE_CHECKING:
     from tdxlab.replay.player import Player
@@ -35,6 +35,9 @@ class SetUp:
         self.works = True
         for entry in line["setup"]:
             told = entry if isinstance(entry, dict) else {"cmd": entry}
+            if "cmd" not in told:
+                raise ValueError("a line of the set-up has no cmd")
+            check_shape(told)
             self._command(player, told["cmd"], told)
         assert player.machine is not None
         self.machine, self.part, self.selected, self.dead = (

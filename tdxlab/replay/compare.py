@@ -107,11 +107,10 @@ def results(line: Line) -> list[Line | str]:
 
 def agrees(told: Line, operands: Operands, regs: Regs, side: str) -> bool:
     """Is a call's result the recorded one?  R8 to R13 are told only where they are no longer what was given."""
-    out = told.get("out")
-    if out is None:
+    if "out" not in told:
         return regs.rax == int(told["rax"], 16) and told.get("to", side) == side
     expected = [int(told["rax"], 16), *operands]
-    for register, text in out.items():
+    for register, text in told["out"].items():
         expected[PLACE[register]] = int(text, 16)
     return watched(regs) == tuple(expected) and told.get("to", side) == side
 
@@ -134,10 +133,8 @@ def expected_of(cmd: str, told: Line | str) -> Line:
 
 def _told(told: Line) -> Line:
     registers = {"rax": told["rax"]} if "rax" in told else {}
-    registers |= told.get("out", {})
-    return {key: told[key] for key in ("to", "err") if key in told} | {
-        register: int(text, 16) for register, text in registers.items()
-    }
+    values = {register: int(text, 16) for register, text in (registers | told.get("out", {})).items()}
+    return {key: told[key] for key in ("to", "err") if key in told} | values
 
 
 def told_state(cmd: str, line: Line, got: State) -> State:
@@ -150,7 +147,7 @@ def told_state(cmd: str, line: Line, got: State) -> State:
         if key in TROUBLE:
             told[key] = None
         elif row is not None and row.untold is None:
-            raise ValueError(f"it does not tell {key}")
+            raise ValueError(f"{cmd.split()[0]} shows {key}, and the line does not tell it")
         elif row is not None and row.untold is not None and key in row.untold:
             told[key] = row.untold[key]
     return told

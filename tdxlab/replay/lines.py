@@ -98,7 +98,10 @@ def _lp(machine: Machine, lp: str) -> None:
 
 
 def _intr(machine: Machine, polls: str) -> None:
-    machine.polls_free = int(polls)
+    try:
+        machine.polls_free = int(polls)
+    except ValueError:
+        raise ValueError(f"intr takes how many polls say no, or -1, not {polls[:40]!r}") from None
 
 
 def _vmmif(machine: Machine, flag: str) -> None:
@@ -117,7 +120,11 @@ def _msr(machine: Machine, address: str, value: str) -> None:
 
 
 def _memw(machine: Machine, hpa: str, *data: str) -> None:
-    machine.memory.write(number(hpa), bytes.fromhex("".join(data)))
+    try:
+        given = bytes.fromhex("".join(data))
+    except ValueError:
+        raise ValueError(f"{' '.join(data)[:40]!r} are no bytes of two hexadecimal digits each") from None
+    machine.memory.write(number(hpa), given)
 
 
 def _memfill(machine: Machine, hpa: str, nbytes: str, byte: str) -> None:
@@ -156,6 +163,12 @@ class HarnessLine:
     least: int
     most: int
     untold: dict[str, Any] | None = None
+
+    def number(self) -> str:
+        """How many words follow, as a sentence says it."""
+        if self.least == self.most:
+            return str(self.least)
+        return f"{self.least} or more" if self.most == MANY else f"{self.least} to {self.most}"
 
 
 MANY = 1 << 16
@@ -200,7 +213,7 @@ def run(machine: Machine, cmd: str) -> Result | State | None:
         if line is None:
             raise Unbuilt(NO_LINE) if word else ValueError("there is no command")
         if not line.least <= len(args) <= line.most:
-            raise ValueError(f"{word} takes other operands")
+            raise ValueError(f"{word} takes another number of operands: {line.number()}, not {len(args)}")
         came = line.run(machine, *args)
     except WrongSide as wrong:
         return {"err": str(wrong)}

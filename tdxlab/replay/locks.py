@@ -104,7 +104,7 @@ class Locks:
         if word not in NAMES:
             raise Unbuilt(NO_LINE)
         if len(args) != NAMES[word]:
-            raise ValueError(f"the lock {word} takes other operands")
+            raise ValueError(f"the lock {word} takes another number of operands: {NAMES[word]}, not {len(args)}")
         module = self.machine.module
         if word == "septe":
             entry = self.entry(*args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
@@ -25,7 +26,8 @@ UNLISTED = re.compile(r"(\d+) further \S+ calls not listed")  # a note that stan
 MAX_UNLISTED = 10_000
 
 ODD = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+    struct.error,
 )  # fmt: skip
 """What a line that makes no sense can come to in the midst of being run."""
 
@@ -75,6 +77,7 @@ class Player:
             raise ValueError("it stands before any section, trace or set-up")
 
     def _other_line(self, line: Line) -> None:
+        check_shape(line)
         if "source" in line:
             found = VERSION.search(line["source"])
             self.parts.source = found and found[0]
@@ -100,7 +103,6 @@ class Player:
             if self.unlisted > MAX_UNLISTED:
                 raise ValueError(f"{self.unlisted} calls are too many")
         elif self.selected:
-            check_shape(line)
             self.count.skip(NO_LINE, len(results(line)))
 
     def _again(self) -> None:

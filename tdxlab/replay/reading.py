@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tdxlab.spec.leaves import REGISTERS
+
 BLOCK = 256  # lines that are parsed at once, which is twice as fast as one by one
 REGISTER_BITS = 64
 
@@ -30,6 +32,12 @@ SHAPES: dict[str, tuple[type, ...]] = {
     "order_of": (TEXT,), "held_exclusive_in_this_order": (LIST,), "result_with_first_i_released": (LIST,),
 }  # fmt: skip
 """What the value of a key can be."""
+ELEMENTS: dict[str, tuple[type, ...]] = {
+    "setup": (TEXT, OBJECT), "unlisted": (TEXT,),
+    "held_exclusive_in_this_order": (TEXT,), "result_with_first_i_released": (TEXT,),
+}  # fmt: skip
+"""What can be in a list."""
+KINDS = {TEXT: "a text", NUMBER: "a number", OBJECT: "an object", LIST: "a list", NONE: "null"}
 NEEDS = {
     "call": ("lock", "lock_cmd"),
     "lock_raw_after": ("lock_cmd",),
@@ -90,18 +98,28 @@ def number(text: str, limit: int = 1 << REGISTER_BITS) -> int:
 def check_shape(line: Any) -> None:
     """Raise ValueError with a sentence if what a line says is of another kind than recordings have.
 
-    Only lines that did not agree are looked at in this way.
+    Of the lines with a command only those that did not agree are looked at in this way.
     """
     if not isinstance(line, dict):
         raise ValueError("it is no object")
     for key, kinds in SHAPES.items():
         if key in line and not isinstance(line[key], kinds):
-            raise ValueError(f"{key} can not be {shortened(line[key])}")
+            raise ValueError(
+                f"{key} can not be {shortened(line[key])}, but {' or '.join(KINDS[kind] for kind in kinds)}"
+            )
+    for key, kinds in ELEMENTS.items():
+        for element in line.get(key, ()):
+            if not isinstance(element, kinds):
+                wanted = " or ".join(KINDS[kind].split()[-1] + "s" for kind in kinds)
+                raise ValueError(f"{key} can not have {shortened(element)}, but {wanted}")
     for key, others in NEEDS.items():
         if key in line:
             for other in others:
                 if other not in line:
                     raise ValueError(f"there is {key} but no {other}")
+    for register in line.get("out", ()):
+        if register not in REGISTERS:
+            raise ValueError(f"out can not have {register}, but {', '.join(REGISTERS)}")
     for text in (line.get("rax", "0"), line.get("rax_all", "0"), *line.get("out", {}).values()):
         if not isinstance(text, str):
             raise ValueError(f"a register can not be {shortened(text)}")

@@ -65,6 +65,7 @@ def test_lp_says_who_makes_the_next_call(machine: Machine) -> None:
 def test_memory_is_written_filled_and_read(machine: Machine) -> None:
     did(machine, "memfill 150003000 10 5a", "memw 150003002 0102 03")
     assert did(machine, "memr 150003000 6") == {"hex": "5a5a0102035a"}
+    assert did(machine, "memw 150003ffe 0102 0304", "memr 150003ffe 5") == {"hex": "0102030400"}
 
 
 def test_a_poll_after_the_nth_says_interrupt_unless_the_host_masks_it(machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,51 @@ def test_a_line_that_makes_no_sense_is_a_sentence_with_its_number(
     assert said.out == "" and said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "line, sentence",
+    [
+        ({"cmd": 5}, "cmd can not be 5, but a text"),
+        ({"mode": 5, **CASE}, "mode can not be 5, but a text or null"),
+        (GOOD | {"out": {"rbx": "0x0"}}, "out can not have rbx, but rcx, rdx, r8, "),
+        ({"setup": [5]}, "setup can not have 5, but texts or objects"),
+        ({"setup": [{}]}, "a line of the set-up has no cmd"),
+        ({"setup": [{"cmd": 5}]}, "cmd can not be 5, but a text"),
+        ({"unlisted": [4], "rax_all": "0x0"}, "unlisted can not have 4, but texts"),
+        (ORDER | {"held_exclusive_in_this_order": [5]}, "held_exclusive_in_this_order can not have 5, but texts"),
+        (ORDER | {"result_with_first_i_released": [5]}, "result_with_first_i_released can not have 5, but texts"),
+        (PAIR | {"B": 4}, "B can not be 4, but a text"),
+        ({"cmd": "intr x"}, "intr takes how many polls say no, or -1, not 'x'"),
+        ({"cmd": "memw 0 0g"}, "'0g' are no bytes of two hexadecimal digits each"),
+        ({"cmd": "memr 0"}, "memr takes another number of operands: 2, not 1"),
+        ({"cmd": "memw 0"}, "memw takes another number of operands: 2 or more, not 1"),
+        ({"cmd": "seamcall 0 0 0 0 0 0 0 0 0 0"}, "seamcall takes another number of operands: 1 to 9, not 10"),
+        ({"cmd": "lock pamt 0 ex"}, "the lock pamt takes another number of operands: 2, not 1"),
+        ({"cmd": "memr 0 10"}, "memr shows hex, and the line does not tell it"),
+    ],
+    ids=json.dumps,
+)
+def test_a_sentence_says_what_was_expected(tmp_path: Path, line: Line, sentence: str) -> None:
+    with pytest.raises(ValueError) as said:
+        replay([recording(tmp_path, {"section": "A"}, GOOD, line)])
+    assert f"odd.jsonl line 3 can not be read: {sentence}" in str(said.value)
+
+
+@pytest.mark.parametrize("out", [[], None], ids=repr)
+def test_registers_that_are_no_object_agree_with_nothing(tmp_path: Path, out: Any) -> None:
+    again = {"cmd": "TDH.SYS.INIT 0", "rax": "0xc000050000000000"}
+    for lines in ((GOOD | {"out": out},), (GOOD, again, again | {"out": out})):
+        with pytest.raises(
+            ValueError, match=f"line {1 + len(lines)} can not be read: out can not be .*, but an object"
+        ):
+            replay([recording(tmp_path, {"section": "A"}, *lines)])
+
+
+def test_what_does_not_fit_into_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Machine, "seamcall", lambda *_: struct.pack("<Q", -1))
+    with pytest.raises(ValueError, match=r"^odd\.jsonl line 2 can not be read: "):
+        replay([recording(tmp_path, {"section": "A"}, GOOD)])
+
+
 ODD_CASES = [
     (row, key)
     for row in (CASE | {"retry_after_unlock": {"rax": "0x0"}}, PAIR, ORDER)
@@ -168,7 +214,8 @@ def test_an_odd_case_is_a_sentence_or_a_count(tmp_path: Path, row: Line, key: st
     [
         ((GOOD,), "line 1 .*before any section"),
         (({"rax": "0x0"},), "line 1 .*before any section"),
-        (({"section": "A"},), "nothing was compared"),
+        (({"section": ""},), r"nothing was compared: odd\.jsonl has no result"),
+        (({"setup": []}, PAIR | {"point": "nowhere"}), r"nothing was compared: odd\.jsonl has no result"),
         (({"section": "A"}, UNBUILT, GOOD), "nothing was compared"),
         ((CASE,), "line 1 .*no set-up stands before this case"),
         (({"setup": []}, {"section": "A"}, CASE), "line 3 .*no set-up stands before this case"),
