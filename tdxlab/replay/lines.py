@@ -70,19 +70,21 @@ def _raw_call(machine: Machine, *words: str, guest: bool) -> Regs:
 
 
 def _interrupt(machine: Machine) -> Regs:
-    return machine.exit(machine.module.external_interrupt(machine.cpu, machine.guest))
+    regs = machine.guest
+    return machine.exit(machine.module.external_interrupt(machine.cpu, regs), regs)
 
 
 def _ept_violation(machine: Machine, gpa: str, qualification: str, rip_delta: str) -> Regs:
     regs = machine.guest
     regs.rip += number(rip_delta)
-    return machine.exit(machine.module.ept_violation(machine.cpu, regs, number(gpa), number(qualification)))
+    return machine.exit(machine.module.ept_violation(machine.cpu, regs, number(gpa), number(qualification)), regs)
 
 
 def _other_exit(machine: Machine, reason: str, qualification: str) -> Regs:
     if number(reason) not in exits.OTHERS:
         raise Unbuilt(NO_LINE)
-    return machine.exit(machine.module.vm_exit(machine.cpu, machine.guest, number(reason), number(qualification)))
+    regs = machine.guest
+    return machine.exit(machine.module.vm_exit(machine.cpu, regs, number(reason), number(qualification)), regs)
 
 
 # --- the machine ---

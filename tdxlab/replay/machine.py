@@ -12,12 +12,13 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tdxlab.engine.cells import Journal
-from tdxlab.hw.cpu import Cpu, Regs
+from tdxlab.hw.cpu import Cpu, NotModelled, Regs
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.module import TdxModule
 from tdxlab.replay.hooks import Hook
 from tdxlab.replay.locks import Locks
+from tdxlab.replay.reading import NO_HANDLER, Unbuilt
 from tdxlab.spec import leaves
 from tdxlab.spec.features import modelled
 from tdxlab.spec.leaves import REGISTERS
@@ -77,8 +78,8 @@ class Machine:
     """A fresh machine, and what calls do to it.
 
     lp: who makes the next call.  clock: TSC cycles.  polls_free, interruptible: as the last `intr` and `vmmif` lines
-    said.  guests: the registers of the vCPUs inside, by LP.  hook: what is to happen in the midst of a call; hooked:
-    what came of it.  watch: is shown the next call step by step.
+    said.  hook: what is to happen in the midst of a call; hooked: what came of it.  watch: is shown the next call step
+    by step.
     """
 
     def __init__(self, version: str, dynamic: bool = False, platform: Platform = PLATFORM) -> None:
@@ -89,7 +90,6 @@ class Machine:
         self.cpus = [RecordedCpu(n, self) for n in range(platform.lps)]
         self.locks = Locks(self)
         self.lp, self.clock, self.polls_free, self.interruptible = 0, 0, -1, True
-        self.guests: dict[int, Regs] = {}
         self.hook: Hook | None = None
         self.hooked: list[Result] = []
         self.watch: Callable[[Run, RecordedCpu, Regs], None] | None = None
@@ -111,7 +111,7 @@ class Machine:
         self.clock += CYCLES_OF_CALL
         self.go(self.module.seamcall(cpu, regs), cpu, regs)
         if cpu.lp.vcpu:
-            self.guests[self.lp] = regs
+            cpu.keep(regs)
         return regs
 
     def tdcall(self, rax: int, operands: Operands = NO_OPERANDS) -> Regs:
@@ -119,37 +119,43 @@ class Machine:
         regs = self.guest
         regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13 = operands
         regs.rax = rax
-        return self.exit(self.module.tdcall(self.cpu, regs))
+        return self.exit(self.module.tdcall(self.cpu, regs), regs)
 
     @property
     def guest(self) -> Regs:
         """The registers of the vCPU inside the TD on the current LP."""
-        regs = self.guests.get(self.lp)
-        if regs is None:
+        if not self.cpu.lp.vcpu:
             raise WrongSide("lp not in td")
-        return regs
+        return self.cpu.guest
 
-    def exit(self, handled: Run) -> Regs:
+    def exit(self, handled: Run, regs: Regs) -> Regs:
         """A VM exit of the vCPU on the current LP, which then is still inside or not."""
-        cpu, regs = self.cpu, self.guest
+        cpu = self.cpu
         self.clock += CYCLES_OF_EXIT
         self.go(handled, cpu, regs)
-        if not cpu.lp.vcpu:
-            del self.guests[self.lp]
+        cpu.keep(regs)
         return regs
 
     @property
     def side(self) -> str:
         """Where the current LP is: "vmm", or "td" while a vCPU runs there."""
-        return "td" if self.lp in self.guests else "vmm"
+        return "td" if self.cpu.lp.vcpu else "vmm"
 
     def result(self, regs: Regs) -> Result:
         """What the side where the current LP is finds in its registers."""
         return Result(self.side, watched(regs))
 
     def go(self, call: Run, cpu: RecordedCpu, regs: Regs) -> None:
-        """Run a call to its end, with nobody beside it but what a hook brings in."""
+        """Run a call to its end, with nobody beside it but what a hook brings in.  Raises Unbuilt."""
         self.journal.cpu, cpu.polls = cpu.n, 0
+        try:
+            self._go(call, cpu, regs)
+        except NotModelled:
+            raise Unbuilt(NO_HANDLER) from None
+        finally:
+            self.journal.released.clear()
+
+    def _go(self, call: Run, cpu: RecordedCpu, regs: Regs) -> None:
         if self.watch is not None:
             self.watch(call, cpu, regs)
         elif self.hook is not None:
@@ -162,7 +168,6 @@ class Machine:
                     send(unread)
             except StopIteration:
                 pass
-        self.journal.released.clear()
 
     def drive(self, call: Run, send: Callable[[Any], Any]) -> None:
         """Send the call from step to step.  Where it is about to make the hook's, others come first."""
@@ -217,7 +222,6 @@ class Machine:
         mark, journal = self.journal.mark(), self.journal
         held = {lp: tuple(locks) for lp, locks in journal.held.items()}
         calls = {lp: tuple(lists) for lp, lists in journal.calls.items()}
-        guests = {lp: regs.as_dict() for lp, regs in self.guests.items()}
         taken = self.locks.mark()
         rest = self.lp, self.clock, self.polls_free, self.interruptible
 
@@ -225,7 +229,6 @@ class Machine:
             journal.rewind(mark)
             journal.held.update((lp, list(locks)) for lp, locks in held.items())
             journal.calls.update((lp, list(lists)) for lp, lists in calls.items())
-            self.guests = {lp: Regs(**values) for lp, values in guests.items()}
             taken()
             self.lp, self.clock, self.polls_free, self.interruptible = rest
             self.hook, self.hooked = None, []

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from tdxlab.engine.run import MachineDead
-from tdxlab.hw.cpu import NotModelled
 from tdxlab.replay import cases
 from tdxlab.replay.compare import AFTER, Count, agrees, expected_of, got_of, results, told_state
 from tdxlab.replay.explain import Watch
@@ -145,8 +144,10 @@ class Player:
             operands = padded(*map(int, words, HEXADECIMAL))
             try:
                 regs = machine.tdcall(rax, operands) if guest else machine.seamcall(rax, operands)
-            except (MachineDead, NotModelled, WrongSide) as stop:
+            except (MachineDead, WrongSide) as stop:
                 self.count.call(cmd, line, self._stopped(stop))
+            except Unbuilt as unbuilt:
+                self._leave_out(unbuilt, line)
             else:
                 if agrees(line, operands, regs, machine.side):
                     report.calls += 1
@@ -161,8 +162,11 @@ class Player:
                 self.calls[word] = call_of(word)
             self.told(cmd, line)
         except Unbuilt as unbuilt:
-            self.unbuilt = True
-            self.count.skip(str(unbuilt), "rax" in line)
+            self._leave_out(unbuilt, line)
+
+    def _leave_out(self, unbuilt: Unbuilt, line: Line) -> None:
+        self.unbuilt = True
+        self.count.skip(str(unbuilt), "rax" in line)
 
     def told(self, cmd: str, line: Line | str, hooks: bool = True) -> None:
         """Run a line, and compare what comes with what is told.  Raises Unbuilt."""
@@ -201,7 +205,7 @@ class Player:
                 self.machine, shown = self.parts.boot(self.machine)
                 return shown
             return run(self.machine, cmd)
-        except (MachineDead, NotModelled) as stop:
+        except MachineDead as stop:
             return self._stopped(stop)
 
     def watched(self, number: int, cmd: str, make: Callable[[], T]) -> T:
@@ -219,7 +223,7 @@ class Player:
     def _stopped(self, stop: Exception) -> State:
         if isinstance(stop, WrongSide):
             return {"err": str(stop)}
-        self.dead = str(stop) if isinstance(stop, MachineDead) else f"not modelled: {stop}"
+        self.dead = str(stop)
         return {"fatal": self.dead}
 
 

@@ -201,6 +201,6 @@ def test_rewinding_brings_back_who_is_inside_and_who_holds_what(machine: Machine
     back = machine.mark()
     for _ in range(2):
         did(machine, f"unlock opstate {TDR} sh", "lp 0", "exit")
-        assert not machine.guests
+        assert not machine.cpus[0].lp.vcpu
         back()
-        assert machine.lp == 1 and list(machine.guests) == [0]
+        assert machine.lp == 1 and machine.cpus[0].lp.vcpu

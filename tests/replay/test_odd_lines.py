@@ -11,8 +11,10 @@ import pytest
 from tdxlab.cli import main
 from tdxlab.engine.run import MachineDead
 from tdxlab.hw.cpu import NotModelled
+from tdxlab.module import HANDLERS
 from tdxlab.replay import replay
 from tdxlab.replay.machine import Machine
+from tdxlab.spec import leaves
 from tests.replay.recorded import Line, recording
 
 AFTER = "after one of these in the same part"
@@ -282,12 +284,24 @@ def test_what_a_line_says_of_trouble_must_come(tmp_path: Path) -> None:
         assert len(replay([recording(tmp_path, {"section": "A"}, line)])["state_mismatches"]) == 1
 
 
-@pytest.mark.parametrize("stop", [MachineDead("worn out"), NotModelled("worn out")], ids=repr)
+def test_what_is_not_modelled_is_left_out_with_the_rest_of_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leaves_out(*_: object) -> None:
+        raise NotModelled("a page mapped in L2 VM 1")
+
+    monkeypatch.setitem(HANDLERS, leaves.TDH_SYS_LP_INIT, leaves_out)
+    left_out = {"cmd": "TDH.SYS.LP.INIT", "rax": "0x0"}
+    report = replay([recording(tmp_path, {"section": "A"}, GOOD, left_out, left_out, GOOD)])
+    assert report["skipped"] == {"no handler for the leaf": 1, AFTER: 2}
+    assert (report["agreed"], report["mismatches"]) == (1, [])
+
+
 def test_a_machine_that_stops_where_the_real_one_answered_is_a_mismatch_to_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stops(*_: object) -> None:
-        raise stop
+        raise MachineDead("worn out")
 
     monkeypatch.setattr(Machine, "seamcall", stops)
     retry = CASE | {"retry_after_unlock": {"rax": "0x0"}}
