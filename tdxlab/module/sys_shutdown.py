@@ -6,21 +6,22 @@ TDH.SYS.INIT, TDH.SYS.LP.INIT on each processor, and TDH.SYS.UPDATE.  [M:Chao Ga
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tdxlab.engine.cells import Record, Table
+from tdxlab.engine.cells import Table
 from tdxlab.engine.step import READ, WRITE, Touch, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module.call import Call, handles
-from tdxlab.module.state import Sys
+from tdxlab.module.state import Sys, Td
 from tdxlab.module.sys import hold_global
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import SysShutdown
 from tdxlab.spec.fields import TdxFeatures0
+from tdxlab.spec.levels import LEVEL_4K
 from tdxlab.spec.operands import RCX
-from tdxlab.spec.tdstate import OpState, SysState, VcpuState
+from tdxlab.spec.pamt import PT_TDR
+from tdxlab.spec.tdstate import LifeCycle, OpState, SysState, VcpuState
 
 if TYPE_CHECKING:
     from tdxlab.module.dispatch import TdxModule
@@ -35,7 +36,7 @@ async def tdh_sys_shutdown(call: Call, handoff: int) -> None:
     """Leave the module's own state to the next module; from now on every leaf but TDH.SYS.LP.SHUTDOWN is refused.
 
     Refuses BUSY while a vCPU runs.  Bit 16 of RCX also asks for a refusal while a TD is being built.
-    INFERRED: that is a TD from MNG.INIT to MR.FINALIZE.
+    INFERRED: that is a TD with its key, from MNG.INIT to MR.FINALIZE.
     Left out: a SEAMCALL in progress on another processor (BUSY too), other handoff versions, interrupted migration.
     Source: [S01:tdh_sys_shutdown.c, S25:tdh_sys_shutdown.c]
     """
@@ -46,9 +47,11 @@ async def tdh_sys_shutdown(call: Call, handoff: int) -> None:
     await hold_global(call)
     tables = own_tables(call.module)
     touches = await step((sys, None, WRITE), *((table, None, READ) for table in tables), at="shut down")
-    if VcpuState.ACTIVE in states(call.module.vcpus.values(), "state", touches):
+    vcpus = call.module.vcpus.values()
+    touches += ((vcpu, "state", READ) for vcpu in vcpus)
+    if any(vcpu.state is VcpuState.ACTIVE for vcpu in vcpus):
         raise Refuse(st.TDX_SYS_BUSY)
-    building = states(call.module.tds.values(), "op_state", touches).count(OpState.INITIALIZED)
+    building = sum(being_built(call, td, touches) for td in call.module.tds.values())
     if avoid and building:
         raise Refuse(st.TDX_UPDATE_COMPAT_SENSITIVE.at(building * TD_COUNT))
 
@@ -106,8 +109,15 @@ def own_tables(module: TdxModule) -> tuple[Table, ...]:
     return module.kot, module.unwritten, module.wbcache
 
 
-def states(records: Iterable[Record], field: str, touches: list[Touch]) -> list[Any]:
-    """What each record says of itself, but for those that are in no use.  Adds the reads to `touches`."""
-    used = [record for record in records if record.peek(field)]
-    touches += [(record, field, READ) for record in used]
-    return [getattr(record, field) for record in used]
+def being_built(call: Call, td: Td, touches: list[Touch]) -> bool:
+    """Is the TD there, with its key, and initialised but not finalised?  Adds the reads to `touches`.
+
+    What it was stays behind when its TDR page is reclaimed, or when a new module has not taken it over.
+    """
+    touches += ((td, "lifecycle", READ), (td, "op_state", READ), *call.pamt.node(td.tdr))
+    if call.pamt.lock_of(td.tdr) is None:
+        return False
+    page = call.pamt.page(td.tdr, LEVEL_4K)
+    touches.append(page.entry(READ))
+    initialized = td.lifecycle is LifeCycle.KEYS_CONFIGURED and td.op_state is OpState.INITIALIZED
+    return page.read().type is PT_TDR and initialized

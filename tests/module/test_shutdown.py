@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tdxlab.engine.explore import explore
+from tdxlab.engine.run import run
 from tdxlab.hw.cpu import Regs
 from tdxlab.hw.sharex import Held
 from tdxlab.module.sys_shutdown import seamldr_install
@@ -16,7 +17,7 @@ from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.operands import RCX
 from tdxlab.spec.tdstate import SysState
 from tests.module.guests import AUG_4K, asks, entered, installed, updated
-from tests.module.machine import HKID, PAGES, TDVPRS, built
+from tests.module.machine import HKID, PAGES, TDR, TDVPRS, built
 
 AVOID = SysShutdown.AVOID_COMPAT_SENSITIVE
 SHUTDOWN, UPDATE = leaves.TDH_SYS_SHUTDOWN, leaves.TDH_SYS_UPDATE
@@ -69,6 +70,36 @@ def test_a_host_can_ask_that_no_td_is_being_built() -> None:
     machine.alone(machine.call(SHUTDOWN, AVOID, gives=st.TDX_UPDATE_COMPAT_SENSITIVE.at(1 << 16)))
     machine.alone(machine.finalize())
     machine.alone(machine.call(SHUTDOWN, AVOID))
+
+
+@pytest.mark.parametrize("dpamt", [False, True])
+def test_a_td_that_is_torn_down_is_no_longer_being_built(dpamt: bool) -> None:
+    machine = built(features=V1_5_25, parts=3, dpamt=dpamt)
+    torn_down = (
+        *((leaves.TDH_VP_FLUSH, tdvpr) for tdvpr in TDVPRS),
+        (leaves.TDH_MNG_VPFLUSHDONE, TDR),
+        (leaves.TDH_PHYMEM_CACHE_WB, 0),
+        (leaves.TDH_MNG_KEY_FREEID, TDR),
+    )
+    for leaf, operand in torn_down:
+        machine.alone(machine.call(leaf, operand, cpu=int(operand == TDVPRS[1])))
+    machine.alone(machine.call(SHUTDOWN, AVOID))
+
+
+def test_a_td_of_a_module_that_was_not_handed_off_is_nobodys() -> None:
+    machine = built(features=V1_5_25, parts=3)
+    machine.alone(machine.call(SHUTDOWN))
+    for again in (seamldr_install(machine.module), machine.bring_up(), machine.init_tdmr()):
+        machine.alone(again)
+    machine.alone(machine.call(SHUTDOWN, AVOID))
+
+
+def test_a_shutdown_looks_at_each_vcpu_also_where_none_runs() -> None:
+    machine = built()
+    machine.module.vcpus[TDVPRS[1]].reset()
+    trace = run(machine.program(lambda: machine.call(SHUTDOWN)), check_reads=True)
+    read = {(cell, key) for event in trace.events for cell, key, _ in event.touches}
+    assert {(f"vcpu:{tdvpr:#x}", "state") for tdvpr in TDVPRS} <= read
 
 
 def test_who_does_not_ask_shuts_down_while_a_td_is_being_built() -> None:
