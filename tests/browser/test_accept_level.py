@@ -119,10 +119,10 @@ def test_a_schedule_goes_to_the_command_line_and_back(notebook: Any) -> None:
     stepper = notebook.page.locator(".tdx-stepper").first
     field = stepper.locator(".tdx-schedule")
     expect(field).to_have_value(re.compile(r"^accept-level@seed/seamcall/1\.5\.01 0\*\d+$"), timeout=20_000)
-    field.fill("accept-level@seed/seamcall/1.5.01 0*3")
+    field.fill("accept-level@seed/seamcall/1.5.25 0*3")
     field.press("Enter")
     at(stepper, 3)
-    field.fill("accept-level@ignore/seamcall/1.5.01 0*5")
+    field.fill("accept-level@ignore/seamcall/1.5.25 0*5")
     field.press("Enter")
     expect(stepper.locator(".tdx-message")).to_contain_text("was made for accept-level@ignore", timeout=20_000)
     at(stepper, 3)
