@@ -202,7 +202,7 @@ def _parser() -> Parser:
             help="one of `tdxlab list`, with changes as in 'seed,inhibit_lock=write', or a file ./mine.py",
         )
         sub.add_argument("--grain", default="lock", choices=("seamcall", "lock"))
-        sub.add_argument("--module", default="1.5.01")
+        sub.add_argument("--module", default="1.5.25")
         sub.add_argument("--cpus", type=int)
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks (loopback only)")

@@ -29,7 +29,7 @@ class Setting:
     scenario: str
     design: str = ""
     grain: str = "lock"
-    module: str = "1.5.01"
+    module: str = "1.5.25"
     cpus: int | None = None
 
     def __str__(self) -> str:

@@ -118,7 +118,7 @@ def test_the_stepper_fits_a_screen_and_keeps_its_height(notebook: Any) -> None:
 def test_a_schedule_goes_to_the_command_line_and_back(notebook: Any) -> None:
     stepper = notebook.page.locator(".tdx-stepper").first
     field = stepper.locator(".tdx-schedule")
-    expect(field).to_have_value(re.compile(r"^accept-level@seed/seamcall/1\.5\.01 0\*\d+$"), timeout=20_000)
+    expect(field).to_have_value(re.compile(r"^accept-level@seed/seamcall/1\.5\.25 0\*\d+$"), timeout=20_000)
     field.fill("accept-level@seed/seamcall/1.5.25 0*3")
     field.press("Enter")
     at(stepper, 3)

@@ -79,7 +79,7 @@ def test_the_same_run_with_the_mechanism_on_is_green(scenario: Scenario, control
 def test_schedules_carry_what_they_were_made_with() -> None:
     setting = Setting("accept-level").filled
     text = setting.show_schedule([0, 0, 1])
-    assert text == "accept-level@seed/lock/1.5.01 0*2 1"
+    assert text == "accept-level@seed/lock/1.5.25 0*2 1"
     assert setting.parse_schedule(text) == setting.parse_schedule("0*2 1") == [0, 0, 1]
     with pytest.raises(ValueError, match="was made for"):
         Setting("accept-level", grain="seamcall").filled.parse_schedule(text)

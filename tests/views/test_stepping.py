@@ -69,12 +69,12 @@ def test_until_stops_at_the_step_that_says_so(widget: StepperWidget) -> None:
 
 
 def test_a_schedule_with_what_it_was_made_with_is_taken_and_another_s_is_refused(widget: StepperWidget) -> None:
-    head = "toy@seed/lock/1.5.01"
+    head = "toy@seed/lock/1.5.25"
     assert widget.static["setting"] == head
     widget.follow(f"{head} 0*3")
     assert (widget.schedule, widget.message) == ("0*3", "")
-    widget.follow("toy@ignore/lock/1.5.01 0")
-    assert widget.message == f"the schedule was made for toy@ignore/lock/1.5.01, not for {head}"
+    widget.follow("toy@ignore/lock/1.5.25 0")
+    assert widget.message == f"the schedule was made for toy@ignore/lock/1.5.25, not for {head}"
     assert widget.schedule == "0*3"
 
 
@@ -82,8 +82,8 @@ def test_a_program_without_a_scenario_takes_cpu_numbers_alone() -> None:
     widget = StepperWidget(Stepper(replace(program(), meta={})))
     widget.follow("0*3")
     assert (widget.schedule, widget.static["setting"]) == ("0*3", "")
-    widget.follow("toy@seed/lock/1.5.01 0")
-    assert widget.message == "a schedule is CPU numbers like '0*5 1 0*3', not 'toy@seed/lock/1.5.01'"
+    widget.follow("toy@seed/lock/1.5.25 0")
+    assert widget.message == "a schedule is CPU numbers like '0*5 1 0*3', not 'toy@seed/lock/1.5.25'"
 
 
 def test_a_run_stops_once_where_it_would_be_cut() -> None:
