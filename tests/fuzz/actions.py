@@ -70,11 +70,12 @@ OFTEN = {
 # of the module as a whole, and by the guest
 SYSTEM = {
     "TDH.SYS.INIT": 20, "TDH.SYS.LP.INIT": 60, "TDH.SYS.UPDATE": 20, "TDH.SYS.LP.SHUTDOWN": 5, "TDH.SYS.RD": 5,
-    "TDH.SYS.INFO": 2, "TDH.SYS.RDALL": 1, "TDH.SYS.CONFIG": 2, "TDH.SYS.KEY.CONFIG": 2,
+    "TDH.SYS.INFO": 2, "TDH.SYS.RDALL": 1, "TDH.SYS.CONFIG": 8, "TDH.SYS.KEY.CONFIG": 8,
 }
 GUEST = {
     "TDG.MEM.PAGE.ACCEPT": 45, "TDG.MEM.PAGE.ATTR.RD": 6, "TDG.MEM.PAGE.ATTR.WR": 6, "TDG.VP.VMCALL": 12,
     "TDG.VP.VEINFO.GET": 8, "TDG.MR.REPORT": 4, "TDG.MR.RTMR.EXTEND": 4, "TDG.SYS.RDALL": 2, "TDG.VM.WR": 6,
+    "TDG.VP.RD": 2, "TDG.VP.WR": 2, "TDG.VM.RD": 2, "TDG.SYS.RD": 2, "TDG.VP.CPUIDVE.SET": 1, "TDG.VP.INFO": 1,
 }
 # fmt: on
 HOST_LEAVES = tuple(leaf for leaf in HANDLERS if leaf.side == "host")
@@ -170,8 +171,7 @@ def begun(fuzzer: Fuzzer, cpu: int) -> InProgress | None:
     draw = drawn(fuzzer, cpu)
     if draw.leaf is leaves.TDH_SYS_SHUTDOWN and fuzzer.running:
         return None  # left out in the emulation: a SEAMCALL in progress makes it BUSY
-    regs = Regs(**registers(draw, dice))
-    return call(machine, cpu, regs, machine.module.seamcall(processor, regs), leaves.HOST)
+    return seamcall(machine, cpu, registers(draw, dice))
 
 
 def in_guest(machine: Machine, dice: Random, cpu: int) -> InProgress:
@@ -205,6 +205,12 @@ def access(machine: Machine, cpu: int, gpa: int, write: bool) -> InProgress:
     made = InProgress(machine, cpu, "write" if write else "read", tries(), regs)
     made.again = partial(access, gpa=gpa, write=write)
     return made
+
+
+def seamcall(machine: Machine, cpu: int, values: dict[str, int]) -> InProgress:
+    """A SEAMCALL of the host there."""
+    regs = Regs(**values)
+    return call(machine, cpu, regs, machine.module.seamcall(machine.cpus[cpu], regs), leaves.HOST)
 
 
 def tdcall(machine: Machine, cpu: int, values: dict[str, int]) -> InProgress:

@@ -172,15 +172,19 @@ def shown(value: object) -> str:
 
 def a_guest_reaches_its_own_pages(machine: Machine, call: InProgress, answer: Answer) -> Texts:
     """What a vCPU can still use of a TLB is a page of its TD."""
+    assert machine.journal.log is not None
+    if not any(cell.name.startswith("pamt:") for cell, *_ in machine.journal.log[call.mark :]):
+        return
     for cpu in machine.cpus:
         vcpu = machine.module.vcpus[cpu.lp.vcpu or cpu.lp.tlb_of]
         td, there = machine.module.tds[vcpu.tdr], machine.use(vcpu.tdvpr) is PT_TDVPR
         if not there or (not cpu.lp.vcpu and (vcpu.assoc_lp != cpu.n or vcpu.epoch != td.td_epoch)):
             continue  # it flushes before it runs again, if it does
         for (level, frame), (hpa, _) in cpu.tlb.items():
-            page, gpa = machine.page(hpa), frame << shift(level)
-            if gpa < td.shared_bit and (page is None or (page.type, page.owner) != (PT_REG, td.tdr)):
-                yield f"On LP {cpu.n} the GPA {gpa:#x} of {td.tdr:#x} leads to {hpa:#x}."
+            shared = frame << shift(level) >= td.shared_bit
+            for page in () if shared else machine.pages(hpa, level):
+                if page is None or (page.type, page.owner) != (PT_REG, td.tdr):
+                    yield f"On LP {cpu.n} the GPA {frame << shift(level):#x} of {td.tdr:#x} leads to {hpa:#x}."
 
 
 def accepted_means_zero(machine: Machine, call: InProgress, answer: Answer) -> Texts:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from tdxlab.engine.cells import Cell, Key
 from tdxlab.hw.sharex import ENTRY_HP, ENTRY_LOCK, HP, READER, Sharex
-from tdxlab.module import l2_sept, sept
+from tdxlab.module import sept
 from tdxlab.module.gates import MIN_TDCX
 from tdxlab.module.pamt import PER_PAGE, TYPE, TYPES
 from tdxlab.module.sept import PROGRESS
 from tdxlab.module.state import Td, refcount_of
-from tdxlab.spec.bits import PamtEntry, SeptEntry, field
+from tdxlab.spec.bits import PamtEntry, SeptEntry, field, place
 from tdxlab.spec.levels import (
     ENTRIES,
     LEVEL_1G,
@@ -249,8 +249,9 @@ def aliases_say_who_has_a_table(sight: Sight) -> Texts:
     """An L1 entry's alias bits say which L2 VMs have a page there."""
     for (tdr, vm), entries in sight.tree.items():
         if vm:
+            alias = place(1 << vm - 1, SeptEntry.L2_ALIAS)
             there = {(entry.gpa, entry.level) for entry in entries}
-            told = {(entry.gpa, entry.level) for entry in sight.tree[tdr, 0] if entry.word & l2_sept.alias(vm)}
+            told = {(entry.gpa, entry.level) for entry in sight.tree[tdr, 0] if entry.word & alias}
             yield from (f"VM {vm} of {tdr:#x}: {gpa:#x} level {level}" for gpa, level in there ^ told)
 
 

@@ -20,7 +20,7 @@ from tdxlab.spec.bits import SysConfig
 from tdxlab.spec.features import BLOCKLESS, V1_5_01, V1_5_25, V1_5_28, ModuleFeatures
 from tdxlab.spec.fields import Attributes
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M
+from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M, size
 from tdxlab.spec.pamt import PT_NDA, PT_PAMT, PageType
 
 if TYPE_CHECKING:
@@ -162,6 +162,14 @@ class Machine:
             if page.type not in (PT_NDA, PT_PAMT):
                 return page
         return None if pamt.lock_of(hpa) is None else pamt.page(hpa, LEVEL_4K).read()
+
+    def pages(self, hpa: int, level: int) -> Iterator[PamtPage | None]:
+        """The PAMT entries of what lies in the large page at `hpa`: its own, or those of smaller pages."""
+        at = hpa
+        while at < hpa + size(level):
+            page = self.page(at)
+            yield page
+            at += size(page.level if page else LEVEL_4K)
 
     def free(self, hpa: int) -> bool:
         """Can a TD get the page?"""

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from tdxlab.engine.run import MachineDead
 from tdxlab.module import HANDLERS
+from tdxlab.spec import leaves
+from tdxlab.spec.levels import LEVEL_2M
+from tests.fuzz.actions import seamcall
 from tests.fuzz.fuzzer import SUCCESS, Fuzzer, coverage, done, fuzz, go_on
-from tests.fuzz.machine import KINDS, Machine
+from tests.fuzz.machine import KINDS, LONE, SPARE, TDRS, Machine
 
 CI, AUDITED, NIGHT = (count // len(KINDS) for count in (20_000, 3_000, 200_000))
 NIGHTS = 1_000  # the first seed of a night
@@ -46,6 +50,23 @@ def test_a_night_of_random_calls(capsys: pytest.CaptureFixture[str]) -> None:
     assert {leaf.name for leaf in HANDLERS} - {leaf for leaf, answer in seen if answer in SUCCESS} == NEVER
 
 
+def test_the_module_may_die_of_a_pair_that_is_taken_while_its_last_page_is_freed() -> None:
+    machine, page = Machine("1.5.25 with Dynamic PAMT"), LONE[0]
+    fuzzer = Fuzzer(machine, Random())
+    machine.call(leaves.TDH_PHYMEM_PAMT_ADD, page | LEVEL_2M, *SPARE[-2:])
+    machine.call(leaves.TDH_MEM_PAGE_AUG, 0, TDRS[1], page)
+    remove, take = leaves.TDH_MEM_PAGE_REMOVE.number, leaves.TDH_PHYMEM_PAMT_REMOVE.number
+    first = fuzzer.running[0] = seamcall(machine, 0, {"rax": remove, "rdx": TDRS[1]})
+    while first.at != "dec":
+        first.step(check_reads=False)
+    second = seamcall(machine, 1, {"rax": take, "rcx": page | LEVEL_2M})
+    with pytest.raises(MachineDead) as dead:
+        fuzzer.drive(second)
+    fuzzer.died(second, dead.value)
+    with pytest.raises(AssertionError, match="dies only"):
+        fuzzer.died(second, dead.value)
+
+
 # --- what is found, made short ---
 
 
@@ -55,11 +76,27 @@ def machines() -> dict[str, Machine]:
     return {kind: Machine(kind) for kind in KINDS}
 
 
+ACTIONS = {"kind": st.sampled_from(list(KINDS)), "actions": st.lists(st.integers(0, 9_999), max_size=60)}
+"""Each number throws the dice of one action."""
+
+
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(kind=st.sampled_from(list(KINDS)), actions=st.lists(st.integers(0, 9_999), max_size=60))
+@given(**ACTIONS)
 def test_a_few_actions_leave_the_machine_in_order(machines: dict[str, Machine], kind: str, actions: list[int]) -> None:
-    """Each number throws the dice of one action."""
-    fuzzer = Fuzzer(machines[kind], Random())
+    go_through(machines[kind], actions)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@settings(max_examples=3_000, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@given(**ACTIONS)
+def test_other_actions_every_night(machines: dict[str, Machine], kind: str, actions: list[int]) -> None:
+    go_through(machines[kind], actions)
+
+
+def go_through(machine: Machine, actions: list[int]) -> None:
+    """These actions from the set-up on, each told where hypothesis shows what it has found."""
+    fuzzer = Fuzzer(machine, Random())
     for number in actions:
         fuzzer.dice = Random(number)
         try:
