@@ -13,16 +13,16 @@ from tdxlab.scenarios.registry import load_all
 from tdxlab.views.rows import changes, lock_text, told, totals
 from tdxlab.views.strips import facts, regions, runs, summary
 
+PACKAGE = PurePath(__file__).parent.parent
 Frame = dict[str, Any]
 AROUND = 4
 """Source lines shown before and after the next one."""
 
 
 def short(file: str) -> str:
-    """A source file as the repository names it: `tdxlab/kvm/mmu.py`."""
-    parts = PurePath(file).parts
-    start = max((i for i, part in enumerate(parts) if part == "tdxlab"), default=len(parts) - 1)
-    return "/".join(parts[start:])
+    """A source file as the repository names it: `tdxlab/kvm/mmu.py`, wherever that lies; another's name alone."""
+    path = PurePath(file)
+    return path.relative_to(PACKAGE.parent).as_posix() if path.is_relative_to(PACKAGE) else path.name
 
 
 def source(file: str, line: int, around: int = AROUND) -> list[list[Any]]:

@@ -48,5 +48,6 @@ def test_a_frame_is_json_and_equal_on_the_way_back() -> None:
 
 
 def test_paths_are_shown_as_the_repository_names_them() -> None:
-    assert frames.short("/home/x/tdxlab/tdxlab/kvm/mmu.py") == "tdxlab/kvm/mmu.py"
+    assert frames.short(f"{frames.PACKAGE}/kvm/mmu.py") == "tdxlab/kvm/mmu.py"
+    assert frames.short("/home/x/tdxlab/mine.py") == "mine.py"
     assert frames.title(Stepper(program())) == "toy · design seed · grain lock"
