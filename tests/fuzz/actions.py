@@ -17,7 +17,7 @@ from tdxlab.spec.levels import shift
 from tdxlab.spec.pamt import PT_TDR
 from tdxlab.spec.tdstate import ExitReason, LifeCycle, OpState, SysState, Vector
 from tests.fuzz import machine as at
-from tests.fuzz.in_progress import InProgress
+from tests.fuzz.in_progress import INTERRUPT, InProgress
 from tests.fuzz.machine import Machine
 from tests.fuzz.operands import Draw, corrupted, happens
 
@@ -179,7 +179,7 @@ def in_guest(machine: Machine, dice: Random, cpu: int) -> InProgress:
     processor, module, regs = machine.cpus[cpu], machine.module, machine.guests[cpu]
     processor.lp.exception = Vector.NONE  # it has seen to it
     if happens(dice, TAKES_INTERRUPT if processor.lp.interrupt else LEAVES_GUEST):
-        return InProgress(machine, cpu, "interrupt", module.external_interrupt(processor, regs), regs)
+        return InProgress(machine, cpu, INTERRUPT, module.external_interrupt(processor, regs), regs)
     if happens(dice, DIES):
         reason = dice.choice((ExitReason.TRIPLE_FAULT, ExitReason.SMI_OTHER))
         return InProgress(machine, cpu, reason.name, module.vm_exit(processor, regs, reason, 0), regs)
@@ -228,4 +228,5 @@ def call(machine: Machine, cpu: int, regs: Regs, coroutine: Steps, table: dict[i
     leaf = table.get(regs.rax & LEAF)
     made = InProgress(machine, cpu, leaf.name if leaf else "no leaf", coroutine, regs)
     made.leaf, made.is_call = leaf, True
+    made.before = made.look()
     return made

@@ -28,12 +28,14 @@ from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, shift, size
 from tdxlab.spec.operands import RAX
 from tdxlab.spec.pamt import PT_REG, PT_TDVPR
+from tdxlab.spec.sept import MAPPED, PENDING, RULES
 from tdxlab.spec.status import Status
-from tdxlab.spec.tdstate import ExitReason, Vector
-from tests.fuzz.in_progress import InProgress
+from tdxlab.spec.tdstate import RUNS_IN, ExitReason, LifeCycle, OpState, Vector
+from tests.fuzz.in_progress import INTERRUPT, InProgress
 from tests.fuzz.machine import Kind, Machine
 
 Texts = Iterator[str]
+EXITS = {INTERRUPT, ExitReason.TRIPLE_FAULT.name, ExitReason.SMI_OTHER.name}
 INTERRUPTED, NOT_ENTERED, LEFT_OUT = "interrupted", "not entered", "left out"
 
 
@@ -170,10 +172,39 @@ def shown(value: object) -> str:
     return f"{value:#x}" if isinstance(value, int) else str(value)
 
 
+def states_allow_it(machine: Machine, call: InProgress, answer: Answer) -> Texts:
+    """What succeeds was allowed in the TD's state, and takes an S-EPT entry from state to state, as the rules say."""
+    leaf, before, after = call.leaf, call.before, call.look()
+    if answer.what not in ("TDX_SUCCESS", "done") or leaf is None or before is None or after is None or not call.alone:
+        return
+    if before.op_state not in RUNS_IN.get(leaf, OpState):
+        yield f"{call}: in {before.op_state.name}"
+    if leaf in RUNS_IN and before.lifecycle is not LifeCycle.KEYS_CONFIGURED:
+        yield f"{call}: in {before.lifecycle.name}"
+    if call.where is None or leaf is leaves.TDG_MEM_PAGE_ATTR_RD:  # whose operand has no level
+        return
+    rule = RULES.get((leaf, before.entry)) if before.entry else None
+    result = rule and (rule.result or before.entry)
+    if leaf is leaves.TDH_MEM_PAGE_PROMOTE and rule and after.entry in (MAPPED, PENDING):
+        return
+    if result is None or after.entry is not result:
+        yield f"{call}: from {before.entry} to {after.entry}"
+
+
+def it_has_an_end(machine: Machine, call: InProgress, answer: Answer) -> Texts:
+    """An interrupt, a triple fault and a machine check make the guest leave; only an interrupt stops a TDCALL."""
+    lp = machine.cpus[call.cpu].lp
+    if call.what in EXITS and lp.vcpu:
+        yield f"{call} did not."
+    if answer.what == INTERRUPTED and not lp.interrupt:
+        yield f"{call} was stopped."
+
+
 def a_guest_reaches_its_own_pages(machine: Machine, call: InProgress, answer: Answer) -> Texts:
     """What a vCPU can still use of a TLB is a page of its TD."""
     assert machine.journal.log is not None
-    if not any(cell.name.startswith("pamt:") for cell, *_ in machine.journal.log[call.mark :]):
+    changed = any(cell.name.startswith("pamt:") for cell, *_ in machine.journal.log[call.mark :])
+    if not changed and call.leaf is not leaves.TDH_VP_ENTER:
         return
     for cpu in machine.cpus:
         vcpu = machine.module.vcpus[cpu.lp.vcpu or cpu.lp.tlb_of]
@@ -202,6 +233,8 @@ AFTER_A_CALL = (
     a_row_allows_it,
     no_lock_is_left,
     refused_means_unchanged,
+    states_allow_it,
+    it_has_an_end,
     a_guest_reaches_its_own_pages,
     accepted_means_zero,
 )

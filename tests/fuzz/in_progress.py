@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tdxlab.engine.run import undeclared
 from tdxlab.engine.step import Steps
 from tdxlab.hw.cpu import NotModelled, Regs
-from tdxlab.spec.bits import TdrFlags
+from tdxlab.module import sept
+from tdxlab.spec.bits import GpaLevel, TdrFlags, VpEnter
 from tdxlab.spec.effects import EFFECTS
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.pamt import PT_NDA
+from tdxlab.spec.pamt import PT_NDA, PT_TDR
+from tdxlab.spec.sept import State as EntryState
+from tdxlab.spec.tdstate import LifeCycle, OpState
 from tests.fuzz.machine import Machine
 
+INTERRUPT = "interrupt"
 FREES = {leaf for leaf, effects in EFFECTS.items() if any(effect.after is PT_NDA for effect in effects)}
 
 
@@ -21,12 +26,21 @@ class Wrong(AssertionError):
     """Something that must hold does not."""
 
 
+@dataclass(frozen=True)
+class State:
+    """How a call found what it is about.  entry: None if the walk does not get there, or the call is about none."""
+
+    op_state: OpState
+    lifecycle: LifeCycle
+    entry: EntryState | None
+
+
 class InProgress:
     """A call, or something else that an LP does in steps; it stands before one of them, `at`.
 
     vcpu: which one does it, or 0 for the host.  is_call: it is a SEAMCALL or TDCALL.  leaf: that RAX names, if there is
-    one.  again: begins the same another time.  alone: nobody else has done anything since it began.  left_out: the
-    emulation can not do it, and has done nothing.
+    one.  before: what it found.  again: begins the same another time.  alone: nobody else has done anything since it
+    began.  left_out: the emulation can not do it, and has done nothing.
     """
 
     def __init__(self, machine: Machine, cpu: int, what: str, coroutine: Steps, regs: Regs) -> None:
@@ -34,6 +48,7 @@ class InProgress:
         self.asked, self.vcpu = regs.as_dict(), machine.cpus[cpu].lp.vcpu
         self.again: Callable[[Machine, int], InProgress] | None = None
         self.leaf: Leaf | None = None
+        self.before: State | None = None
         self.is_call = self.ended = False
         self.alone, self.at = True, ""
         self.left_out = False
@@ -64,12 +79,36 @@ class InProgress:
             raise Wrong(f"{self} uses {stray[:3]} without a touch or a lock, before {self.at!r}")
 
     @property
+    def tdr(self) -> int:
+        """The TD that it is about, or 0."""
+        vcpus = self.machine.module.vcpus
+        if self.vcpu:
+            return vcpus[self.vcpu].tdr
+        for register, meaning in self.leaf.operands if self.leaf else ():
+            if meaning in ("tdr", "tdr_flags"):
+                return self.asked[register] & TdrFlags.TDR
+            if meaning in ("tdvpr", "tdvpr_flags"):
+                tdvpr = self.asked[register] & VpEnter.TDVPR
+                return vcpus[tdvpr].tdr if tdvpr in vcpus else 0
+        return 0
+
+    @property
     def where(self) -> tuple[int, int] | None:
         """(TDR, GPA and level) of the S-EPT entry that it is about."""
-        if self.leaf is None or self.leaf.operands[:1] != (("rcx", "gpa_level"),):
+        about_one = self.leaf is not None and self.leaf.operands[:1] == (("rcx", "gpa_level"),)
+        return (self.tdr, self.asked["rcx"]) if about_one else None
+
+    def look(self) -> State | None:
+        """How what it is about stands now."""
+        td = self.machine.module.tds.get(self.tdr)
+        if td is None or self.machine.use(td.tdr) is not PT_TDR:
             return None
-        vcpus, asked = self.machine.module.vcpus, self.asked
-        return vcpus[self.vcpu].tdr if self.vcpu else asked["rdx"] & ~TdrFlags.FLAG, asked["rcx"]
+        entry = None
+        if self.where and td.op_state is not OpState.UNINITIALIZED:
+            gpa, level = self.where[1] & GpaLevel.GPA, self.where[1] & GpaLevel.LEVEL
+            found = sept.walk(self.machine.memory, td, gpa, level, []) if level <= td.top_level else None
+            entry = found.state if found and found.level == level else None
+        return State(td.op_state, td.lifecycle, entry)
 
     def frees_a_page(self) -> bool:
         """Has it freed a page that is not counted out, or whose lock lies in a PAMT page that can be taken away?"""

@@ -152,6 +152,14 @@ def a_page_in_use_has_one_user(sight: Sight) -> Texts:
             yield f"the vCPUs of {td.tdr:#x} have {pages} control pages, in the PAMT {of_vcpus[td.tdr]}"
 
 
+def a_page_in_use_can_be_used(sight: Sight) -> Texts:
+    """A page in use lies in a block of a TDMR whose PAMT is initialised."""
+    usable = sight.module.sys.usable
+    for hpa, _ in sight.used:
+        if not any(base <= hpa < end for base, end in usable):
+            yield f"{hpa:#x}"
+
+
 def an_owner_is_a_td(sight: Sight) -> Texts:
     """Who owns a page is a TD."""
     tdrs = {td.tdr for td in sight.tds}
@@ -297,6 +305,9 @@ def vcpus_are_where_they_say(sight: Sight) -> Texts:
         if (vcpu.state is VcpuState.ACTIVE) != (lp is not None) or lp not in (None, vcpu.assoc_lp):
             yield f"{vcpu.tdvpr:#x} is {vcpu.state.name} on {lp}, associated with {vcpu.assoc_lp}"
     yield from (f"LP {lp} runs {tdvpr:#x}, which is no vCPU" for tdvpr, lp in runs_on.items())
+    for td in sight.tds:
+        if td.lifecycle in (LifeCycle.BLOCKED, LifeCycle.TEARDOWN) and td.num_assoc_vcpus:
+            yield f"{td.tdr:#x} will not run again, but has {td.num_assoc_vcpus} vCPUs on LPs"
     for td in sight.whole:
         mine = [vcpu for vcpu in sight.vcpus if vcpu.tdr == td.tdr]
         ready = [vcpu.index for vcpu in mine if vcpu.state is not VcpuState.UNINITIALIZED]
@@ -329,6 +340,7 @@ def locks_are_held_by_somebody(sight: Sight) -> Texts:
 
 INVARIANTS: tuple[Callable[[Sight], Texts], ...] = (
     a_page_in_use_has_one_user,
+    a_page_in_use_can_be_used,
     an_owner_is_a_td,
     chldcnt_counts_pages,
     nothing_below_a_large_page,

@@ -305,7 +305,8 @@ CORRUPTIONS: tuple[Callable[[int, Random], int], ...] = (
     lambda value, dice: dice.choice(at.SMALL),
     lambda value, dice: dice.choice(at.SPARE),
     lambda value, dice: dice.choice(at.RANGES),
-    lambda value, dice: dice.choice((at.HOST, at.NOT_READY, at.HUGE, at.RESERVED + PAGE_SIZE)),
+    lambda value, dice: dice.choice((at.HOST, at.HUGE, at.RESERVED + PAGE_SIZE)),
+    lambda value, dice: at.NOT_READY + dice.choice((0, PAGE_SIZE, SIZE_2M)),
 )
 # fmt: on
 

@@ -23,7 +23,7 @@ from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.operands import RCX
 from tdxlab.spec.pamt import PT_RSVD, PT_TDCX
-from tdxlab.spec.tdstate import KeyState
+from tdxlab.spec.tdstate import RUNS_IN, KeyState, OpState
 from tests.fuzz import answers, invariants
 from tests.fuzz.fuzzer import Fuzzer, go_on
 from tests.fuzz.machine import Machine
@@ -97,6 +97,22 @@ def entry_loses_a_bit(patch: Patch) -> None:
 
 def alias_is_not_set(patch: Patch) -> None:
     patch.setattr(l2_sept, "alias", lambda vm: 0)
+
+
+def tdmr_is_not_looked_at(patch: Patch) -> None:
+    patch.setattr(gates, "check_in_tdmr", lambda call, hpa, operand: None)
+
+
+def state_is_not_looked_at(patch: Patch) -> None:
+    patch.setattr(gates, "RUNS_IN", dict.fromkeys(RUNS_IN, OpState))
+
+
+def block_does_nothing(patch: Patch) -> None:
+    patch.setattr(mem_range, "write_entry", lambda call, entry, word: None)
+
+
+def interrupt_does_nothing(patch: Patch) -> None:
+    patch.setattr(exits, "external_interrupt", nothing)
 
 
 def nobody_tracks(patch: Patch) -> None:
@@ -178,6 +194,7 @@ def leaf_kills_the_module(patch: Patch) -> None:
 MISTAKES: dict[Change, tuple[str, Any]] = {
     page_is_not_counted: (DYNAMIC, invariants.counts_are_exact),
     page_stays_in_the_pamt: (STATIC, invariants.a_page_in_use_has_one_user),
+    tdmr_is_not_looked_at: (STATIC, invariants.a_page_in_use_can_be_used),
     page_gets_a_wrong_owner: (STATIC, invariants.an_owner_is_a_td),
     large_page_counts_as_one: (STATIC, invariants.chldcnt_counts_pages),
     small_pages_are_not_looked_at: (DYNAMIC, invariants.nothing_below_a_large_page),
@@ -185,6 +202,9 @@ MISTAKES: dict[Change, tuple[str, Any]] = {
     freed_page_is_reserved: (STATIC, invariants.reserved_pages_stay),
     entry_loses_a_bit: (STATIC, invariants.entries_are_well_formed),
     alias_is_not_set: (STATIC, invariants.aliases_say_who_has_a_table),
+    state_is_not_looked_at: (STATIC, answers.states_allow_it),
+    block_does_nothing: (STATIC, answers.states_allow_it),
+    interrupt_does_nothing: (STATIC, answers.it_has_an_end),
     nobody_tracks: (STATIC, answers.a_guest_reaches_its_own_pages),
     accept_clears_nothing: (STATIC, answers.accepted_means_zero),
     hkid_stays_flushed: (STATIC, invariants.the_key_table_knows_tds),
