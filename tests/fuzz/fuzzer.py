@@ -1,7 +1,7 @@
 """The loop: what happens on three processors, and what is looked at afterwards.
 
 Most calls run to their end at once.  Some stop before a step, so that others meet the locks that they hold and come
-between their updates; later they go on.
+between their updates; later they go on.  What is found tells how to see it again: `fuzz(seed, count)`.
 """
 
 from __future__ import annotations

@@ -94,6 +94,7 @@ class Draw:
     # --- choices ---
 
     def one_in(self, n: int) -> bool:
+        """Once in so many times, and not where the dice show 0."""
         return self.dice.randrange(n) == n - 1
 
     def found(self, make: Callable[[], T], good: Callable[[T], bool]) -> T:
@@ -156,29 +157,20 @@ class Draw:
         """One of these pages that nobody uses."""
         return self.found(lambda: self.dice.choice(pages), self.machine.free)
 
-    def page(self) -> int:
-        """What the leaf calls a page: large or small, free or not."""
-        leaf = self.leaf
-        if leaf is leaves.TDH_MEM_PAGE_AUG and self.level == LEVEL_2M:
-            pages = at.RANGES if self.one_in(4) else at.LARGE
-            return self.found(lambda: self.dice.choice(pages), self.large_and_free)
-        if leaf is leaves.TDH_MEM_SEPT_ADD and self.version and self.entry and self.entry.state is NL_MAPPED:
-            return NULL_PA
-        if leaf is leaves.TDH_PHYMEM_PAGE_RECLAIM:
-            pages = self.near() if self.td.lifecycle is LifeCycle.TEARDOWN else ()
-            return self.dice.choice([hpa for hpa in pages if self.to_be_reclaimed(hpa)] or [self.any_page()])
-        if leaf is leaves.TDH_PHYMEM_PAGE_RDMD:
-            return self.any_page() | self.dice.choice((0, 0, 0, 1, 2))
-        if leaf is leaves.TDH_PHYMEM_PAGE_WBINVD:
-            return self.free() | self.dice.choice((0, 33, 63)) << self.machine.memory.hkid_start
-        if leaf is leaves.TDH_MNG_ADDCX:
-            return self.one_of(tuple(self.tdr + n * PAGE_SIZE for n in range(1, 12)))
-        if leaf is leaves.TDH_VP_ADDCX:
-            return self.one_of(tuple(self.tdr + n * PAGE_SIZE for n in range(17, 64)))
-        return self.free()
+    def large(self) -> int:
+        """A 2M page that nobody uses; small pages in it may be in use."""
+        pages, pamt = at.RANGES if self.one_in(4) else at.LARGE, self.machine.module.pamt
+        return self.found(lambda: self.dice.choice(pages), lambda hpa: pamt.page(hpa, LEVEL_2M).read().type is PT_NDA)
 
-    def large_and_free(self, hpa: int) -> bool:
-        return self.machine.module.pamt.page(hpa, LEVEL_2M).read().type is PT_NDA
+    def new_table(self) -> int:
+        """A page for the Secure EPT, or none where one is there already and L2 VMs can get theirs."""
+        there = self.version and self.entry and self.entry.state is NL_MAPPED
+        return NULL_PA if there else self.free()
+
+    def to_reclaim(self) -> int:
+        """A page of the TD that its teardown has left."""
+        pages = self.near() if self.td.lifecycle is LifeCycle.TEARDOWN else ()
+        return self.dice.choice([hpa for hpa in pages if self.to_be_reclaimed(hpa)] or [self.any_page()])
 
     def to_be_reclaimed(self, hpa: int) -> bool:
         """Is it a page of a TD in teardown, the TDR only when it is the last one?"""
@@ -223,11 +215,14 @@ class Draw:
         return self.dice.choice([row.id for row in rows] + [NO_FIELD])
 
     def hkid(self) -> int:
+        """One that no TD has."""
         kot = self.machine.module.kot
         return self.found(lambda: self.dice.choice(at.HKIDS), lambda hkid: kot[hkid] is KeyState.HKID_FREE)
 
     def donor(self) -> int:
-        """A page that is to become a PAMT page."""
+        """A page that is to become a PAMT page; seldom one in use."""
+        if self.one_in(20):
+            return self.any_page()
         return self.found(lambda: self.dice.choice(at.SPARE), lambda hpa: not self.machine.module.pamt.serves(hpa))
 
     def range_2m(self) -> int:
@@ -240,16 +235,28 @@ class Draw:
         return self.found(lambda: self.dice.choice(at.RANGES), good) | LEVEL_2M
 
     def pick(self, *values: int) -> int:
+        """Any of them."""
         return self.dice.choice(values)
 
 
 # fmt: off
+PAGES: dict[Leaf, Callable[[Draw], int]] = {
+    leaves.TDH_MEM_PAGE_AUG:        lambda d: d.large() if d.level == LEVEL_2M else d.free(),
+    leaves.TDH_MEM_SEPT_ADD:        Draw.new_table,
+    leaves.TDH_MNG_ADDCX:           lambda d: d.one_of(tuple(d.tdr + n * PAGE_SIZE for n in range(1, 12))),
+    leaves.TDH_VP_ADDCX:            lambda d: d.one_of(tuple(d.tdr + n * PAGE_SIZE for n in range(17, 64))),
+    leaves.TDH_PHYMEM_PAGE_RDMD:    lambda d: d.any_page() | d.pick(0, 0, 0, 1, 2),
+    leaves.TDH_PHYMEM_PAGE_RECLAIM: Draw.to_reclaim,
+    leaves.TDH_PHYMEM_PAGE_WBINVD:  lambda d: d.free() | d.pick(0, 33, 63) << d.machine.memory.hkid_start,
+}
+"""What some leaves call a page; for the others it is a free one."""
+
 MEANINGS: dict[str, Callable[[Draw], int]] = {
     "tdr":             lambda d: d.one_of(at.TDRS) if d.leaf is leaves.TDH_MNG_CREATE else d.tdr,
     "tdr_flags":       lambda d: d.tdr | d.one_in(2),
     "tdvpr":           lambda d: d.vcpu,
     "tdvpr_flags":     lambda d: d.vcpu | d.one_in(25) << 52 | d.one_in(30) << 53,
-    "page":            Draw.page,
+    "page":            lambda d: PAGES.get(d.leaf, Draw.free)(d),
     "gpa_level":       lambda d: d.gpa | d.level * (d.leaf is not leaves.TDG_MEM_PAGE_ATTR_RD),
     "gpa":             lambda d: d.gpa + d.pick(0, 8, 0x100, 0x40, 0xF00),
     "report_gpa":      lambda d: d.private() + d.pick(0, 0x400),
