@@ -6,7 +6,8 @@ import inspect
 import textwrap
 from typing import Any
 
-from tdxlab.scenarios.play import run
+from tdxlab.engine import run as engine_run
+from tdxlab.scenarios.play import Setting
 from tdxlab.scenarios.registry import load_all
 from tdxlab.spec.design import PRESETS, Design, Question, load
 from tdxlab.views import text
@@ -16,8 +17,8 @@ def diff(question: str, a: str, b: str) -> dict[str, Any]:
     """{question, text, variants: {name: {source, code}}, verdicts: {"scenario claim": {variant: holds}}}.
 
     a, b: variants, designs that chose one, or files ./mine.py that register one.
-    Each scenario that was written for a design with one of the variants is run once with either of them.
-    Raises ValueError with a sentence.
+    Each scenario that was written for a design with one of the variants is run once with either of them; all other
+    answers are those of `seed`.  Raises ValueError with a sentence.
     """
     scenarios = load_all()
     if question not in Question.all:
@@ -26,13 +27,17 @@ def diff(question: str, a: str, b: str) -> dict[str, Any]:
     a, b = (_variant(asked, name) for name in (a, b))
     verdicts: dict[str, dict[str, bool]] = {}
     for scenario in scenarios.values():
-        # a design that the scenario was written for stands for its variant: its story shows the verdict
-        written_for = {Design.parse(design).choices[question]: design for design in reversed(list(scenario.breaks))}
-        if len(written_for) < 2 or not written_for.keys() & {a, b}:
+        # a schedule shows what a variant does also where its design, as rfc_v1, answers other questions differently
+        stories = {
+            Design.parse(design).choices[question]: scenario.stories.get(design, ())
+            for design in reversed(list(scenario.breaks))
+        }
+        if len(stories) < 2 or not stories.keys() & {a, b}:
             continue
         for name in (a, b):
-            design = written_for.get(name, f"seed,{question}={name}")
-            for claim, holds in run(scenario.name, design=design).claims.items():
+            program = Setting(scenario.name, f"seed,{question}={name}").program()
+            trace = engine_run.run(program, engine_run.story(stories.get(name, ())))
+            for claim, holds in trace.claims.items():
                 verdicts.setdefault(f"{scenario.name} {claim}", {})[name] = holds
     return {
         "question": question,

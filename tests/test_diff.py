@@ -22,9 +22,14 @@ def test_a_variant_beside_itself_does_not_differ() -> None:
     )
 
 
-def test_the_story_of_a_design_shows_its_verdict() -> None:
+def test_a_variant_runs_along_the_story_of_its_design_but_with_all_other_answers_equal() -> None:
+    """per_vcpu is of rfc_v1, which needs its story for HP02 and breaks HP20 by its pre-faults alone."""
     verdicts = diff("accept_level", "guest_inhibit", "per_vcpu")["verdicts"]
     assert verdicts["accept-race HP02"] == {"guest_inhibit": True, "per_vcpu": False}
+    assert verdicts["three-ways-to-2m HP20"] == {"guest_inhibit": True, "per_vcpu": True}
+    verdicts = diff("prefault", "as_large_as_allowed", "force_4k")["verdicts"]
+    broken = {claim for claim, holds in verdicts.items() if holds != {"as_large_as_allowed": True, "force_4k": True}}
+    assert broken == {"prefault-then-accept HP08", "three-ways-to-2m HP20"}
 
 
 def test_a_file_and_a_design_stand_for_their_variants(checkout: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +24,13 @@ class DesignError(ValueError):
 class Variant:
     """One answer: what it is called, its functions, where it comes from, and what it cannot go together with.
 
-    never_with: {(question, variant): why not}.
+    file: where it is registered.  never_with: {(question, variant): why not}.
     """
 
     name: str
     parts: SimpleNamespace
     source: str
+    file: str
     never_with: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
@@ -50,7 +52,14 @@ class Question:
         never_with: Mapping[tuple[str, str], str] | None = None,
         **parts: Any,
     ) -> None:
-        """Register a variant by its functions: `question.variant("ignore", on_violation=..., source="...")`."""
+        """Register a variant by its functions: `question.variant("ignore", on_violation=..., source="...")`.
+
+        The file that took a name may register it again, as when it is loaded again.  Raises DesignError.
+        """
+        caller = sys._getframe(1).f_globals
+        file = str(caller.get("__file__", caller["__name__"]))
+        if name in self.variants and self.variants[name].file != file:
+            raise DesignError(f"{self.name} has a variant {name!r} already, in {self.variants[name].file}")
         known = next(iter(self.variants.values()), None)
         if known and vars(known.parts).keys() != parts.keys():
             needs, has = ", ".join(sorted(vars(known.parts))), ", ".join(sorted(parts))
@@ -58,7 +67,7 @@ class Question:
         for part, theirs in vars(known.parts).items() if known else ():
             if (waits := asyncio.iscoroutinefunction(theirs)) != asyncio.iscoroutinefunction(parts[part]):
                 raise DesignError(f"{part} of a variant of {self.name} is made with {'async def' if waits else 'def'}")
-        self.variants[name] = Variant(name, SimpleNamespace(**parts), source, never_with or {})
+        self.variants[name] = Variant(name, SimpleNamespace(**parts), source, file, never_with or {})
 
 
 # The answers of RFC v2, which the seed documents describe.  A preset says only where it differs from them.
