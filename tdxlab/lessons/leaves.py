@@ -9,23 +9,21 @@ call.scene().pictures
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tdxlab.engine.cells import Key, Lock
 from tdxlab.lab import Lab
 from tdxlab.lessons.entries import Picture, picture
 from tdxlab.lessons.locks import Taken, taken
-from tdxlab.spec.bits import GpaLevel
-from tdxlab.spec.checks import CHECKS, Check
-from tdxlab.spec.checks.check import AND, DPAMT, L2_VM, PAGE_2M
+from tdxlab.lessons.refusing import answering, refusing
+from tdxlab.spec.checks import Check
 from tdxlab.spec.leaves import Leaf, named
-from tdxlab.spec.levels import LEVEL_2M
 from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import ExitReason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Call:
     """One call.
 
@@ -45,6 +43,9 @@ class Call:
     seen: Picture
     dynamic: bool
     names: Mapping[int, str]
+
+    def __repr__(self) -> str:
+        return f"LP {self.lp}: {self.leaf.name}: {self.answer}"
 
     @property
     def crossed(self) -> bool:
@@ -67,17 +68,8 @@ class Call:
 
     @property
     def refused_by(self) -> list[Check]:
-        """The leaf's rows that answer so on such a machine."""
-        level = self.operands.get("rcx", 0) & GpaLevel.LEVEL
-        no = {L2_VM: True, DPAMT: not self.dynamic, PAGE_2M: level != LEVEL_2M}
-        found = [] if self.crossed else answering(self.leaf, self.status)
-        return [row for row in found if not any(no.get(when) for when in row.when.split(AND))]
-
-
-def answering(leaf: Leaf, status: Status) -> list[Check]:
-    """The rows of a leaf that answer so, whatever their conditions."""
-    rows = [row for row in CHECKS[leaf] if row.refuses is not None and row.refuses.code == status.code]
-    return [row for row in rows if status.detail in row.details]
+        """The row that refused it; several where neither the answer nor the locks tell them apart."""
+        return [] if self.crossed else refusing(self)
 
 
 def answer(leaf: Leaf, status: Status) -> str:
@@ -90,10 +82,10 @@ def answer(leaf: Leaf, status: Status) -> str:
 class Scene:
     """Calls in a row, and what was watched before the first.  dynamic, names: as of each call."""
 
-    before: Picture
+    before: Picture = field(repr=False)
     calls: tuple[Call, ...]
     dynamic: bool
-    names: Mapping[int, str]
+    names: Mapping[int, str] = field(repr=False)
 
     @property
     def pictures(self) -> tuple[Picture, ...]:

@@ -10,9 +10,10 @@ from itertools import groupby
 from typing import Any
 
 from tdxlab.hw.sharex import HP
-from tdxlab.lessons.leaves import Call, answer, answering
+from tdxlab.lessons.leaves import Call, answer
 from tdxlab.lessons.locks import Taken
 from tdxlab.lessons.refusals import Refusal
+from tdxlab.lessons.refusing import answering
 from tdxlab.module.pamt import LAST_PAGE_HINT
 from tdxlab.spec.bits import GpaLevel, HpaLevel, PamtEntry, field
 from tdxlab.spec.leaves import NULL_PA, named
@@ -214,10 +215,12 @@ def card(call: Call) -> str:
 
 
 def why(call: Call) -> list[str]:
-    """What a status means, and which of the leaf's checks did not hold."""
+    """What a status means, and which of the leaf's checks did not hold, or which ones it may have been."""
     if call.crossed or not call.status:
         return []
-    return [call.status.sentence, *(f"what does not hold: {row.what}" for row in call.refused_by)]
+    rows = list(dict.fromkeys(row.what for row in call.refused_by))
+    head = "what does not hold: " + "one of " * (len(rows) > 1)
+    return [call.status.sentence, *[head + ", or ".join(rows)] * bool(rows)]
 
 
 def table(calls: Sequence[Call], fold: bool = False) -> str:

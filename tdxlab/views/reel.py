@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from tdxlab.lessons.entries import Picture
 from tdxlab.lessons.leaves import Call, Scene
@@ -200,20 +199,24 @@ def label(call: Call) -> str:
 
 def _drawn(calls: Sequence[Line], columns: Mapping[str, list[Column]], source: str) -> Figure:
     lead = 0.15 + max(sheets.inches(line.label, 12) for line in calls)
-    right = lead + sum(column.width + 0.04 for group in columns.values() for column in group) + GAP * (len(columns) - 1)
+    cells = {title: sum(column.width + 0.04 for column in group) for title, group in columns.items()}
+    widths = {title: max(width, sheets.inches(title, **sheets.HEADING)) for title, width in cells.items()}
+    right = lead + sum(widths.values()) + GAP * (len(columns) - 1)
     fig, axes = sheets.sheet(right, LINE * len(calls) + HEAD + FOOT)
     x = lead
     for title, group in columns.items():
-        sheets.heading(axes, x + sum(column.width + 0.04 for column in group) / 2, title)
+        sheets.heading(axes, x + widths[title] / 2, title)
+        at = x + (widths[title] - cells[title]) / 2
         for column in group:
-            _column(axes, x, column)
-            x += column.width + 0.04
-        x += GAP
+            _column(axes, at, column, calls)
+            at += column.width + 0.04
+        x += widths[title] + GAP
     for n, line in enumerate(calls):
         colour = palette.FAILS if line.refused else "black"
         axes.text(0, _y(n) + LINE / 2, line.label, va="center", fontsize=12, color=colour)
         if line.across:
-            _band(axes, lead, right - lead, n, line.across)
+            where = lead + 0.1, _y(n) + LINE / 2
+            axes.text(*where, line.across, va="center", fontsize=12, color=palette.FAILS, weight="bold")
     sheets.caption(axes, f"{CAPTION} {source}".rstrip())
     return fig
 
@@ -222,16 +225,10 @@ def _y(n: int) -> float:
     return HEAD + LINE * n
 
 
-def _band(axes: Axes, x: float, width: float, n: int, text: str) -> None:
-    axes.add_patch(Rectangle((x, _y(n)), width, LINE, facecolor="#FFFFFF", edgecolor="none", zorder=5))
-    where = x + 0.1, _y(n) + LINE / 2
-    axes.text(*where, text, va="center", fontsize=12, color=palette.FAILS, weight="bold", zorder=6)
-
-
-def _column(axes: Axes, x: float, column: Column) -> None:
+def _column(axes: Axes, x: float, column: Column, calls: Sequence[Line]) -> None:
     axes.text(x + column.width / 2, HEAD - 0.04, column.name, ha="center", va="bottom", fontsize=11)
     for n, cell in enumerate(column.cells):
-        if cell is not None:
+        if cell is not None and not calls[n].across:
             before = column.cells[n - 1] if n else cell
             changed = before is None or cell.value != before.value
             sheets.cell(axes, x, _y(n) + 0.04, column.width, LINE - 0.08, cell.text, cell.fill, changed)

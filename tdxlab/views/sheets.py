@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
 
@@ -17,11 +18,13 @@ QUIET = "#555555"
 PLAIN, FRAME = ("#707070", 0.6, 2), (palette.CHANGED, 2.8, 3)
 """Edge, its width and its place in the pile, of a cell and of a changed one."""
 MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
+HEADING: dict[str, Any] = {"size": 13, "weight": "bold"}
 
 
-def inches(text: str, size: float = 11) -> float:
+def inches(text: str, size: float = 11, weight: str = "normal") -> float:
     """How wide a line of text is."""
-    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text.strip() else 0.0
+    font = FontProperties(weight=weight)
+    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
 
 
 def sheet(width: float, height: float) -> tuple[Figure, Axes]:
@@ -57,7 +60,7 @@ def round_box(axes: Axes, x: float, y: float, width: float, height: float, **sty
 def heading(axes: Axes, x: float, text: str, y: float = 0.0) -> None:
     """A bold line, centred at x, below y."""
     with plt.rc_context(FONT):
-        axes.text(x, y, text, ha="center", va="top", fontsize=13, weight="bold")
+        axes.text(x, y, text, ha="center", va="top", **HEADING)
 
 
 def caption(axes: Axes, text: str) -> None:

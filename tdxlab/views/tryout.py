@@ -85,14 +85,15 @@ RANGES = {"PAGES": PAGES, "LARGE": LARGE, "CONTROL, in use": CONTROL}
 LEVELS_OF_RANGES = {"2M": LEVEL_2M, "4K": LEVEL_4K, "1G": LEVEL_1G}
 VCPUS = {"TDVPR": TDVPR, "TDVPR_1": TDVPR_1}
 DONOR = dict(list(PAGES_4K.items())[4:])
+DONOR_1 = {"SPARE[1]": SPARE[1], **DONOR}  # a pair is two pages: the second list begins with another one
 
 CHOICES: dict[str, tuple[Mapping[str, int], ...]] = {
     "gpa_level": (GPAS, LEVELS),
     "gpa": (GPAS,),
     "hpa_level": (RANGES, LEVELS_OF_RANGES),
     "page": (PAGES_4K,),
-    "pamt_page_0": (DONOR,), "pamt_page_1": (DONOR,),
-    "page_0": (DONOR,), "page_1": (DONOR,),
+    "pamt_page_0": (DONOR,), "pamt_page_1": (DONOR_1,),
+    "page_0": (DONOR,), "page_1": (DONOR_1,),
     "tdvpr_flags": (VCPUS,),
 }
 """What a reader chooses for an operand, by its meaning: parts that are put together."""
@@ -137,6 +138,7 @@ class Try(w.VBox):  # type: ignore[misc]
             self._watch()
             self._show(self.leaves(row.name, *map(self._value, dict(row.operands).values()), lp=self.lp.value))
         except (ValueError, MachineDead) as wrong:
+            self._show(None)
             self.card.value = framed(f"No call: {wrong}.", "")
 
     def take_back(self) -> None:

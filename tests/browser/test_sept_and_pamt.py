@@ -62,7 +62,6 @@ def test_a_reader_calls_leaves_in_the_form(notebook: Any) -> None:
     notebook.screenshot("sept_and_pamt_refused")
 
     chosen(form, 1, "TDH.PHYMEM.PAMT.ADD")
-    chosen(form, 5, "SPARE[1]")
     call.click()
     expect(card).to_contain_text("PAMT.ADD PAGES 2M, SPARE[0], SPARE[1]: TDX_SUCCESS", timeout=20_000)
     expect(image).not_to_have_attribute("src", drawn)

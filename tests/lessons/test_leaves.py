@@ -58,6 +58,10 @@ def test_without_dynamic_pamt_no_check_of_it_is_named(call: Leaves) -> None:
     assert [row.what for row in refused.refused_by] == ["the page is free (PT_NDA), at this size"]
 
 
+def test_a_call_fits_on_a_line(call: Leaves) -> None:
+    assert repr(call("TDH.MEM.TRACK", TDR)) == "LP 0: TDH.MEM.TRACK: TDX_SUCCESS"
+
+
 def test_entries_and_exits_are_no_statuses(call: Leaves) -> None:
     assert call("TDH.VP.ENTER", TDVPR).answer == "enters the guest"
     assert call("TDG.MEM.PAGE.ACCEPT", GPA).answer == "TD exit, EPT_VIOLATION"

@@ -42,6 +42,13 @@ def test_a_refusal_says_why_and_that_nothing_changed(call: Leaves) -> None:
     assert "what does not hold: the page's 2M range" in told
 
 
+def test_a_refusal_that_may_have_two_reasons_says_one_of_them() -> None:
+    told = calls.card(build(Lab(module="1.5.25"))("TDH.PHYMEM.PAMT.ADD", PAGES | LEVEL_2M, *PAIR))
+    words = " ".join(told.split())
+    assert "what does not hold: one of RAX: a leaf that the module" in words
+    assert ", or the module was configured with Dynamic PAMT" in words
+
+
 def test_the_hint_and_the_page_come_back(call: Leaves) -> None:
     made = last(call, ("TDH.PHYMEM.PAMT.ADD", PAGES | LEVEL_2M, *PAIR), ("TDH.MEM.PAGE.AUG", GPA, TDR, PAGE), *REMOVAL)
     assert calls.returned(made) == ["RCX = PAGE with the hint, bit 62"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib as mpl
 import pytest
 
@@ -105,3 +107,13 @@ def test_letters_have_room(call: Leaves) -> None:
         for box in boxes:
             if box.contains(*middle):
                 assert box.x0 <= extent.x0 and extent.x1 <= box.x1, text.get_text()
+
+
+def test_headings_do_not_touch(call: Leaves) -> None:
+    figure = reel.reel(call.scene(), pamt=LEVEL_2M)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    bold = [text for text in figure.axes[0].texts if text.get_weight() == "bold" and text.get_va() == "top"]
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in bold]
+    assert [text.get_text() for text in bold] == ["PAMT entry at 2M", "TD", "RCX, bit 62"]
+    assert all(left.x1 + 5 < right.x0 for left, right in pairwise(boxes))

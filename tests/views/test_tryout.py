@@ -12,7 +12,7 @@ mpl.use("Agg")
 
 from tdxlab.lab import Lab
 from tdxlab.lessons.leaves import Leaves
-from tdxlab.lessons.td import PAGE, TDR, build
+from tdxlab.lessons.td import PAGE, SPARE, TDR, build
 from tdxlab.spec.leaves import named
 from tdxlab.spec.levels import LEVEL_2M
 from tdxlab.views import tryout
@@ -60,7 +60,7 @@ def test_the_slider_shows_each_call_and_draws_it_once(call: Leaves) -> None:
 
 
 def test_a_reader_makes_a_call_and_takes_it_back(form: Try, call: Leaves) -> None:
-    choose(form, "TDH.PHYMEM.PAMT.ADD", page_1="SPARE[1]")
+    choose(form, "TDH.PHYMEM.PAMT.ADD")
     form.call.click()
     assert "TDX_SUCCESS" in form.card.value and "bitmap bit set (x2)" in form.card.value
     assert form.focus == Focus(pamt=LEVEL_2M)
@@ -88,6 +88,22 @@ def test_what_nobody_can_call_is_a_sentence(form: Try, call: Leaves) -> None:
     form.call.click()
     assert "No call: logical processor 0 is outside any guest" in form.card.value
     assert len(call.calls) == form.start
+
+
+def test_after_no_call_the_board_tells_of_no_call(form: Try) -> None:
+    nothing = form.image.value
+    form.call.click()
+    assert form.image.value != nothing, "its locks"
+    choose(form, "TDG.MEM.PAGE.ACCEPT", gpa_level="0x1000")
+    form.call.click()
+    assert form.image.value == nothing
+
+
+@pytest.mark.parametrize("leaf", ["TDH.PHYMEM.PAMT.ADD", "TDH.MEM.PAGE.DEMOTE"])
+def test_a_pair_begins_as_two_pages(plain: Try, leaf: str) -> None:
+    choose(plain, leaf)
+    pair = [parts[0].value for meaning, parts in plain.parts.items() if "page_" in meaning]
+    assert pair == list(SPARE)
 
 
 @pytest.mark.parametrize("leaf", tryout.LEAVES)
