@@ -22,11 +22,14 @@ function expand(side) {
   return side.runs.flatMap(([state, n]) => Array(n).fill(state));
 }
 
-// how large an entry may be drawn so that both strips of a region fit into `room` pixels, side by side
-function entrySize(room, regions) {
+const AROUND = 130; // pixels of the memory's height that are no entries: names, legend, facts
+
+// how large an entry may be drawn so that both strips of a region fit into the memory's box, side by side
+function entrySize(box, regions) {
   const most = regions <= 1 ? [14, 14] : regions <= 2 ? [14, 9] : regions <= 6 ? [8, 5] : [4, 4];
-  const width = Math.max(4, Math.min(most[0], Math.floor((room - 20) / (2 * COLUMNS))));
-  return { w: width, h: Math.min(width + 1, most[1]) };
+  const width = Math.max(4, Math.min(most[0], Math.floor((box.clientWidth - 20) / (2 * COLUMNS))));
+  const height = Math.max(4, Math.floor((box.clientHeight - AROUND) / (512 / COLUMNS)));
+  return { w: width, h: Math.min(width + 1, most[1], height) };
 }
 
 // --- one strip: 512 entries as a block of 16 rows, or a 2M leaf as one block ---
@@ -299,7 +302,7 @@ function render({ model, el }) {
   }
 
   function drawMemory(picture, before) {
-    const size = entrySize(memory.clientWidth, picture.regions.length);
+    const size = entrySize(memory, picture.regions.length);
     const old = new Map((before ? before.regions : []).map((r) => [r.base, r]));
     const boxes = [];
     const states = new Set();
