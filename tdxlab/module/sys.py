@@ -8,25 +8,23 @@ from collections.abc import Iterator
 from tdxlab.engine.cells import Journal, Record, Words
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.hw.sharex import Refuse, Sharex
+from tdxlab.module import tdmr_info
 from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import check_host_hpa
 from tdxlab.module.pamt import PER_PAGE, packed
+from tdxlab.module.tdmr_info import TDMR_INFO_BYTES, Area, TdmrInfo
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import SysConfig
-from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M, shift
+from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M
 from tdxlab.spec.operands import R8, RCX, RDX
-from tdxlab.spec.pamt import ENTRY_BYTES, PT_RSVD
+from tdxlab.spec.pamt import PT_RSVD
 from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import KeyState, SysState
 
-MAX_TDMRS, MAX_RESERVED = 64, 16
-TDMR_INFO_BYTES = 512  # alignment of the array and of each TDMR_INFO
+MAX_TDMRS = 64
 MAX_NODE_PA = 48
 CHUNK_BYTES, BITMAP_CHUNK_BYTES = 1024 * PAGE_SIZE, 4096 * PAGE_SIZE  # what one TDH.SYS.TDMR.INIT does
-PAMT_LEVELS = (LEVEL_1G, LEVEL_2M, LEVEL_4K)  # in the order of TDMR_INFO
-
-Area = tuple[int, int]
 
 
 class Tdmr(Record):
@@ -36,29 +34,16 @@ class Tdmr(Record):
     end: int
     lock: Sharex
     next: int
-    pamts: tuple[Area, ...]
     reserved: tuple[Area, ...]
-    __slots__ = ("base", "end", "lock", "next", "pamts", "reserved")
-    FIXED = Record.FIXED | {"base", "end", "lock", "pamts", "reserved"}
+    __slots__ = ("base", "end", "lock", "next", "reserved")
+    FIXED = Record.FIXED | {"base", "end", "lock", "reserved"}
 
-    def __init__(
-        self, journal: Journal, base: int, size: int, pamts: tuple[Area, ...], reserved: tuple[Area, ...]
-    ) -> None:
-        lock = Sharex(journal, f"tdmr_lock:{base:#x}", marks=False)
-        super().__init__(journal, f"tdmr:{base:#x}", lambda key: (lock, 0))
-        values = {"base": base, "end": base + size, "lock": lock, "next": base, "pamts": pamts, "reserved": reserved}
+    def __init__(self, journal: Journal, info: TdmrInfo) -> None:
+        lock = Sharex(journal, f"tdmr_lock:{info.base:#x}", marks=False)
+        super().__init__(journal, f"tdmr:{info.base:#x}", lambda key: (lock, 0))
+        values = {"base": info.base, "end": info.end, "lock": lock, "next": info.base, "reserved": info.reserved}
         for name, value in values.items():
             object.__setattr__(self, name, value)
-
-    def memory(self) -> Iterator[Area]:
-        """(base, end) of the parts that are not reserved."""
-        at = self.base
-        for base, end in self.reserved:
-            if at < base:
-                yield at, base
-            at = end
-        if at < self.end:
-            yield at, self.end
 
     def reserves(self, start: int, stop: int) -> bool:
         """Is some of [start, stop) in a reserved area?"""
@@ -108,7 +93,7 @@ async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) ->
     Bit 16 of R8 turns Dynamic PAMT on, whose third area is the bitmap.
 
     A node of Dynamic PAMT has 36 bits for a frame number, so HKIDs must begin at bit 48 or below.
-    Source: [S01:tdh_sys_config.c, S25:tdh_sys_config.c]; the order of the checks is INFERRED from the tour, section A.
+    Left out: that the HKID stays reserved if a TDMR is refused.  Source: [S01:tdh_sys_config.c, S25:tdh_sys_config.c]
     """
     await hold_global(call)
     sys = call.module.sys
@@ -124,72 +109,19 @@ async def tdh_sys_config(call: Call, array: int, count: int, hkid_flags: int) ->
         raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
     await step((call.memory.page(array), None, READ), at="TDMR_INFO array")
     pointers = struct.unpack(f"<{count}Q", call.memory.read(array, 8 * count))
-    tdmrs: list[Tdmr] = []
+    tdmrs: list[TdmrInfo] = []
     for pointer in pointers:
         check_host_hpa(call, pointer, RCX, TDMR_INFO_BYTES)
         await step((call.memory.page(pointer), None, READ), at="TDMR_INFO")
-        tdmrs.append(_read_tdmr(call, pointer))
-        _check_tdmr(call, tdmrs, dynamic)
-    _check_pamts(call, tdmrs)
+        tdmrs.append(tdmr_info.parse(call.memory.read(pointer, TDMR_INFO_BYTES)))
+        tdmr_info.check(tdmrs, call.memory.platform, dynamic)
 
     # --- all checks passed ---
     await step((sys, None, WRITE), (call.module.kot, hkid, WRITE), *call.pamt.cells(), at="update")
-    sys.tdmrs, sys.hkid = tuple(tdmrs), hkid
+    sys.tdmrs, sys.hkid = tuple(Tdmr(call.cpu.journal, tdmr) for tdmr in tdmrs), hkid
     call.pamt.begin(dynamic)
     call.module.kot.put(hkid, KeyState.HKID_RESERVED)
     sys.state = SysState.SYSCONFIG_DONE
-
-
-def _read_tdmr(call: Call, pointer: int) -> Tdmr:
-    # base, size, three PAMT areas, then reserved areas (offset, size) up to the first of size 0
-    words = struct.unpack("<40Q", call.memory.read(pointer, 320))
-    areas = [(words[i], words[i] + words[i + 1]) for i in range(2, 8, 2)]
-    reserved: list[Area] = []
-    for i in range(8, 8 + 2 * MAX_RESERVED, 2):
-        if not words[i + 1]:
-            break
-        reserved.append((words[0] + words[i], words[0] + words[i] + words[i + 1]))
-    return Tdmr(call.cpu.journal, words[0], words[1], tuple(areas), tuple(reserved))
-
-
-def _check_tdmr(call: Call, tdmrs: list[Tdmr], dynamic: bool) -> None:
-    # the last one of `tdmrs`; the details say which, and which reserved area
-    tdmr, n = tdmrs[-1], len(tdmrs) - 1
-    if tdmr.base % SIZE_1G or tdmr.end % SIZE_1G or tdmr.base >= tdmr.end or tdmr.end >> call.memory.hkid_start:
-        raise Refuse(st.TDX_INVALID_TDMR.at(n))
-    if n and tdmr.base < tdmrs[n - 1].end:
-        raise Refuse(st.TDX_NON_ORDERED_TDMR.at(n))
-    at = tdmr.base
-    for i, (base, end) in enumerate(tdmr.reserved):
-        if base % PAGE_SIZE or end % PAGE_SIZE or end > tdmr.end:
-            raise Refuse(st.TDX_INVALID_RESERVED_IN_TDMR.at(n | i << 8))
-        if base < at:
-            raise Refuse(st.TDX_NON_ORDERED_RESERVED_IN_TDMR.at(n | i << 8))
-        at = end
-    for level, (base, end) in zip(PAMT_LEVELS, tdmr.pamts, strict=True):
-        pages = tdmr.end - tdmr.base >> shift(level)
-        needed = pages // 8 if dynamic and level == LEVEL_4K else pages * ENTRY_BYTES
-        if base % PAGE_SIZE or end % PAGE_SIZE or end - base < needed:
-            raise Refuse(st.TDX_INVALID_PAMT.at(n | level << 8))
-    if not all(_in_cmrs(call, area) for area in tdmr.memory()):
-        raise Refuse(st.TDX_TDMR_OUTSIDE_CMRS.at(n))
-
-
-def _check_pamts(call: Call, tdmrs: list[Tdmr]) -> None:
-    # each PAMT area lies in a CMR, and over no other PAMT area and no TDMR's memory
-    taken: list[tuple[Area, int]] = [(area, n) for n, tdmr in enumerate(tdmrs) for area in tdmr.memory()]
-    for n, tdmr in enumerate(tdmrs):
-        for level, area in zip(PAMT_LEVELS, tdmr.pamts, strict=True):
-            for (base, end), other in taken:
-                if area[0] < end and base < area[1]:
-                    raise Refuse(st.TDX_PAMT_OVERLAP.at(n | level << 8 | other << 16))
-            if not _in_cmrs(call, area):
-                raise Refuse(st.TDX_PAMT_OUTSIDE_CMRS.at(n | level << 8))
-            taken.append((area, n))
-
-
-def _in_cmrs(call: Call, area: Area) -> bool:
-    return any(base <= area[0] and area[1] <= base + size for base, size in call.memory.platform.cmrs)
 
 
 @handles(leaves.TDH_SYS_KEY_CONFIG)

@@ -15,7 +15,8 @@ from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import MIN_TDCX, check_host_hpa
 from tdxlab.module.guest_memory import operand_page
 from tdxlab.module.metadata import Kind, View
-from tdxlab.module.sys import MAX_NODE_PA, MAX_RESERVED, MAX_TDMRS
+from tdxlab.module.sys import MAX_NODE_PA, MAX_TDMRS
+from tdxlab.module.tdmr_info import MAX_RESERVED
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.fields import BY_NAME, GUEST, HOST, MAX_CMRS, NO_FIELD, Context, Field, FieldId, sequence
