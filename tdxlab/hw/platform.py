@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Left out: more than one package, MSRs by number, CPUID beyond what leaves show."""
+    """Unless told otherwise that of the recordings.  [oracle]
+
+    Left out: more than one package, MSRs by number, CPUID beyond what leaves show.
+    """
 
     cmrs: tuple[tuple[int, int], ...] = ()
     """(base, bytes) of the convertible memory, ascending."""
@@ -23,6 +26,13 @@ class Platform:
     """How many HKIDs behind them are private (the high half)."""
     wb_sub_blocks: int = 1
     """Parts that a cache is written back in; between two of them an interrupt is looked for (IA32_WBINVDP)."""
+
+    tsc_mhz: int = 2000
+    """What the time-stamp counter counts in a microsecond."""
+    cpuid_1_eax: int = 0x806F8
+    """Family, model and stepping of the processors."""
+    xfam: int = 0x602E7
+    """The extended features that a guest can have (bits of XCR0 and IA32_XSS)."""
 
     @property
     def hkid_start(self) -> int:

@@ -132,7 +132,7 @@ async def complete(call: Call, status: Status | None) -> None:
     since = now if call.busy_since is None else call.busy_since
     await step((call.vcpu, "first_busy_tsc", WRITE), (call.td, "hp_lock_timeout", READ), at="kept off for the host")
     call.vcpu.first_busy_tsc = since
-    if now - since >= call.td.hp_lock_timeout:
+    if now - since >= call.td.hp_lock_timeout * call.memory.platform.tsc_mhz:
         await leave(call, TdExit(st.TDX_HOST_PRIORITY_BUSY_TIMEOUT))
 
 

@@ -94,7 +94,7 @@ async def tdh_mng_init(call: Call, tdr: int, td_params: int) -> None:
     check_op_state(call, td)
     check_host_hpa(call, td_params, RDX, TD_PARAMS_BYTES)
     await step((call.memory.page(td_params), None, READ), at="TD_PARAMS")
-    values = parse(call.memory.read(td_params, TD_PARAMS_BYTES), call.features.config_flags)
+    values = parse(call.memory.read(td_params, TD_PARAMS_BYTES), call.features.config_flags, call.memory.platform)
     if len(td.tdcx) < MIN_TDCX + values["num_l2_vms"]:
         raise Refuse(st.TDX_TDCS_NOT_ALLOCATED)
 

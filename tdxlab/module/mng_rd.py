@@ -6,14 +6,13 @@ from tdxlab.hw.sharex import Refuse
 from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import hold_td
 from tdxlab.module.metadata import Form, Kind, View, host_of
-from tdxlab.module.state import TSC_MHZ, Td
+from tdxlab.module.state import Td
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.fields import BY_NAME, GUEST, ConfigFlags, Context, TdCtls
 from tdxlab.spec.operands import RCX
 
 HP_LOCK_TIMEOUTS_US = range(10_000, 100_000_001)  # [S01:td_control_structures.h]
-TSC_UNIT_MHZ, TSC_FRACTION_BITS = 25, 48
 
 
 def word(value: bytes, i: int) -> int:
@@ -40,8 +39,6 @@ FORMS = {
     "NUM_TDCX": Form(lambda pages, i: len(pages)),
     "TDCX_PA": Form(lambda pages, i: pages[i] if i < len(pages) else 0),
     "TSC_OFFSET": Form(lambda frequency, i: 0),  # time stands still
-    "TSC_MULTIPLIER": Form(lambda frequency, i: (frequency * TSC_UNIT_MHZ << TSC_FRACTION_BITS) // TSC_MHZ),
-    "HP_LOCK_TIMEOUT": Form(lambda ticks, i: ticks // TSC_MHZ, lambda ticks, us: us * TSC_MHZ),
     "MRTD": Form(word),
     "MRCONFIGID": Form(word),
     "MROWNER": Form(word),

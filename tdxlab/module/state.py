@@ -19,8 +19,7 @@ from tdxlab.spec.sept import RWX
 from tdxlab.spec.tdstate import LifeCycle, OpState, SysState, VcpuState
 
 NUM_RTMRS = 4
-TSC_MHZ = 2000  # of the recorded machine [oracle v1.5.25, its README]
-HP_LOCK_TIMEOUT = 1_000_000 * TSC_MHZ  # 1 s [S01:td_control_structures.h]
+HP_LOCK_TIMEOUT_US = 1_000_000  # [S01:td_control_structures.h]
 
 
 class _Fields(Record):
@@ -82,6 +81,7 @@ class Td(_Fields):
     max_vcpus: int
     num_l2_vms: int
     tsc_frequency: int  # of the guest, in units of 25 MHz
+    tsc_multiplier: int  # from the machine's cycles to the guest's, with 48 bits behind the point
     eptp: int
     gpaw: int
     config_flags: int
@@ -95,7 +95,7 @@ class Td(_Fields):
     # not under that lock: written at once, by the guest or the host
     td_ctls: int
     notify_enables: int
-    hp_lock_timeout: int  # TSC cycles for which the guest may be kept off a lock
+    hp_lock_timeout: int  # microseconds for which the guest may be kept off a lock
     # not under that lock: under the RTMRs' own
     rtmrs: tuple[bytes, ...]
     # not under that lock: counted atomically
@@ -129,6 +129,7 @@ class Td(_Fields):
         "max_vcpus": 0,
         "num_l2_vms": 0,
         "tsc_frequency": 0,
+        "tsc_multiplier": 0,
         "eptp": 0,
         "gpaw": 0,
         "config_flags": 0,
@@ -141,7 +142,7 @@ class Td(_Fields):
         "mrownerconfig": bytes(48),
         "td_ctls": 0,
         "notify_enables": 0,
-        "hp_lock_timeout": HP_LOCK_TIMEOUT,
+        "hp_lock_timeout": HP_LOCK_TIMEOUT_US,
         "rtmrs": (bytes(48),) * NUM_RTMRS,
         "chldcnt": 0,
         "num_assoc_vcpus": 0,

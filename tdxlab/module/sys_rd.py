@@ -49,6 +49,11 @@ def config_flags(call: Call) -> int:
     return call.features.config_flags
 
 
+def xfam(call: Call) -> int:
+    """What TD_PARAMS.XFAM can have."""
+    return call.memory.platform.xfam
+
+
 def node_hkid_bits(call: Call) -> int:
     """So many HKID bits at least leave frame numbers that a node of Dynamic PAMT has room for."""
     return max(call.memory.platform.max_pa - MAX_NODE_PA, 0)
@@ -99,7 +104,7 @@ VALUES: dict[str, Callable[[Call, int], int]] = {
     "TDVPS_SIZE_PER_L2_VM":           lambda call, i: vp.TDCX_PER_L2_VM * PAGE_SIZE,
     "ATTRIBUTES_FIXED0":              lambda call, i: td_params.ATTRIBUTES,
     "ATTRIBUTES_FIXED1":              lambda call, i: 0,
-    "XFAM_FIXED0":                    lambda call, i: td_params.XFAM_ALLOWED,
+    "XFAM_FIXED0":                    lambda call, i: xfam(call),
     "XFAM_FIXED1":                    lambda call, i: td_params.XFAM_FIXED,
     "NUM_CPUID_CONFIG":               lambda call, i: len(td_params.CPUID_LEAVES),
     "CONFIG_FLAGS_FIXED0":            lambda call, i: config_flags(call),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from tdxlab.hw.platform import Platform
 from tdxlab.hw.sharex import Refuse
 from tdxlab.spec import status as st
 from tdxlab.spec.fields import Attributes, ConfigFlags, TdCtls
@@ -21,16 +22,17 @@ CPUID_CONFIG = (256, 16)  # offset, bytes a leaf
 CPUID_LEAVES = (0x1, 0x4, 0x4, 0x4, 0x4, 0x7, 0x7, 0x12, 0x12, 0x14, 0x14, 0x80000008)
 
 ATTRIBUTES = Attributes.DEBUG | Attributes.SEPT_VE_DISABLE | Attributes.PKS | Attributes.PERFMON
-XFAM_FIXED, XFAM_ALLOWED = 0x3, 0x602E7
+XFAM_FIXED = 0x3
 AVX512 = 0xE0
 EPTP_4_LEVELS, EPTP_5_LEVELS = 0x1E, 0x26  # write-back, walk length
 EITHER = ConfigFlags.MAXPA_VIRT | ConfigFlags.MAXGPA_VIRT  # not both [S25:helpers.c]
 MAX_L2_VMS = 3
 MAX_VCPUS_PER_TD = 576  # [S25:td_control_structures.h]
-TSC_25_MHZ = range(4, 401)  # 100 MHz to 10 GHz
+TSC_UNIT_MHZ, TSC_FRACTION_BITS = 25, 48
+TSC_UNITS = range(4, 401)  # 100 MHz to 10 GHz
 
 
-def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
+def parse(raw: bytes, config_flags: int, platform: Platform) -> dict[str, Any]:
     """The fields of a TD that are in `raw`, in the order in which the module checks them.
 
     config_flags: the bits of CONFIG_FLAGS that this version accepts.
@@ -38,13 +40,13 @@ def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
     attributes, xfam, max_vcpus, l2_vms, msr_ctls, _, eptp, flags, tsc, _ = LAYOUT.unpack_from(raw)
     _demand(not any(any(raw[first:end]) for first, end in RESERVED) and not msr_ctls & ~1, RDX)
     _demand(not attributes & ~ATTRIBUTES, Operand.ATTRIBUTES)
-    _demand(not xfam & ~XFAM_ALLOWED and xfam & XFAM_FIXED == XFAM_FIXED, Operand.XFAM)
+    _demand(not xfam & ~platform.xfam and xfam & XFAM_FIXED == XFAM_FIXED, Operand.XFAM)
     _demand(xfam & AVX512 in (0, AVX512) and (xfam & 4 or not xfam & AVX512), Operand.XFAM)
     _demand(0 < max_vcpus <= MAX_VCPUS_PER_TD, Operand.MAX_VCPUS)  # [S25:tdh_mng_init.c]
     _demand(l2_vms <= MAX_L2_VMS, Operand.NUM_L2_VMS)
     _demand(not flags & ~config_flags and flags & EITHER != EITHER, Operand.EXEC_CONTROLS)
     _demand(eptp == EPTP_5_LEVELS or (eptp == EPTP_4_LEVELS and not flags & ConfigFlags.GPAW), Operand.EPTP_CONTROLS)
-    _demand(tsc in TSC_25_MHZ, Operand.TSC_FREQUENCY)
+    _demand(tsc in TSC_UNITS, Operand.TSC_FREQUENCY)
     _check_cpuid(raw)
     return {
         "attributes": attributes,
@@ -52,6 +54,7 @@ def parse(raw: bytes, config_flags: int) -> dict[str, Any]:
         "max_vcpus": max_vcpus,
         "num_l2_vms": l2_vms,
         "tsc_frequency": tsc,
+        "tsc_multiplier": (tsc * TSC_UNIT_MHZ << TSC_FRACTION_BITS) // platform.tsc_mhz,
         "eptp": eptp,
         "gpaw": flags & ConfigFlags.GPAW,
         "config_flags": flags,

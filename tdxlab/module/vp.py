@@ -17,7 +17,6 @@ from tdxlab.spec.pamt import PT_NDA, PT_TDCX, PT_TDVPR
 from tdxlab.spec.tdstate import VcpuState
 
 MIN_TDCX, TDCX_PER_L2_VM, MAX_TDCX = 5, 3, 14  # control pages beside the TDVPR [S01:tdx_tdvps.h]
-CPUID_1_EAX = 0x806F8  # what a guest finds in RDX at its first instruction [oracle]
 
 
 async def hold_vcpu(
@@ -125,7 +124,7 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
     vcpu.index = td.num_vcpus
     td.num_vcpus += 1
     td.num_assoc_vcpus += 1
-    vcpu.gprs = {"rcx": guest_rcx, "rdx": CPUID_1_EAX}
+    vcpu.gprs = {"rcx": guest_rcx, "rdx": call.memory.platform.cpuid_1_eax}
     vcpu.assoc_lp = call.cpu.n
     vcpu.state = VcpuState.READY
 

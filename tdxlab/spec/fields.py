@@ -225,7 +225,7 @@ row(0x1110_0002_0000_0002, "MAX_VCPUS",              "hdg", "max_vcpus")
 row(0x1110_0000_0000_0003, "GPAW",                   "hdg", "gpaw")
 row(0x1110_0003_0000_0004, "EPTP",                   "hd",  "eptp")
 row(0x1110_0003_0000_000A, "TSC_OFFSET",             "hd",  "tsc_frequency")
-row(0x1110_0003_0000_000B, "TSC_MULTIPLIER",         "hd",  "tsc_frequency")
+row(0x1110_0003_0000_000B, "TSC_MULTIPLIER",         "hd",  "tsc_multiplier")
 row(0x1110_0001_0000_000C, "TSC_FREQUENCY",          "hdg", "tsc_frequency")
 # here: VIRTUAL_TSC (which nobody may read), NUM_CPUID_VALUES, XBUFF_SIZE
 row(0x9110_0003_0000_0010, "NOTIFY_ENABLES",         "dg",  "notify_enables", writers="dg", mask=NotifyEnables.EPT_FAULTS)

@@ -7,7 +7,7 @@ import pytest
 from tdxlab.hw.cpu import Access, Cpu, Guest, Regs
 from tdxlab.hw.sharex import ENTRY_HP
 from tdxlab.module import zero_step
-from tdxlab.module.state import HP_LOCK_TIMEOUT
+from tdxlab.module.state import HP_LOCK_TIMEOUT_US
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import EptViolation, SeptEntry
@@ -215,14 +215,15 @@ class Clocked(Cpu):
         return self.now
 
 
-@pytest.mark.parametrize("timeout", [HP_LOCK_TIMEOUT, 1000])
-def test_the_host_is_told_when_the_guest_was_kept_off_for_the_tds_timeout(timeout: int) -> None:
+@pytest.mark.parametrize("microseconds", [HP_LOCK_TIMEOUT_US, 1000])
+def test_the_host_is_told_when_the_guest_was_kept_off_for_the_tds_timeout(microseconds: int) -> None:
     machine = with_pages()
     machine.cpus[0] = cpu = Clocked(0, machine.memory, machine.module)
-    machine.module.tds[TDR].hp_lock_timeout = timeout
+    machine.module.tds[TDR].hp_lock_timeout = microseconds
     page = machine.memory.sept_page(TABLES + 2 * PAGE_SIZE)
     page.put(1, page[1] | ENTRY_HP)
     seen = []
+    timeout = microseconds * machine.memory.platform.tsc_mhz
     for cpu.now in (0, timeout - 1, timeout):
         seen.append(asks(machine, ACCEPT, PENDING_4K).rax)
     busy = st.TDX_OPERAND_BUSY.at(RCX)

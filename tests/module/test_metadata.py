@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.sept import BLOCKED, FREE, PENDING
 from tdxlab.spec.tdstate import OpState
+from tests.module.calls import CASES, prepared
 from tests.module.cases import AUG_2M, AUG_4K, GPA_2M, GPA_4K
 from tests.module.machine import HOST, PAGES, SEPT_VE_DISABLE, SOURCE, TABLES, TDR, TDVPRS, Machine, built
 
@@ -198,6 +200,22 @@ def test_mng_rd_tells_of_a_td_what_made_it() -> None:
     assert mrtd == machine.module.tds[TDR].mrtd
 
 
+def test_what_the_processor_is_shows_in_a_td() -> None:
+    machine = built(parts=2)
+    machine.memory.platform = replace(machine.memory.platform, tsc_mhz=1000, cpuid_1_eax=0xC06F2)
+    machine.alone(machine.create())
+    assert read_td(machine, "TSC_MULTIPLIER") == 1 << 48
+    assert machine.module.vcpus[TDVPRS[0]].gprs["rdx"] == 0xC06F2
+
+
+def test_a_td_has_no_extended_feature_that_the_processor_lacks() -> None:
+    init = CASES["MNG.INIT"]
+    machine = prepared(init, "1.5.01")
+    machine.memory.platform = replace(machine.memory.platform, xfam=0xE3)
+    assert seamcall(machine, leaves.TDH_SYS_RD, ID["XFAM_FIXED0"]).r8 == 0xE3
+    seamcall(machine, init.leaf, *init.operands, gives=st.TDX_OPERAND_INVALID.at(Operand.XFAM))
+
+
 def test_mng_rd_is_refused_what_the_host_may_not_know() -> None:
     refusal = st.TDX_METADATA_FIELD_NOT_READABLE
     regs = seamcall(built(), leaves.TDH_MNG_RD, TDR, ID["RTMR"], version=1, gives=refusal)
@@ -246,11 +264,10 @@ def test_a_td_has_fields_and_memory_when_it_is_initialised(leaf: Leaf) -> None:
     seamcall(machine, leaf, *operands, gives=st.TDX_OP_STATE_INCORRECT)
 
 
-def test_a_timeout_is_microseconds_to_the_host_and_ticks_to_the_module() -> None:
+def test_a_timeout_is_10_ms_to_100_s_and_written_as_a_whole() -> None:
     machine, id = built(), ID["HP_LOCK_TIMEOUT"]
     assert seamcall(machine, leaves.TDH_MNG_WR, TDR, id, 20_000, ALL).r8 == 1_000_000
     assert read_td(machine, "HP_LOCK_TIMEOUT") == 20_000
-    assert machine.module.tds[TDR].hp_lock_timeout == 40_000_000  # the TSC has 2 GHz
     for us in (9_999, 100_000_001):
         seamcall(machine, leaves.TDH_MNG_WR, TDR, id, us, ALL, gives=st.TDX_METADATA_FIELD_VALUE_NOT_VALID)
     seamcall(machine, leaves.TDH_MNG_WR, TDR, id, 20_000, ALL >> 1, gives=st.TDX_METADATA_WR_MASK_NOT_VALID)
