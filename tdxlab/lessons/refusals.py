@@ -1,8 +1,7 @@
 """Each status of the memory leaves, provoked by one call.
 
 A row says what the call answers, what came before it, and why.  `meet` makes the calls and returns the real answer;
-whether it is the row's is for the caller to see.  row: the number of the statement among those that were
-checked by running module 1.5.25.
+whether it is the row's is for the caller to see.
 """
 
 # ruff: noqa: E501
@@ -50,9 +49,10 @@ Event = Callable[[Lab], Coroutine[Any, Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """call answers `status` after `before`.  because: what is wrong, in a few words.  row: see above; 0 for none.
+    """call answers `status` after `before`.  because: what is wrong, in a few words.
 
-    dpamt: with Dynamic PAMT.  attributes: of the TD.  until: the leaf before which its building stops.
+    statement: its number in data/statements.csv; 0 for none.  dpamt: with Dynamic PAMT.  attributes: of the TD.
+    until: the leaf before which its building stops.
     meanwhile: (step, call): LP 1 makes this call when the other one stands before this step.
     """
 
@@ -60,7 +60,7 @@ class Refusal:
     call: Row
     because: str
     before: tuple[Row | Event, ...] = ()
-    row: int = 0
+    statement: int = 0
     dpamt: bool = False
     attributes: int = Attributes.SEPT_VE_DISABLE
     until: str = ""
@@ -101,7 +101,7 @@ ACCEPT_2M: Row  = ("TDG.MEM.PAGE.ACCEPT", 0 | LEVEL_2M)
 
 REFUSALS = (
     # operands
-    Refusal(st.TDX_OPERAND_INVALID.at(RCX), ("TDH.MEM.PAGE.AUG", 0 | LEVEL_1G, TDR, PAGE), "no page of 1G can be added", row=32),
+    Refusal(st.TDX_OPERAND_INVALID.at(RCX), ("TDH.MEM.PAGE.AUG", 0 | LEVEL_1G, TDR, PAGE), "no page of 1G can be added", statement=32),
     Refusal(st.TDX_OPERAND_INVALID.at(R8), ("TDH.MEM.PAGE.AUG", GPA_4K, TDR, PAGE + 8), "the page is not aligned"),
     Refusal(st.TDX_OPERAND_ADDR_RANGE_ERROR.at(R8), ("TDH.MEM.PAGE.AUG", GPA_4K, TDR, OUTSIDE), "the page is in no TDMR"),
     # busy
@@ -111,18 +111,18 @@ REFUSALS = (
     Refusal(st.TDX_INTERRUPTED_BUSY, DEMOTE, "a BLOCK was refused the tree before its poll", (AUG_2M, BLOCK_2M, TRACK), 103, meanwhile=("poll", BLOCK)),
     # pages
     Refusal(st.TDX_PAGE_METADATA_INCORRECT.at(R8), ("TDH.MEM.PAGE.AUG", GPA_4K, TDR, IMAGE), "the page is in use"),
-    Refusal(st.TDX_PAGE_METADATA_INCORRECT.at(RCX), ("TDH.MEM.TRACK", PAGE), "the page is no TDR", row=21, dpamt=True),
+    Refusal(st.TDX_PAGE_METADATA_INCORRECT.at(RCX), ("TDH.MEM.TRACK", PAGE), "the page is no TDR", statement=21, dpamt=True),
     # the TD and the module
     Refusal(st.TDX_TD_KEYS_NOT_CONFIGURED, TRACK, "the TD has no key yet", until="TDH.MNG.KEY.CONFIG"),
     Refusal(st.TDX_TDCS_NOT_ALLOCATED, TRACK, "the TD has no control page yet", until="TDH.MNG.ADDCX"),
-    Refusal(st.TDX_OP_STATE_INCORRECT.at(OpState.RUNNABLE), ("TDH.MEM.PAGE.ADD", GPA_4K, TDR, PAGE, SOURCE), "no content after MR.FINALIZE", row=150),
+    Refusal(st.TDX_OP_STATE_INCORRECT.at(OpState.RUNNABLE), ("TDH.MEM.PAGE.ADD", GPA_4K, TDR, PAGE, SOURCE), "no content after MR.FINALIZE", statement=150),
     Refusal(st.TDX_TD_NON_DEBUG, ("TDH.MEM.RD", 0, TDR), "the TD is no debuggable one"),
     Refusal(st.TDX_TD_FATAL, TRACK, "a machine check hit the guest", (ENTER, machine_check)),
     Refusal(st.TDX_SYS_SHUTDOWN, TRACK, "the module has been shut down", (("TDH.SYS.SHUTDOWN", 0),)),
     Refusal(st.TDX_SYS_NOT_READY, ADD_PAIR, "a new module is loaded and not initialised", (("TDH.SYS.SHUTDOWN", 0), new_module), 3),
     # Secure EPT
     Refusal(st.TDX_EPT_WALK_FAILED.at(RCX), ("TDH.MEM.PAGE.AUG", SIZE_2M | LEVEL_4K, TDR, PAGE), "a 2M leaf is in the way", (AUG_2M,), 85),
-    Refusal(st.TDX_EPT_ENTRY_STATE_INCORRECT.at(RCX), ("TDH.MEM.PAGE.AUG", 0 | LEVEL_2M, TDR, LARGE), "a page table is there", row=86),
+    Refusal(st.TDX_EPT_ENTRY_STATE_INCORRECT.at(RCX), ("TDH.MEM.PAGE.AUG", 0 | LEVEL_2M, TDR, LARGE), "a page table is there", statement=86),
     Refusal(st.TDX_EPT_ENTRY_NOT_PRESENT.at(RCX), ("TDH.MEM.RD", 0x1000, TDR), "nothing is mapped there", attributes=Attributes.SEPT_VE_DISABLE | Attributes.DEBUG),
     Refusal(st.TDX_GPA_RANGE_NOT_BLOCKED.at(RCX), DEMOTE, "the TD may run, and no BLOCK", (AUG_2M,), 91),
     Refusal(st.TDX_GPA_RANGE_ALREADY_BLOCKED.at(RCX), BLOCK, "a second BLOCK; bit 63 is 0: no error", (AUG, BLOCK)),
@@ -133,11 +133,11 @@ REFUSALS = (
     Refusal(st.TDX_PAGE_ALREADY_ACCEPTED, ACCEPT, "IMAGE was mapped at build time; bit 63 is 0", (ENTER,), 100),
     Refusal(st.TDX_PAGE_SIZE_MISMATCH.at(LEVEL_2M), ACCEPT_2M, "the region is mapped in 4K pages", (ENTER,), 129),
     # Dynamic PAMT
-    Refusal(st.TDX_MISSING_PAMT_PAGE_PAIR.at(R8), AUG, "the page's range has no pair", row=12, dpamt=True),
+    Refusal(st.TDX_MISSING_PAMT_PAGE_PAIR.at(R8), AUG, "the page's range has no pair", statement=12, dpamt=True),
     Refusal(st.TDX_HPA_RANGE_NOT_FREE.at(RCX), ("TDH.PHYMEM.PAMT.ADD", PAGES | LEVEL_2M, *SPARE), "the range has a pair already", (ADD_PAIR,), 49, True),
-    Refusal(st.TDX_PAGE_NOT_FREE.at(RDX), ("TDH.PHYMEM.PAMT.ADD", PAGES | LEVEL_2M, TDR, PAIR[1]), "RDX names a page in use", row=51, dpamt=True),
+    Refusal(st.TDX_PAGE_NOT_FREE.at(RDX), ("TDH.PHYMEM.PAMT.ADD", PAGES | LEVEL_2M, TDR, PAIR[1]), "RDX names a page in use", statement=51, dpamt=True),
     Refusal(st.TDX_PAMT_PAGE_NOT_EMPTY.at(1), DROP_PAIR, "a page of the second MiB is in use", (ADD_PAIR, ("TDH.MEM.PAGE.AUG", GPA_4K, TDR, PAGE_IN_MIB_1)), 11, True),
-    Refusal(st.TDX_NO_PAMT_PAGE_PAIR.at(RCX), DROP_PAIR, "the range has none", row=70, dpamt=True),
+    Refusal(st.TDX_NO_PAMT_PAGE_PAIR.at(RCX), DROP_PAIR, "the range has none", statement=70, dpamt=True),
     Refusal(st.TDX_OPERAND_BUSY.at(Operand.R12), (*DEMOTE, 0, 0, 0, LARGE, LARGE + PAGE_SIZE), "R12 lies in the range that is split", (AUG_2M, BLOCK_2M, TRACK), 96, True),
 )
 # fmt: on

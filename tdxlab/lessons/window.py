@@ -2,7 +2,7 @@
 
 TDH.MEM.PAGE.REMOVE sets the 4K entry free, then counts the page out, and holds no lock of the 2M entry.  Between the
 two steps TDH.PHYMEM.PAMT.REMOVE finds 512 free entries and a count of 1, and the module dies.
-[confirmed rows 76, 77]
+[statements 76, 77]
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class TdxModule:
         leaf, version = leaves.GUEST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
         vcpu = self.vcpus[cpu.lp.vcpu]
         await step((vcpu, None, WRITE), at=leaf.instruction if leaf else "TDCALL")
-        busy_since, vcpu.first_busy_tsc = vcpu.first_busy_tsc, None  # whatever the answer [confirmed row 156]
+        busy_since, vcpu.first_busy_tsc = vcpu.first_busy_tsc, None  # whatever the answer [statement 156]
         refusal = self._bad_rax(leaf, regs.rax)
         if refusal or leaf is None:
             regs.rax = refusal

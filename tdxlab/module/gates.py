@@ -59,7 +59,7 @@ async def hold_page(
 ) -> PamtPage:
     """A page operand: valid, and locked in the PAMT with the type and size that the leaf expects.
 
-    Without a pair there are no 4K entries: who wants a free page is told that.  [confirmed rows 12 to 25]
+    Without a pair there are no 4K entries: who wants a free page is told that.  [statements 12 to 25]
     """
     check_hpa(call, hpa, operand, 1 << SHIFTS[level])
     check_in_tdmr(call, hpa, operand)

@@ -75,7 +75,7 @@ async def tdh_mem_page_aug(call: Call, gpa_level: int, tdr: int, hpa: int) -> No
     """Map a free page as PENDING at a private GPA; the guest must accept it.
 
     A 2M page needs all its 512 4K entries free, or with Dynamic PAMT their 512 bits; they are looked at without
-    locks.  The guest can see the entry before the page is counted.  [confirmed row 141]
+    locks.  The guest can see the entry before the page is counted.  [statement 141]
     Left out: L2 aliases.  Source: [S01:tdh_mem_page_aug.c]
     """
     td = await hold_td(call, tdr, RDX)
@@ -112,7 +112,7 @@ async def check_small_pages_free(call: Call, hpa: int) -> None:
 async def tdh_mem_page_remove(call: Call, gpa_level: int, tdr: int) -> None:
     """Unmap a page and free it.  RCX: its HPA, with the hint that it was the last one in use of its 2M range.
 
-    The entry can be used again before the page is uncounted.  [confirmed rows 76 to 81]
+    The entry can be used again before the page is uncounted.  [statements 76 to 81]
     Left out: imports (the entry would become REMOVED), L2 aliases.  Source: [S01:tdh_mem_page_remove.c]
     """
     td = await hold_td(call, tdr, RDX)

@@ -41,7 +41,7 @@ async def tdh_mem_page_demote(
     """Split a large page into 512.  They are unblocked and as the page was, MAPPED or PENDING.
 
     The large page's PAMT entry is locked after the poll.  With Dynamic PAMT a 2M page's range then gets the page pair
-    in R12 and R13: a page of that very range is BUSY for ever.  [confirmed rows 89 to 105]
+    in R12 and R13: a page of that very range is BUSY for ever.  [statements 89 to 105]
     Left out: L2 aliases, for which R9 to R11 would have pages.
     Source: [S01:tdh_mem_page_demote.c, S25:tdh_mem_page_demote.c]
     """
@@ -158,7 +158,7 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
         for chunk in call.pamt.below(first.hpa, level - 1):
             touches.append((chunk.entries, None, WRITE))
             chunk.entries.fill([packed(PT_NDA, tdr)] * len(chunk.entries))
-        large.chunk.entries.put(large.i, packed(PT_REG, tdr))  # BEPOCH stays [confirmed row 38]
+        large.chunk.entries.put(large.i, packed(PT_REG, tdr))  # BEPOCH stays [statement 38]
     td.chldcnt -= 1
     call.held.give(*large.lock)
     call.regs.rcx = await call.pamt.count_out(table)

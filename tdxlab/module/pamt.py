@@ -108,7 +108,7 @@ class PamtPage:
         self.chunk.bepochs.put(self.i, 0)
 
     def free(self) -> None:
-        """PT_NDA; the rest stays behind.  [oracle: RDMD of a freed page names the old TDR, confirmed row 72]"""
+        """PT_NDA; the rest stays behind.  [oracle: RDMD of a freed page names the old TDR, statement 72]"""
         self.chunk.entries.put(self.i, self.word & ~PamtEntry.TYPE)
 
 
@@ -291,7 +291,7 @@ class Pamt(Record):
         """One less.  Returns the page's HPA, with the hint if none is left.
 
         The 2M entry is not locked: another CPU may have taken a page of the range before the caller sees the hint,
-        and before the count moves the entry says free already.  [confirmed rows 76 to 81]
+        and before the count moves the entry says free already.  [statements 76 to 81]
         """
         if not (self.dynamic and page.level == LEVEL_4K):
             return page.hpa

@@ -24,7 +24,7 @@ async def tdh_phymem_page_rdmd(call: Call, hpa_level: int) -> None:
 
     With Dynamic PAMT the operand has the smallest size that is of interest, a 2M entry that leads to a pair tells it
     in R10 and R11, and a 4K page that serves as PAMT page or is reserved is told as such, pair or not.
-    Source: [S01:tdh_phymem_page_rdmd.c, S25:tdh_phymem_page_rdmd.c]; confirmed rows 5 to 8, 73, 83, 163
+    Source: [S01:tdh_phymem_page_rdmd.c, S25:tdh_phymem_page_rdmd.c]; statements 5 to 8, 73, 83, 163
     """
     level = hpa_level & HpaLevel.LEVEL if call.pamt.dynamic else LEVEL_4K
     hpa = hpa_level & ~level

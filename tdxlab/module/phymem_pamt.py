@@ -22,7 +22,7 @@ async def tdh_phymem_pamt_add(call: Call, hpa_level: int, page_0: int, page_1: i
 
     The range is locked exclusively and the pages shared, all until the end: two calls whose pages lie in each other's
     range keep each other off.  A page that lies in the range itself is not locked again.
-    Source: [S25:tdh_phymem_pamt_add.c]; confirmed rows 46 to 69
+    Source: [S25:tdh_phymem_pamt_add.c]; statements 46 to 69
     """
     hpa = check_range(call, hpa_level)
     for page, operand in ((page_0, RDX), (page_1, R8)):
@@ -56,7 +56,7 @@ async def tdh_phymem_pamt_remove(call: Call, hpa_level: int) -> None:
 
     The detail of a refusal is the PAMT page (0 or 1) that has a used entry.  A page that is just being removed by
     another CPU has a free entry before it is uncounted: then the module dies.
-    Source: [S25:tdh_phymem_pamt_remove.c]; confirmed rows 70 to 79
+    Source: [S25:tdh_phymem_pamt_remove.c]; statements 70 to 79
     """
     hpa = check_range(call, hpa_level)
     check_in_tdmr(call, hpa, RCX)

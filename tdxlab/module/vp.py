@@ -104,7 +104,7 @@ async def tdh_vp_addcx(call: Call, hpa: int, tdvpr: int) -> None:
 async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) -> None:
     """Initialise the vCPU and associate it with this LP.  Version 1 gives it an x2APIC id that no other has.
 
-    Source: [S01:tdh_vp_init.c]; confirmed rows 161, 162
+    Source: [S01:tdh_vp_init.c]; statements 161, 162
     """
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, tdr_exclusive=bool(call.version))
     await step((vcpu, None, WRITE), (td, "num_vcpus", WRITE), (td, "num_assoc_vcpus", ADD), at="TDVPS")

@@ -262,6 +262,6 @@ def met(answers: Sequence[tuple[Refusal, Status]]) -> str:
 
 def source(refusal: Refusal) -> str:
     """The statement that was checked on the module, else where the leaf's row comes from."""
-    if refusal.row:
-        return f"row {refusal.row}"
+    if refusal.statement:
+        return f"statement {refusal.statement}"
     return answering(named(refusal.call[0]), refusal.status)[0].source.split(":")[0]

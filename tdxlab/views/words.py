@@ -28,7 +28,7 @@ LEVELS = {LEVEL_4K: "4K", LEVEL_2M: "2M", LEVEL_1G: "1G", LEVEL_512G: "512G", LE
 # fmt: on
 WRITE_BACK = 6
 STALE = "stale"
-"""What stands for a field of a free page's PAMT entry: what was there before.  [confirmed row 72]"""
+"""What stands for a field of a free page's PAMT entry: what was there before.  [statement 72]"""
 
 
 class Bepoch(Layout):

@@ -123,7 +123,7 @@ def no_lock_is_left(machine: Machine, call: InProgress, answer: Answer) -> Texts
 
 
 def kept(machine: Machine, cpu: int) -> list[Lock]:
-    """What a vCPU that runs there keeps.  [confirmed row 151]"""
+    """What a vCPU that runs there keeps.  [statement 151]"""
     tdvpr, page = machine.cpus[cpu].lp.vcpu, machine.module.pamt.page
     if not tdvpr:
         return []

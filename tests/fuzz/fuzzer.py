@@ -32,7 +32,7 @@ class Fuzzer:
     """every: after so many actions the whole machine is looked at; from action `closely` on after each.
 
     looked: at which action it was last looked at.  fatal: the module may die now: PAMT.REMOVE or ADD was called while a
-    page of the range was being freed [tdx-module-confirmed.md, rows 76 to 78].
+    page of the range was being freed [statements 76 to 78].
     """
 
     def __init__(

@@ -47,7 +47,7 @@ def test_an_s_ept_entry_is_what_sept_rd_tells(call: Leaves, before: tuple[tuple[
 def test_a_free_entry_is_not_0(call: Leaves) -> None:
     call.begin(0x1000, PAGE)
     at = call.scene().before.entry(LEVEL_4K)
-    assert at is not None and at.word == 0x80E0_0000_0000_0000  # confirmed row 142
+    assert at is not None and at.word == 0x80E0_0000_0000_0000  # statement 142
 
 
 def test_the_way_ends_where_the_tables_do(call: Leaves) -> None:
@@ -92,7 +92,7 @@ def test_the_bitmap_is_of_the_pages_own_range() -> None:
     call("TDH.PHYMEM.PAMT.ADD", PAGES | LEVEL_2M, *PAIR)
     seen = call.scene().pictures[-1].range
     assert sum(seen.bits) == 4 + sum(call.scene().before.range.bits) - 2  # two more than the TD's own
-    assert seen.types is PT_NDA and seen.pair is None  # confirmed row 53
+    assert seen.types is PT_NDA and seen.pair is None  # statement 53
 
 
 def test_a_split_gives_512_children_and_promote_takes_them_back() -> None:
@@ -112,4 +112,4 @@ def test_a_split_gives_512_children_and_promote_takes_them_back() -> None:
     assert pictures[4].region == ["PENDING"] * 512 and pictures[4].range.count == 512
     assert pictures[-1].region == "PENDING" and pictures[-1].range.count == 0
     back = call.scene().calls[-1].outputs
-    assert (back["rcx"], back["r12"], back["r13"]) == (PT_2M, *SPARE)  # confirmed row 36
+    assert (back["rcx"], back["r12"], back["r13"]) == (PT_2M, *SPARE)  # statement 36

@@ -7,8 +7,8 @@ def test_only_between_the_entry_and_the_count_does_the_module_die() -> None:
     found = {meeting.step: (meeting.answers, meeting.trace.ended.split(":")[0]) for meeting in window.meetings()}
     assert found == {
         "update": (("TDX_SUCCESS", "TDX_PAMT_PAGE_NOT_EMPTY"), "done"),
-        "dec": (("", ""), "fatal"),  # confirmed row 76
-        "decd": (("TDX_SUCCESS", "TDX_SUCCESS"), "done"),  # confirmed row 77
+        "dec": (("", ""), "fatal"),  # statement 76
+        "decd": (("TDX_SUCCESS", "TDX_SUCCESS"), "done"),  # statement 77
         "release": (("TDX_SUCCESS", "TDX_SUCCESS"), "done"),
     }
 

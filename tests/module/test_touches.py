@@ -22,7 +22,7 @@ def test_two_calls_declare_what_they_share(name: str) -> None:
 
 @pytest.mark.parametrize("second_use", cases.WINDOW)
 def test_a_removal_in_the_window_of_another_is_fatal_or_refused(second_use: str) -> None:
-    # a page's entry is free before it is uncounted [confirmed row 76], and its lock lies in the page [row 78]
+    # a page's entry is free before it is uncounted [statement 76], and its lock lies in the page [statement 78]
     ends = cases.check_window(second_use).outcomes
     assert {end.partition(":")[0] for end in ends} == {"done", "fatal"}
     assert any("0x157" in end for end in ends) and any("was not held" in end for end in ends)

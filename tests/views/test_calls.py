@@ -61,7 +61,7 @@ def test_what_stays_of_a_lock_is_told(call: Leaves) -> None:
     assert "locks of TDVPR and TDR given back" in calls.changes(call("TDG.VP.VMCALL", HALT))
     split = "TDH.MEM.PAGE.DEMOTE", BIG, TDR, PT_2M, 0, 0, 0
     last(call, ("TDH.MEM.PAGE.AUG", BIG, TDR, LARGE), ("TDH.MEM.RANGE.BLOCK", BIG, TDR), ("TDH.MEM.TRACK", TDR))
-    assert calls.changes(call(*split, LARGE, LARGE + PAGE_SIZE)) == ["host priority left on a 2M entry"]  # row 97
+    assert calls.changes(call(*split, LARGE, LARGE + PAGE_SIZE)) == ["host priority left on a 2M entry"]  # statement 97
     assert {"S-EPT FREE -> PENDING (x512)", "PAMT REG -> PAMT", "bitmap bit set (x2)"} <= set(
         calls.changes(call(*split, *SPARE))
     )
@@ -80,6 +80,6 @@ def test_donors_in_the_range_are_no_walk_of_their_own(call: Leaves) -> None:
 
 def test_a_refusal_that_was_met_names_its_source() -> None:
     rows = {calls.source(refusal) for refusal in REFUSALS}
-    assert {"row 12", "S01"} <= rows and all(row.startswith(("row ", "S01", "S25")) for row in rows)
+    assert {"statement 12", "S01"} <= rows and all(row.startswith(("statement ", "S01", "S25")) for row in rows)
     told = calls.met([(REFUSALS[0], REFUSALS[0].status)])
-    assert "OPERAND_INVALID|RCX" in told and "row 32" in told
+    assert "OPERAND_INVALID|RCX" in told and "statement 32" in told
