@@ -61,14 +61,17 @@ def _show(args: argparse.Namespace) -> Answer:
     from tdxlab.show import show
 
     found = show(args.name)
-    text = "\n\n".join("\n".join(f"{key}: {_words(value)}" for key, value in entry.items() if value) for entry in found)
+    text = "\n\n".join(
+        "\n".join(_words(key, value) for key, value in entry.items() if value or value == 0) for entry in found
+    )
     return {"name": args.name, "found": found}, text, 0
 
 
-def _words(value: Any) -> str:
+def _words(key: str, value: Any) -> str:
     if isinstance(value, dict):
-        return "".join(f"\n  {key}: {_words(v)}" for key, v in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        return "\n  ".join([f"{key}:", *(_words(k, v) for k, v in value.items())])
+    said = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return f"{key}: {said}" if said else key
 
 
 def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ def test_a_kernel_function_is_found_where_a_reader_would_look(name: str, file: s
     assert any(entry.get("at", "").startswith(file) for entry in show(name))
 
 
-@pytest.mark.parametrize("name", ["TDH.MEM.PAGE.DEMOTE", "tdh.mem.page.demote", "TDH_MEM_PAGE_DEMOTE"])
+@pytest.mark.parametrize("name", ["TDH.MEM.PAGE.DEMOTE", "TDH_MEM_PAGE_DEMOTE", " demote ", "page.demote"])
 def test_a_leaf_is_found_however_it_is_written(name: str) -> None:
     leaf = next(entry for entry in show(name) if "leaf" in entry)
     assert leaf["leaf"] == "TDH.MEM.PAGE.DEMOTE (SEAMCALL 15)" and leaf["handler"].startswith("tdxlab/module/")
@@ -42,10 +42,45 @@ def test_a_leaf_is_found_however_it_is_written(name: str) -> None:
         ("0xC0000B0B00000001", "TDX_PAGE_SIZE_MISMATCH|0x1"),
         ("0x8000020000000092", "TDX_OPERAND_BUSY|SEPT_TREE"),
         ("tdx_operand_busy", "TDX_OPERAND_BUSY"),
+        ("OPERAND_BUSY", "TDX_OPERAND_BUSY"),
+        ("TDX_OPERAND_BUSY|RCX", "TDX_OPERAND_BUSY|RCX"),
+        ("page_size_mismatch|0x1", "TDX_PAGE_SIZE_MISMATCH|0x1"),
     ],
 )
 def test_a_status_is_found_by_name_and_by_value(name: str, says: str) -> None:
     assert any(entry.get("status") == says for entry in show(name))
+
+
+def test_an_ending_of_several_leaves_lists_them() -> None:
+    assert {"TDH.MEM.SEPT.ADD", "TDH.MEM.PAGE.ADD"} <= show("ADD")[0]["leaves"].keys()
+    assert "TDH.MNG.ADDCX" not in show("ADD")[0]["leaves"]
+
+
+def test_a_leaf_tells_what_bits_its_operands_have_and_what_it_gives_back() -> None:
+    remove = show("TDH.MEM.PAGE.REMOVE")[0]
+    assert remove["operands"] == {"RCX": "gpa_level: LEVEL 2:0, GPA 51:12", "RDX": "tdr"}
+    assert remove["outputs"]["RCX"].startswith("HPA") and "RDX" in remove["outputs where it is refused"]
+    assert show("TDG.VP.VMCALL")[0]["operands"]["RCX"].endswith("RBP 5, GPRS 3:2 15:6, XMMS 31:16")
+
+
+def test_a_version_of_the_module_tells_what_differs() -> None:
+    [old], [new] = show("1.5.01"), show("1.5.25")
+    assert (old["dynamic pamt"], new["dynamic pamt"]) == ("no", "yes")
+    assert (old["unblock tracking operand"], new["unblock tracking operand"]) == ("SEPT_TREE", "RCX")
+
+
+@pytest.mark.parametrize("name", ["TDG.MEM.PAGE.ACCEPT", "TDX_OPERAND_BUSY", "FROZEN_SPTE", "RAX", "accept-level"])
+def test_what_is_printed_has_no_dangling_colon_and_tells_nothing_twice(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["show", name]) == 0
+    out = capsys.readouterr().out
+    lines = out.split("\n")
+    assert all(line == line.rstrip() for line in lines)
+    headings = [i for i, line in enumerate(lines) if line.endswith(":")]
+    assert all(lines[i + 1].startswith("  ") for i in headings)
+    parts = out.strip().split("\n\n")
+    assert len(parts) == len({*parts})
 
 
 def test_a_leaf_tells_its_rows_in_order() -> None:
@@ -67,7 +102,7 @@ def test_every_leaf_and_every_status_can_be_shown() -> None:
     for name in leaves.BY_NAME:
         assert next(module.leaf(name))["leaf"].startswith(f"{name} (")
     for name in status.BY_NAME:
-        assert next(module.status_name(name))["status"] == name
+        assert next(module.status_value(name))["status"] == name
 
 
 @pytest.mark.parametrize(
@@ -133,6 +168,9 @@ def test_a_word_and_a_source_are_explained(word: str) -> None:
 def test_an_unknown_name_says_what_is_near() -> None:
     with pytest.raises(ValueError, match=r"near it: .*TDH\.MEM\.PAGE\.AUG"):
         show("TDH.MEM.PAGE.AUGG")
+    with pytest.raises(ValueError, match="near it: ") as unknown:
+        show("FROZEN_SPT")
+    assert str(unknown.value).count("FROZEN_SPTE") == 1
 
 
 @pytest.mark.parametrize("row", NAMES, ids=lambda row: row["name"])

@@ -26,13 +26,14 @@ PACKAGE = Path(data.__file__).parent
 def show(name: str) -> list[Entry]:
     """Everything that is called `name`.  Raises ValueError with a sentence that names what is near."""
     load_all()
+    name = name.strip()
     found = [
         entry
         for look in (_word, _source, _leaf, *module.LOOKS, _claim, _scenario, _design, _name)
         for entry in look(name)
     ]
     if not found:
-        near = difflib.get_close_matches(name, _known(), 5, 0.5)
+        near = difflib.get_close_matches(name, set(_known()), 5, 0.5)
         raise ValueError(f"nothing is called {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
     return found
 
@@ -51,7 +52,9 @@ def _source(name: str) -> Iterator[Entry]:
 
 def _leaf(name: str) -> Iterator[Entry]:
     for entry in module.leaf(name):
-        yield {**entry, "handler": _places(entry["leaf"].split()[0].lower().replace(".", "_"), "module")}
+        if "leaf" in entry:
+            entry["handler"] = _places(entry["leaf"].split()[0].lower().replace(".", "_"), "module")
+        yield entry
 
 
 def _claim(name: str) -> Iterator[Entry]:
@@ -97,12 +100,13 @@ def _name(name: str) -> Iterator[Entry]:
     rows = [row for row in data.rows("names") if name in (row["name"], *row["also"].split())]
     names = {name, *(row["name"] for row in rows)}
     for one in sorted(names):
-        for place, doc in _functions().get(one, []):
-            known = next((row for row in rows if row["name"] == one), None)
-            extra = (
-                {"also called": known["also"], "in Linux": known["file"], "series": known["series"]} if known else {}
-            )
+        known = next((row for row in rows if row["name"] == one), None)
+        extra = {"also called": known["also"], "in Linux": known["file"], "series": known["series"]} if known else {}
+        places = _functions().get(one, [])
+        for place, doc in places:
             yield {"function": one, "at": place, **extra, "doc": doc}
+        if known and not places:
+            yield {"name": one, **extra}
 
 
 def _places(function: str, room: str) -> str:

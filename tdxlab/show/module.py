@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from tdxlab.spec import leaves, sept, status
-from tdxlab.spec.bits import SeptEntry
+from tdxlab.spec.bits import Layout, SeptEntry
 from tdxlab.spec.checks import CHECKS, Check, allows
 from tdxlab.spec.effects import EFFECTS, Effect
+from tdxlab.spec.features import PROFILES
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K
 from tdxlab.spec.operands import Operand
+from tdxlab.spec.outputs import LAYOUTS, OUTPUTS, REFUSED, Registers
 from tdxlab.spec.pamt import PageType
 from tdxlab.spec.status import TAKES_OPERAND, Status
 from tdxlab.spec.tdstate import RUNS_IN, TRACKS_TLB, ExitReason, OpState, VcpuState
@@ -34,6 +37,7 @@ def names() -> Iterator[str]:
     yield from leaves.BY_NAME
     yield from status.NAMES.values()
     yield from sept.STATES
+    yield from PROFILES
     for words in (PageType, OpState, Operand):
         yield from words.__members__
 
@@ -42,23 +46,59 @@ def names() -> Iterator[str]:
 
 
 def leaf(name: str) -> Iterator[Entry]:
-    """Operands, then in order what it locks and what it refuses, then what it changes."""
-    found = leaves.BY_NAME.get(name.upper().replace("_", "."))
-    if found is not None:
-        rows = list(enumerate(CHECKS.get(found, ()), 1))
-        sources = [found.source, *(key for _, row in rows for key in row.source.split("; "))]
-        yield {
-            "leaf": f"{found.name} ({'SEAMCALL' if found.side == 'host' else 'TDCALL'} {found.number})",
-            "purpose": found.purpose,
-            "operands": {register.upper(): meaning for register, meaning in found.operands},
-            "runs in": [state.name for state in sorted(RUNS_IN.get(found, ()))],
-            "locks": {f"{n} {row.what}": lock_text(row) for n, row in rows if row.lock},
-            "checks": {f"{n} {row.what}": check_text(row) for n, row in rows if not row.lock},
-            "S-EPT": sept_rules(found),
-            "PAMT": dict(map(effect_text, EFFECTS.get(found, ()))),
-            "statuses": {row.refuses.name: row.refuses.sentence for _, row in rows if row.refuses is not None},
-            "source": "; ".join(dict.fromkeys(sources)),
-        }
+    """A leaf by its name or how that ends, as PAGE.AUG; the leaves whose names end so, if there are several."""
+    ending = f".{name.upper().replace('_', '.')}"
+    found = [one for full, one in leaves.BY_NAME.items() if f".{full}".endswith(ending)]
+    if len(found) == 1:
+        yield leaf_entry(found[0])
+    elif found:
+        yield {"leaves": {one.name: one.purpose for one in found}}
+
+
+def leaf_entry(of: Leaf) -> Entry:
+    """Operands, then in order what it locks and what it refuses, then what it changes and gives back."""
+    rows = list(enumerate(CHECKS.get(of, ()), 1))
+    sources = [of.source, *(key for _, row in rows for key in row.source.split("; "))]
+    return {
+        "leaf": f"{of.name} ({'SEAMCALL' if of.side == 'host' else 'TDCALL'} {of.number})",
+        "purpose": of.purpose,
+        "operands": {register.upper(): operand_text(meaning) for register, meaning in of.operands},
+        "outputs": upper(OUTPUTS.get(of, {})),
+        "outputs where it is refused": upper(REFUSED.get(of, {})),
+        "runs in": [state.name for state in sorted(RUNS_IN.get(of, ()))],
+        "locks": {f"{n} {row.what}": lock_text(row) for n, row in rows if row.lock},
+        "checks": {f"{n} {row.what}": check_text(row) for n, row in rows if not row.lock},
+        "S-EPT": sept_rules(of),
+        "PAMT": dict(map(effect_text, EFFECTS.get(of, ()))),
+        "statuses": {row.refuses.name: row.refuses.sentence for _, row in rows if row.refuses is not None},
+        "source": "; ".join(dict.fromkeys(sources)),
+    }
+
+
+def operand_text(meaning: str) -> str:
+    """What an operand is, and which of its bits mean what."""
+    return f"{meaning}: {bits_text(LAYOUTS[meaning])}" if meaning in LAYOUTS else meaning
+
+
+def bits_text(layout: type[Layout]) -> str:
+    """ "LEVEL 2:0, GPA 51:12", without what is reserved."""
+    told = {name: mask for name, mask in layout.fields().items() if not name.startswith("_")}
+    return ", ".join(f"{name} {' '.join(runs(mask))}" for name, mask in told.items())
+
+
+def runs(mask: int) -> Iterator[str]:
+    """The runs of set bits, lowest first: "3:2", "15:6"."""
+    while mask:
+        low = (mask & -mask).bit_length() - 1
+        above = mask + (1 << low)
+        high = (above & -above).bit_length() - 2
+        yield f"{high}:{low}" if high > low else f"{low}"
+        mask &= above
+
+
+def upper(registers: Registers) -> dict[str, str]:
+    """Registers as people write them."""
+    return {register.upper(): meaning for register, meaning in registers.items()}
 
 
 def lock_text(row: Check) -> str:
@@ -116,22 +156,31 @@ def result_text(rule: sept.Rule) -> str:
 # --- statuses ---
 
 
-def status_word(name: str) -> Iterator[Entry]:
-    """A value of RAX, with all that its bits say."""
-    try:
-        value = Status(int(name, 16)) if name.lower().startswith("0x") else Status(0)
-    except ValueError:
+def status_value(name: str) -> Iterator[Entry]:
+    """A status by its value, or by its name with or without what bits 31:0 say: TDX_OPERAND_BUSY|RCX, OPERAND_BUSY."""
+    value = status_called(name)
+    if value is None or not value.sentence:
         return
-    if value.sentence and name.lower().startswith("0x"):
-        yield {**told(value), **details(value), "answered by": [str(leaf) for leaf in CHECKS if allows(leaf, value)]}
-
-
-def status_name(name: str) -> Iterator[Entry]:
-    """A status by its name, and with which operands each leaf answers it."""
-    value = status.BY_NAME.get(name.upper())
-    if value is not None:
+    by: dict[str, str] | list[str]
+    if value.detail or name[0].isdigit() or "|" in name:
+        by = [str(leaf) for leaf in CHECKS if allows(leaf, value)]
+        yield {**told(value), **details(value), "answered by": by}
+    else:
         by = {str(leaf): " ".join(dict.fromkeys(operand(row) for row in answering(leaf, value))) for leaf in CHECKS}
         yield {**told(value), "answered by": {leaf: operands for leaf, operands in by.items() if operands}}
+
+
+def status_called(name: str) -> Status | None:
+    """The value that a name, or a name and a detail, or a number stands for."""
+    word, _, detail = name.upper().partition("|")
+    try:
+        if word.startswith("0X"):
+            return Status(int(word, 16))
+        code = status.BY_NAME.get(word, status.BY_NAME.get(f"TDX_{word}"))
+        named = Operand.__members__.get(detail)
+        return None if code is None else code.at(int(detail or "0", 16) if named is None else named)
+    except ValueError:
+        return None
 
 
 def told(value: Status) -> Entry:
@@ -163,7 +212,23 @@ def details(value: Status) -> dict[str, str]:
     return {kind: DETAILS.get(kind, {}).get(value.detail, f"{value.detail:#x}") for kind in sorted(kinds)}
 
 
-# --- operands, states, page types ---
+# --- module versions, operands, states, page types ---
+
+
+def version(name: str) -> Iterator[Entry]:
+    """A version of the module that is modelled, by what differs between versions."""
+    if name in PROFILES:
+        switches = {switch: value for switch, value in asdict(PROFILES[name]).items() if switch != "release"}
+        yield {"module": switches.pop("version")} | {
+            switch.replace("_", " "): switch_text(value) for switch, value in switches.items()
+        }
+
+
+def switch_text(value: bool | int) -> str:
+    """How a version differs: yes or no, an operand, bits."""
+    if isinstance(value, Operand):
+        return value.name
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value:#x}"
 
 
 def operand_id(name: str) -> Iterator[Entry]:
@@ -227,4 +292,4 @@ def op_state(name: str) -> Iterator[Entry]:
         }
 
 
-LOOKS = (status_word, status_name, sept_state, page_type, op_state, operand_id)
+LOOKS = (version, status_value, sept_state, page_type, op_state, operand_id)
