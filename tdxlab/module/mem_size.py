@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
+from tdxlab.hw.cpu import NotModelled
 from tdxlab.hw.sharex import ENTRY_HP, Refuse
 from tdxlab.module import l2_sept, sept
 from tdxlab.module.call import Call, handles
@@ -42,13 +43,15 @@ async def tdh_mem_page_demote(
 
     The large page's PAMT entry is locked after the poll.  With Dynamic PAMT a 2M page's range then gets the page pair
     in R12 and R13: a page of that very range is BUSY for ever.  [statements 89 to 105]
-    Left out: L2 aliases, for which R9 to R11 would have pages.
+    Raises NotModelled for a page that is mapped in an L2 VM, for whose S-EPT R9 to R11 have pages.
     Source: [S01:tdh_mem_page_demote.c, S25:tdh_mem_page_demote.c]
     """
     tdr = tdr_of(tdr_flags)
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_2M, LEVEL_1G)
     entry, rule = await hold_entry(call, td, gpa, level)
+    if entry.word & SeptEntry.L2_ALIAS:
+        raise NotModelled("to split a page that is mapped in an L2 VM")
     if call.features.demote_needs_block and must_track(td, entry):
         await check_tracked(td, await backing(call, entry))
     table = await hold_page(call, hpa, PT_NDA, R8)

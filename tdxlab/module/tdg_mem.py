@@ -75,8 +75,9 @@ async def tdg_mem_page_attr_rd(call: Call, gpa: int) -> None:
     """Tell of a page what the guest may know: RCX its GPA, level, and whether it is PENDING; RDX attributes.
 
     The entry where the walk ends is locked whatever it is; one that is blocked, or no leaf, is a TD exit without
+    RCX need not be aligned: its low 12 bits do not matter, where TDG.MEM.PAGE.ATTR.WR has a level.
     details.  L1 has no attributes.
-    Left out: pages mapped in L2 VMs, so RDX is 0.  Source: [S01:tdg_mem_page_attr_rd.c]
+    Left out: pages mapped in L2 VMs, so RDX is 0.  Source: [S01:tdg_mem_page_attr_rd.c, helpers.c]
     """
     with clears_outputs():
         if gpa >= call.td.shared_bit:

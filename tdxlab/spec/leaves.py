@@ -208,7 +208,7 @@ TDG_SYS_RDALL = leaf(12, "TDG.SYS.RDALL", "rdx=buffer r8=field", "read all field
 TDG_SERVTD_RD = row_only(18, "TDG.SERVTD.RD", "rcx=binding rdx=field", "a service TD reads its target")
 TDG_SERVTD_WR = row_only(20, "TDG.SERVTD.WR", "rcx=binding rdx=field r8=data r9=mask", "a service TD writes its target")
 TDG_MR_VERIFYREPORT = leaf(22, "TDG.MR.VERIFYREPORT", "rcx=report_gpa", "verify a local report")
-TDG_MEM_PAGE_ATTR_RD = leaf(23, "TDG.MEM.PAGE.ATTR.RD", "rcx=gpa_level", "read a page's attributes")
+TDG_MEM_PAGE_ATTR_RD = leaf(23, "TDG.MEM.PAGE.ATTR.RD", "rcx=gpa", "read a page's attributes")
 TDG_MEM_PAGE_ATTR_WR = leaf(24, "TDG.MEM.PAGE.ATTR.WR", "rcx=gpa_level rdx=attributes r8=flags", "write a page's attributes")
 TDG_VP_ENTER = row_only(25, "TDG.VP.ENTER", "rcx=vm_flags rdx=state_gpa", "run an L2 vCPU")
 TDG_VP_INVEPT = row_only(26, "TDG.VP.INVEPT", "rcx=vm_bitmap", "invalidate an L2's translations")

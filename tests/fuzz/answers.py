@@ -181,7 +181,7 @@ def states_allow_it(machine: Machine, call: InProgress, answer: Answer) -> Texts
         yield f"{call}: in {before.op_state.name}"
     if leaf in RUNS_IN and before.lifecycle is not LifeCycle.KEYS_CONFIGURED:
         yield f"{call}: in {before.lifecycle.name}"
-    if call.where is None or leaf is leaves.TDG_MEM_PAGE_ATTR_RD:  # whose operand has no level
+    if call.where is None:
         return
     rule = RULES.get((leaf, before.entry)) if before.entry else None
     result = rule and (rule.result or before.entry)

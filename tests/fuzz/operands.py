@@ -257,7 +257,7 @@ MEANINGS: dict[str, Callable[[Draw], int]] = {
     "tdvpr":           lambda d: d.vcpu,
     "tdvpr_flags":     lambda d: d.vcpu | d.one_in(25) << 52 | d.one_in(30) << 53,
     "page":            lambda d: PAGES.get(d.leaf, Draw.free)(d),
-    "gpa_level":       lambda d: d.gpa | d.level * (d.leaf is not leaves.TDG_MEM_PAGE_ATTR_RD),
+    "gpa_level":       lambda d: d.gpa | d.level,
     "gpa":             lambda d: d.gpa + d.pick(0, 8, 0x100, 0x40, 0xF00),
     "report_gpa":      lambda d: d.private() + d.pick(0, 0x400),
     "data_gpa":        lambda d: d.private() + d.pick(0, 0x40),

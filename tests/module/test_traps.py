@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tdxlab.hw.cpu import Regs
+from tdxlab.hw.cpu import NotModelled, Regs
 from tdxlab.hw.sharex import ENTRY_HP, Held, Sharex
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
-from tdxlab.module import sept
+from tdxlab.module import l2_sept, sept
 from tdxlab.module.pamt import LAST_PAGE_HINT
 from tdxlab.module.state import Td
 from tdxlab.spec import leaves
@@ -29,7 +29,7 @@ from tdxlab.spec.tdstate import ExitReason, ExtendedExit
 from tests.module.calls import FREE, MODES, NO_PAIR, blocked
 from tests.module.cases import GPA_2M, GPA_4K, NEW_TABLE
 from tests.module.guests import asks, entered
-from tests.module.machine import LARGE, SOURCE, TDR, TDVPRS, Machine, built, donors
+from tests.module.machine import LARGE, SOURCE, TABLES, TDR, TDVPRS, Machine, built, donors
 
 ACCEPT = leaves.TDG_MEM_PAGE_ACCEPT
 BLOCK, UNBLOCK, TRACK = leaves.TDH_MEM_RANGE_BLOCK, leaves.TDH_MEM_RANGE_UNBLOCK, (leaves.TDH_MEM_TRACK, TDR)
@@ -101,6 +101,16 @@ def test_01_and_demote_takes_it_shared(machine: Machine) -> None:
     calls(machine, AUG_2M, *blocked(GPA_2M))
     with held(machine, td(machine).sept_tree):
         call(machine, *DEMOTE)
+
+
+def test_a_large_page_mapped_in_an_l2_vm_is_not_split(machine: Machine) -> None:
+    calls(machine, AUG_2M, *blocked(GPA_2M))
+    table, i = machine.memory.sept_page(TABLES + PAGE_SIZE), GPA_2M // SIZE_2M
+    table.put(i, table[i] | l2_sept.alias(1))
+    before = table[i]
+    with pytest.raises(NotModelled, match="L2 VM"):
+        call(machine, *DEMOTE)
+    assert table[i] == before, "its lock is given back"
 
 
 def test_02_contention_on_an_entry_names_rcx(machine: Machine) -> None:

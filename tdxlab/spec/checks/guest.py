@@ -66,7 +66,7 @@ ROWS: dict[Leaf, Checks] = {
         check("the report was made here", st.TDX_INVALID_REPORTMACSTRUCT, "S01:tdg_mr_verifyreport.c"),
     ),
     leaves.TDG_MEM_PAGE_ATTR_RD: (
-        check("RCX: the GPA is private and in range", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdg_mem_page_attr_rd.c"),
+        check("RCX: the GPA is private and in range, aligned or not", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdg_mem_page_attr_rd.c"),
         entry("S01:tdg_mem_page_attr_rd.c"),
         check("the page is a leaf that is not blocked; else a TD exit, EPT violation", None, "S01:tdg_mem_page_attr_rd.c"),
     ),
