@@ -12,6 +12,7 @@ from tdxlab.engine.run import Program, run
 from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.cpu import Guest, Regs
 from tdxlab.hw.sharex import Held, Refuse, Sharex
+from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import SeptEntry
@@ -93,6 +94,8 @@ async def page_pair(machine: Machine) -> None:
     """A 2M range gets a page pair, is used, told, and gives it back; what can not be given is refused."""
     await machine.call(leaves.TDH_PHYMEM_PAMT_ADD, *PAIR)
     await machine.call(leaves.TDH_PHYMEM_PAMT_ADD, *PAIR, gives=st.TDX_HPA_RANGE_NOT_FREE.at(RCX))
+    half_free = LARGE + SIZE_2M | 1, donors(10)[0], PAIR[1]
+    await machine.call(leaves.TDH_PHYMEM_PAMT_ADD, *half_free, gives=st.TDX_PAGE_NOT_FREE.at(R8))
     await machine.call(leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, LARGE)
     await machine.call(leaves.TDH_PHYMEM_PAGE_RDMD, LARGE | 1)
     await machine.call(leaves.TDH_PHYMEM_PAGE_RDMD, PAIR[1])
@@ -106,6 +109,19 @@ async def page_pair(machine: Machine) -> None:
     for pages, operand in (((first, first), R8), ((used, first), RDX), ((first, used), R8)):
         gives = st.TDX_PAGE_NOT_FREE.at(operand)
         await machine.call(leaves.TDH_PHYMEM_PAMT_ADD, PAIR[0], *pages, gives=gives)
+
+
+async def l2_pages(machine: Machine) -> None:
+    """A TD with an L2 VM, whose S-EPT pages come where the TD has its own, and go with them."""
+    td = machine.module.tds[TDR]
+    await step((td, "num_l2_vms", WRITE))
+    td.num_l2_vms = 1
+    none = leaves.NULL_PA
+    for n, (gpa_level, own) in enumerate(((3, none), (2, none), (GPA_2M, NEW_TABLE)), 1):
+        operands = gpa_level, TDR, own, NEW_TABLE + n * PAGE_SIZE, none, none
+        await machine.call(leaves.TDH_MEM_SEPT_ADD, *operands, version=1)
+    await blocked_and_tracked(machine, GPA_2M)
+    await machine.call(leaves.TDH_MEM_SEPT_REMOVE, GPA_2M, TDR)
 
 
 async def teardown(machine: Machine) -> None:
@@ -125,6 +141,13 @@ async def teardown(machine: Machine) -> None:
     await machine.call(leaves.TDH_PHYMEM_PAGE_RECLAIM, TDR, gives=st.TDX_TD_ASSOCIATED_PAGES_EXIST)
     for page in [*pages, TDR]:
         await machine.call(leaves.TDH_PHYMEM_PAGE_RECLAIM, page)
+
+
+async def configured_again(machine: Machine) -> None:
+    """A new module in place of one whose TDs it does not take over."""
+    await machine.call(leaves.TDH_SYS_SHUTDOWN)
+    await seamldr_install(machine.module)
+    await machine.bring_up()
 
 
 async def accepts(guest: Guest) -> None:
@@ -191,6 +214,17 @@ async def accepts_twice(guest: Guest) -> None:
         assert regs.rax == st.TDX_OPERAND_BUSY.at(RCX)
 
 
+async def two_ranges(machine: Machine) -> None:
+    """A vCPU whose pages lie in another 2M range than the TDR."""
+    tdvpr = PAGES + PAGE_SIZE
+    await machine.call(leaves.TDH_VP_CREATE, tdvpr, TDR)
+    for n in range(1, 6):
+        await machine.call(leaves.TDH_VP_ADDCX, tdvpr + n * PAGE_SIZE, tdvpr)
+    await machine.call(leaves.TDH_VP_INIT, tdvpr, 0)
+    await machine.finalize()
+    await machine.cpus[0].vp_enter(tdvpr, Guest(idles))
+
+
 async def fatal(machine: Machine) -> None:
     """A triple fault ends a vCPU, a machine check ends the TD."""
     cpu = machine.cpus[0]
@@ -250,6 +284,7 @@ ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
     "teardown, dynamic": (teardown, DYNAMIC),
     "accepted, dynamic": (accepted, DYNAMIC),
     "accepted": (accepted, {}),
+    "two_ranges": (two_ranges, DYNAMIC | {"parts": 3}),
     "faults": (faults, {}),
     "faults 1.5.25": (faults, {"features": V1_5_25}),
     "ve": (ve, {"attributes": 0}),
@@ -259,6 +294,9 @@ ALONE: dict[str, tuple[Case, dict[str, Any]]] = {
     "guest": (guest_calls_all, {"attributes": 0}),
     "told of faults": (told_of_faults, {}),
     "update": (updated, {"features": V1_5_25}),
+    "configured again, dynamic": (configured_again, DYNAMIC),
+    "l2_pages": (l2_pages, {"features": V1_5_25}),
+    "l2_pages, dynamic": (l2_pages, DYNAMIC),
 }
 
 
@@ -325,10 +363,11 @@ def guest_runs(machine: Machine) -> Callable[[], Any]:
         await step((cpu.lp, "interrupt", WRITE), ready=lambda: bool(cpu.lp.peek("interrupt")))
         await take_interrupt(cpu)
 
-    async def idles(guest: Guest) -> None:
-        pass
-
     return go
+
+
+async def idles(guest: Guest) -> None:
+    """Does nothing."""
 
 
 def check_locks() -> None:
