@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _list(args: argparse.Namespace) -> Answer:
-    from tdxlab.scenarios.registry import load_all
+    from tdxlab.scenarios.registry import TOPICS, load_all
     from tdxlab.spec.design import ABOUT, Question
 
     known = sorted(load_all().values(), key=lambda s: s.name)
@@ -51,10 +51,15 @@ def _list(args: argparse.Namespace) -> Answer:
         _table(
             [[s.name, " ".join(s.claims), s.question.split("\n")[0]] for s in known], ["scenario", "claims", "question"]
         ),
+        _topics(TOPICS),
         _table([[d["name"], d["about"]] for d in designs], ["design", "what it is"]),
         _table([[q["name"], " ".join(q["variants"])] for q in questions], ["question", "variants"]),
     ]
     return {"scenarios": scenarios, "designs": designs, "questions": questions}, "\n\n".join(parts), 0
+
+
+def _topics(topics: Mapping[str, str]) -> str:
+    return "; ".join(f"{prefix}: claims on {about}" for prefix, about in topics.items())
 
 
 def _show(args: argparse.Namespace) -> Answer:
@@ -124,6 +129,8 @@ def _run(args: argparse.Namespace) -> Answer:
 
 
 def _run_text(data: dict[str, Any], sentences: Any) -> str:
+    from tdxlab.scenarios.registry import TOPICS
+
     numbers = [(key, data[key]) for key in ("steps", "ended", "faults", "splits", "kicks", "write_lock_takes")]
     calls = [
         (leaf, status, n)
@@ -133,11 +140,13 @@ def _run_text(data: dict[str, Any], sentences: Any) -> str:
     ]
     said = {True: "holds", False: "broken", None: "-"}
     verdicts = [(claim, said[v["holds"]], said[v["expected"]], sentences[claim]) for claim, v in data["claims"].items()]
+    topics = {prefix: about for prefix, about in TOPICS.items() if any(c.startswith(prefix) for c in data["claims"])}
     parts = [
         f"{data['scenario']} under {data['design']}, grain {data['grain']}, module {data['module']}, one run",
         tabulate(numbers, tablefmt="plain"),
         tabulate(calls, ["leaf", "status", "times"]),
         _table(verdicts, ["claim", "this run", "expected", ""]),
+        _topics(topics),
         data["schedule"],
     ]
     return "\n\n".join(parts)
@@ -162,17 +171,11 @@ def _step(args: argparse.Namespace) -> Answer:
 
 def _replay(args: argparse.Namespace) -> Answer:
     from tdxlab.replay import replay
-    from tdxlab.replay.explain import show
+    from tdxlab.replay.report import show
 
     data = replay(args.files, module=args.module, only=args.only, explain=args.explain, before=args.before)
-    lines = [f"{key} {data[key]}" for key in ("calls", "agreed", "state_lines", "state_agreed")]
-    lines += [f"skipped {n}: {reason}" for reason, n in data["skipped"].items()]
-    lines += [f"mismatch: {m}" for m in data["mismatches"]]
-    lines += [f"state mismatch: {m}" for m in data["state_mismatches"]]
-    if data["explanation"]:
-        lines += ["", show(data["explanation"])]
     agreed = not data["mismatches"] and data["state_agreed"] == data["state_lines"]
-    return data, "\n".join(lines), int(not agreed)
+    return data, show(data), int(not agreed)
 
 
 def _lab(args: argparse.Namespace) -> Answer:
@@ -181,12 +184,14 @@ def _lab(args: argparse.Namespace) -> Answer:
     port = args.port if args.port is not None else os.environ.get("PORT") or None
     if port is not None and not str(port).isdigit():
         raise ValueError(f"PORT is a number, not {port!r}")
-    theirs = [arg for arg in args.labargs if arg != "--"]
+    theirs = ["--no-browser"] * args.no_browser + [arg for arg in args.labargs if arg != "--"]
     code = serve(int(port) if port else None, os.environ.get("LABARGS", "").split() + theirs)
     return {"exit": code}, "", code
 
 
 def _parser() -> Parser:
+    from tdxlab.spec.design import spelled
+
     parser = Parser(prog="tdxlab", description="A laboratory for the memory of TDX guests.")
     parser.add_argument("--version", action="version", version=f"tdxlab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
@@ -198,39 +203,59 @@ def _parser() -> Parser:
         return sub
 
     def scenario(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("scenario")
+        sub.add_argument("scenario", type=lambda name: name.replace("_", "-"), help="one of `tdxlab list`")
         sub.add_argument(
             "--design",
             default="",
-            help="one of `tdxlab list`, with changes as in 'seed,inhibit_lock=write', or a file ./mine.py",
+            type=spelled,
+            help="one of `tdxlab list`, with changes as in 'seed,inhibit_lock=write', or a file ./mine.py "
+            "(default: the scenario's first)",
         )
-        sub.add_argument("--grain", default="lock", choices=("seamcall", "lock"))
-        sub.add_argument("--module", default="1.5.25")
-        sub.add_argument("--cpus", type=int)
+        sub.add_argument(
+            "--grain",
+            default="lock",
+            choices=("seamcall", "lock"),
+            help="what is one step: a whole SEAMCALL, or what is between two locks (default: %(default)s)",
+        )
+        sub.add_argument("--module", default="1.5.25", help="version of the TDX module (default: %(default)s)")
+        sub.add_argument("--cpus", type=int, help="how many (default: as many as the scenario needs)")
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks (loopback only)")
-    lab.add_argument("--port", type=int)
-    lab.add_argument("labargs", nargs=argparse.REMAINDER, help="all that follows is handed on to JupyterLab")
+    lab.add_argument("--port", type=int, help="(default: PORT from the environment, or the first free from 8888 on)")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.add_argument("labargs", nargs=argparse.REMAINDER, help="what follows a -- is handed on to JupyterLab")
     command("list", _list, "the scenarios, their claims and designs")
     command("show", _show, "a word, a leaf, a status, a kernel function, a claim, a scenario, a design").add_argument(
-        "name"
+        "name", help="as TDH.MEM.PAGE.AUG, AUG, 0xC0000B0B00000001, 'TDX_OPERAND_BUSY|RCX', 1.5.25, HP01, accept-level"
     )
     diff = command("diff", _diff, "two variants of a question side by side, with their verdicts")
-    for operand in ("question", "a", "b"):
-        diff.add_argument(operand)
+    diff.add_argument("question", type=spelled, help="one of `tdxlab list`")
+    for variant in ("a", "b"):
+        diff.add_argument(variant, type=spelled, help="a variant, a design that chose one, or a file ./mine.py")
     run = command("run", _run, "run a scenario once")
     scenario(run)
-    run.add_argument("--schedule", help="CPU numbers in run lengths: '0*5 1 0*3'")
+    run.add_argument("--schedule", help="CPU numbers in run lengths: '0*5 1 0*3' (default: the scenario's story)")
     run.add_argument("--seed", type=int, help="a random walk instead")
     run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
     run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
     scenario(command("step", _step, "step a scenario by hand in the terminal"))
     replay = command("replay", _replay, "recordings of the real module against the emulated one")
     replay.add_argument("files", nargs="+", metavar="FILE")
-    replay.add_argument("--module", help="the module's version, if the file does not say")
-    replay.add_argument("--only", metavar="TRACE", help="one part of the recording")
-    replay.add_argument("--explain", type=int, metavar="N", help="how call N of what is played got its answer")
-    replay.add_argument("--before", type=int, default=5, metavar="N", help="N mismatches tell the lines before them")
+    replay.add_argument("--module", help="play with this version (default: what the recording says)")
+    replay.add_argument("--only", metavar="PART", help="the parts whose names begin with these words (default: all)")
+    replay.add_argument(
+        "--explain",
+        type=int,
+        metavar="N",
+        help="how call N got its answer, counted from 1 over all files and parts that are played",
+    )
+    replay.add_argument(
+        "--before",
+        type=int,
+        default=5,
+        metavar="N",
+        help="the first N mismatches tell the lines before them (default: %(default)s)",
+    )
     return parser
 
 

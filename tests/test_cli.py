@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tdxlab.cli import main
+from tdxlab.spec.design import Question
 
 ORACLE = Path(__file__).parent / "oracle" / "v1.5.01"
 
@@ -83,6 +84,43 @@ def test_replay_gives_the_counts_of_the_contract(capsys: pytest.CaptureFixture[s
     assert not data["mismatches"] and data["agreed"] >= 0.65 * data["calls"]
 
 
+def test_a_replay_that_differs_shows_the_first_mismatches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"cmd": "TDH.MEM.TRACK 100200000", "rax": "0x8000020000000001"}
+    lines = [{"section": "A part"}, {"cmd": "boot"}, *[told] * 12, {"cmd": "TDH.MEM.TRACK 0", "rax": "0x0"}]
+    file = tmp_path / "wrong.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    assert main(["replay", str(file), "--before", "1"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("TDX_OPERAND_BUSY|RCX, got 0x") == 10 and "and 3 more" in out
+    assert f"{file.name}:3  A part\n    boot\n  > TDH.MEM.TRACK 100200000  (call 1)\n    rax: expected 0x8" in out
+    assert len(answer(capsys, "replay", str(file), code=1)["mismatches"]) == 13
+
+
+def test_names_may_be_spelled_with_either_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    said = answer(capsys, "run", "accept_level", "--design", "rfc-v1")
+    assert (said["scenario"], said["design"]) == ("accept-level", "rfc_v1")
+    assert said["claims"]["HP01"] == {"holds": False, "expected": False}
+    assert answer(capsys, "diff", "inhibit-lock", "write", "read-upgrade")["question"] == "inhibit_lock"
+    for name, first in (("accept_level", "question"), ("accept-level", "scenario")):
+        kinds = [next(iter(entry)) for entry in answer(capsys, "show", name)["found"]]
+        assert kinds[0] == first and sorted(kinds) == ["question", "scenario"]
+
+
+def test_the_browser_of_the_lab_can_be_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr("tdxlab.jupyter.serve", lambda port, args: given.append(args) or 0)
+    monkeypatch.delenv("LABARGS", raising=False)
+    assert main(["lab", "--no-browser"]) == main(["lab", "--", "--debug"]) == 0
+    assert given == [["--no-browser"], ["--debug"]]
+
+
+@pytest.mark.parametrize("command", ["lab", "run", "step", "replay"])
+def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "(default: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -129,7 +167,7 @@ def test_bad_input_gives_one_sentence_and_exit_code_2(
 def test_text_output_names_verdicts_and_calls(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "touch-first", "--design", "force_4k"]) == 0
     out = capsys.readouterr().out
-    assert "TDX_PAGE_SIZE_MISMATCH" in out and "broken" in out and "touch-first@force_4k/lock/1.5.25" in out
+    assert "HP: claims on huge pages" in out and "TDX_PAGE_SIZE_MISMATCH" in out and "broken" in out and "touch-first@force_4k/lock/1.5.25" in out
 
 
 @pytest.mark.parametrize("design", ["docs/mine.py", "rfc_v1,docs/mine.py", "docs/mine.py,inhibit_lock=write"])
@@ -151,8 +189,14 @@ def test_a_design_comes_from_a_file(
     ],
 )
 def test_a_mistake_in_a_design_s_file_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: str, says: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    mistake: str,
+    says: str,
 ) -> None:
+    question = Question.all["accept_level"]
+    monkeypatch.setattr(question, "variants", dict(question.variants))
     lines = [
         "from tdxlab.kvm.accept_level import no_bits, no_say, question, split_refused",
         "async def f(vcpu, gfn):",

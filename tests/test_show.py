@@ -69,7 +69,7 @@ def test_a_version_of_the_module_tells_what_differs() -> None:
     assert (old["unblock tracking operand"], new["unblock tracking operand"]) == ("SEPT_TREE", "RCX")
 
 
-@pytest.mark.parametrize("name", ["TDG.MEM.PAGE.ACCEPT", "TDX_OPERAND_BUSY", "FROZEN_SPTE", "RAX", "accept-level"])
+@pytest.mark.parametrize("name", ["TDG.MEM.PAGE.ACCEPT", "TDX_OPERAND_BUSY", "FROZEN_SPTE", "RAX", "HP01"])
 def test_what_is_printed_has_no_dangling_colon_and_tells_nothing_twice(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -12,10 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tdxlab.replay.parts import part_of
 from tdxlab.replay.player import Player
-from tdxlab.replay.reading import Line
+from tdxlab.replay.reading import Line, read_lines
 from tdxlab.replay.sharing import play_shared, processes_for
 from tdxlab.spec.features import modelled
+
+NAMED = 60  # parts
 
 
 def replay(
@@ -45,13 +48,20 @@ def replay(
                 player.play(path)
             report = player.count.report
     if only is not None and not (report.calls or report.state_lines):
-        raise ValueError(f"no part of the recording is called {only!r}")
+        raise ValueError(f"no part of the recording is called {only!r}; these are: {listed(paths)}")
     if not (report.agreed or report.mismatches or report.state_lines):
         names = ", ".join(path.name for path in paths)
         raise ValueError(f"nothing was compared: {names} has no result of a line that can be run")
     if explain is not None and report.explanation is None:
         raise ValueError(f"there is no call {explain} to explain: {report.calls} were counted, from 1")
     return vars(report)
+
+
+def listed(paths: Iterable[Path]) -> str:
+    """The parts by the words that tell them apart, as many as a sentence has room for."""
+    parts = (part_of(line) for path in paths for _, line in read_lines(path))
+    names = list(dict.fromkeys(" ".join(part.split()[:2]) for part in parts if part))
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 @contextmanager

@@ -15,6 +15,13 @@ FIRST_VERSION, FIRST_DYNAMIC = "1.5.01", "1.5.25"  # of recordings that do not s
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
+def part_of(line: Line) -> str:
+    """The name of the part that a line begins, or nothing."""
+    if "setup" in line:
+        return "dpamt" if line.get("dpamt") else "static"
+    return str(line.get("section", line.get("trace", "")))
+
+
 class OtherModule(Exception):
     """The recording is of a module that is not modelled."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxlab import data
-from tdxlab.scenarios.registry import load_all
+from tdxlab.scenarios.registry import TOPICS, load_all
 from tdxlab.show import module
 from tdxlab.spec.design import ABOUT, PRESETS, SEED, Question
 
@@ -27,11 +27,10 @@ def show(name: str) -> list[Entry]:
     """Everything that is called `name`.  Raises ValueError with a sentence that names what is near."""
     load_all()
     name = name.strip()
-    found = [
-        entry
-        for look in (_word, _source, _leaf, *module.LOOKS, _claim, _scenario, _design, _name)
-        for entry in look(name)
-    ]
+    looks = (_word, _source, _leaf, *module.LOOKS, _claim, _scenario, _design, _name)
+    found: list[Entry] = []
+    for spelling in dict.fromkeys((name, name.replace("_", "-"), name.replace("-", "_"))):
+        found += [entry for look in looks for entry in look(spelling) if entry not in found]
     if not found:
         near = difflib.get_close_matches(name, set(_known()), 5, 0.5)
         raise ValueError(f"nothing is called {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
@@ -65,6 +64,7 @@ def _claim(name: str) -> Iterator[Entry]:
             controls = [c.text for c in scenario.controls if c.claim == claim]
             yield {
                 "claim": claim,
+                "on": TOPICS[claim[:2]],
                 "says": scenario.claims[claim],
                 "scenario": scenario.name,
                 "broken by": breaks,

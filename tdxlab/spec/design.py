@@ -158,6 +158,11 @@ def _variant(question: str, chosen: str) -> Variant:
     return variants[chosen]
 
 
+def spelled(text: str) -> str:
+    """As designs, questions and variants are spelled, whoever types rfc-v1; files keep their names."""
+    return ",".join(part if part.endswith(".py") else part.replace("-", "_") for part in text.split(","))
+
+
 def load(path: str) -> dict[str, str]:
     """Run a reviewer's file and return {question: variant} for what it registered."""
     before = {name: dict(question.variants) for name, question in Question.all.items()}

@@ -88,7 +88,7 @@ def status(value: int, sentence: str, operand: bool = False) -> Status:
 
 # fmt: off
 # general
-TDX_SUCCESS = status(0x0000_0000_0000_0000, "done")
+TDX_SUCCESS = status(0x0000_0000_0000_0000, "the call has done its work")
 TDX_NON_RECOVERABLE_VCPU = status(0x4000_0001_0000_0000, "TD exit: this vCPU can not run again")
 TDX_NON_RECOVERABLE_TD = status(0x6000_0002_0000_0000, "TD exit: this TD can not run again")
 TDX_INTERRUPTED_RESUMABLE = status(0x8000_0003_0000_0000, "an interrupt is pending; partial work is kept, call again")

@@ -129,6 +129,8 @@ def _obey(stepper: Stepper, words: list[str]) -> str:
         if not stepper.runnable:
             return f"The run has ended ({stepper.ended}); b goes back."
         stepper.step(int(command) if command else None)
-    else:
+    elif command in ("?", "help"):
         return HELP
+    else:
+        return f"{command!r} is no command: {HELP}"
     return ""

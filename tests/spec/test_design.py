@@ -43,23 +43,19 @@ def test_a_variant_from_a_file_is_chosen(tmp_path):
 
 
 @pytest.mark.parametrize("taken", ["ignore", "mine"])
-def test_a_file_cannot_take_the_name_of_another_file_s_variant(tmp_path, taken):
+def test_a_file_cannot_take_the_name_of_another_file_s_variant(tmp_path, monkeypatch, taken):
+    question = Question.all["accept_level"]
+    monkeypatch.setattr(question, "variants", dict(question.variants))
     files = [tmp_path / folder / "mine.py" for folder in ("one", "other")]
     for file in files:
         file.parent.mkdir()
         file.write_text(MINE.replace('"mine"', f'"{taken}"'))
-    variants = Question.all["accept_level"].variants
-    before = dict(variants)
-    try:
-        if taken == "mine":
-            assert Design.parse(str(files[0])).choices == Design.parse(str(files[0])).choices
-        kept = variants[taken]
-        with pytest.raises(DesignError, match=f"accept_level has a variant '{taken}' already, in /"):
-            Design.parse(str(files[1]))
-        assert variants[taken] is kept
-    finally:
-        variants.clear()
-        variants.update(before)
+    if taken == "mine":
+        assert Design.parse(str(files[0])).choices == Design.parse(str(files[0])).choices
+    kept = question.variants[taken]
+    with pytest.raises(DesignError, match=f"accept_level has a variant '{taken}' already, in /"):
+        Design.parse(str(files[1]))
+    assert question.variants[taken] is kept
 
 
 def test_a_file_that_registers_nothing_or_breaks_is_refused(tmp_path):

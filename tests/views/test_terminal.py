@@ -53,6 +53,6 @@ def test_what_it_can_not_do_is_a_sentence() -> None:
         "CPU 7 can not run at step 0; these can: [0, 1]",
         "This is the start.",
         "Say to which step, as in: j 12",
-        terminal.HELP,
+        f"'what' is no command: {terminal.HELP}",
     ]
     assert "The run ends after 6 steps." in said("j 99\n")[0]
