@@ -30,7 +30,7 @@ def test_each_cited_statement_is_in_the_file() -> None:
 
 
 def test_nobody_cites_a_row_of_a_list_that_is_not_here() -> None:
-    assert not [path.name for path, text in texts() if re.search(r"\b(confirmed|\W)rows? \d", text)]
+    assert not [path.name for path, text in texts() if re.search(r"\brows? \d", text, re.IGNORECASE)]
 
 
 def test_each_statement_is_whole() -> None:

@@ -138,7 +138,7 @@ SAYS = {
     (1, "release"): "the locks are given back",
 }
 """What the named steps of the two calls do."""
-SOURCE = "A line is one step or several, not a time. Rows 76, 77."
+SOURCE = "A line is one step or several, not a time. Statements 76, 77."
 
 
 def window(meeting: Meeting) -> Figure:

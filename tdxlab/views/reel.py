@@ -20,7 +20,7 @@ from tdxlab.views.calls import operands
 from tdxlab.views.text import table
 from tdxlab.views.words import LEVELS, STALE, Part, pamt_words, sept_word
 
-LINE, HEAD, FOOT, GAP = 0.38, 0.78, 0.3, 0.14
+LINE, HEAD, FOOT, GAP = 0.38, 0.6, 0.3, 0.14
 """Inches."""
 STATE = "state"
 HINT = "hint"

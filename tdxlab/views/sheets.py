@@ -17,6 +17,7 @@ from tdxlab.views.plots import FONT, figure
 QUIET = "#555555"
 PLAIN, FRAME = ("#707070", 0.6, 2), (palette.CHANGED, 2.8, 3)
 """Edge, its width and its place in the pile, of a cell and of a changed one."""
+INSET = 0.03  # inches
 MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
 HEADING: dict[str, Any] = {"size": 13, "weight": "bold"}
 
@@ -48,6 +49,11 @@ def cell(
     edge, line, pile = FRAME if changed else PLAIN
     box = Rectangle((x, y), width, height, facecolor=fill, edgecolor=edge, linewidth=line, zorder=pile)
     axes.add_patch(box)
+    if changed and fill == palette.CHANGED:  # else its frame is not seen
+        inner = x + INSET, y + INSET
+        axes.add_patch(
+            Rectangle(inner, width - 2 * INSET, height - 2 * INSET, fill=False, edgecolor="white", zorder=pile)
+        )
     axes.text(x + width / 2, y + height / 2, text, fontsize=11, color=palette.ink(fill), zorder=4, **MIDDLE)
 
 

@@ -85,12 +85,12 @@ def test_the_text_has_a_line_for_each_call(call: Leaves) -> None:
 
 
 def test_what_changed_has_a_frame_and_nothing_else(call: Leaves) -> None:
-    figure = reel.reel(call.scene(), pamt=LEVEL_2M, source="Row 39.")
+    figure = reel.reel(call.scene(), pamt=LEVEL_2M, source="Statement 39.")
     axes = figure.axes[0]
     framed = [box for box in axes.patches if mpl.colors.to_hex(box.get_edgecolor()) == palette.CHANGED.lower()]
     # the node's type, both pages and count appear; the count twice; the epoch; the hint
     assert len(framed) == 4 + 2 + 1 + 1
-    assert any("Row 39." in text.get_text() for text in axes.texts)
+    assert any("Statement 39." in text.get_text() for text in axes.texts)
     lowest, highest = axes.get_ylim()
     assert (lowest, highest)[1] == 0 and sheets.inches("MM") > sheets.inches("ii")
 
@@ -117,3 +117,12 @@ def test_headings_do_not_touch(call: Leaves) -> None:
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in bold]
     assert [text.get_text() for text in bold] == ["PAMT entry at 2M", "TD", "RCX, bit 62"]
     assert all(left.x1 + 5 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_a_cell_of_the_frame_s_own_colour_shows_its_frame() -> None:
+    inner = {}
+    for changed in (False, True):
+        _, axes = sheets.sheet(1, 1)
+        sheets.cell(axes, 0, 0, 1, 0.3, "BLOCKED", palette.look("BLOCKED").fill, changed)
+        inner[changed] = [box for box in axes.patches if mpl.colors.to_hex(box.get_edgecolor()) == "#ffffff"]
+    assert not inner[False] and inner[True]
