@@ -10,25 +10,20 @@ from tdxlab.replay.reading import Line
 from tdxlab.spec.status import Status
 
 SHOWN = 10  # mismatches of a kind
-COUNTS = {
-    "calls": "calls",
-    "agreed": "of them agree",
-    "state_lines": "lines that show state",
-    "state_agreed": "of them agree",
-}
-KINDS = {"mismatches": "calls differ", "state_mismatches": "lines of state differ"}
+COUNTS = ("calls", "agreed", "state_lines", "state_agreed")
+KINDS = {"mismatches": ("calls that differ", "call"), "state_mismatches": ("lines of state that differ", "after call")}
 
 
 def show(report: Line) -> str:
     """The counts, the first mismatches of each kind, the explanation."""
-    lines = [f"{report[key]} {what}" for key, what in COUNTS.items()]
-    lines += [f"{n} skipped: {reason}" for reason, n in report["skipped"].items()]
-    for kind, what in KINDS.items():
+    lines = [f"{key.replace('_', ' ')}: {report[key]}" for key in COUNTS]
+    lines += [f"skipped: {n}, {reason}" for reason, n in report["skipped"].items()]
+    for kind, (what, when) in KINDS.items():
         found = report[kind]
         if found:
-            lines += ["", f"{len(found)} {what}"]
+            lines += ["", f"{what}: {len(found)}"]
         for row in found[:SHOWN]:
-            lines += ["", *mismatch(row)]
+            lines += ["", *mismatch(row, when)]
         if len(found) > SHOWN:
             lines += ["", f"and {len(found) - SHOWN} more; --json tells all"]
     if report["explanation"]:
@@ -36,11 +31,11 @@ def show(report: Line) -> str:
     return "\n".join(lines)
 
 
-def mismatch(row: Line) -> Iterator[str]:
+def mismatch(row: Line, when: str) -> Iterator[str]:
     """Where it is, the lines before it, and what differs, a register a line."""
     yield f"{row['file']}:{row['line']}  {row['trace']}"
     yield from (f"    {line}" for line in row.get("before", ()))
-    yield f"  > {row['call']}  (call {row['number']})"
+    yield f"  > {row['call']}  ({when} {row['number']})"
     for key in dict.fromkeys((*row["expected"], *row["got"])):
         expected, got = (worded(key, row[side].get(key)) for side in ("expected", "got"))
         yield f"    {key}: expected {expected}, got {got}"

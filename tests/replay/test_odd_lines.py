@@ -274,7 +274,7 @@ def test_a_state_that_differs_is_told_by_the_exit_code(tmp_path: Path, capsys: p
     assert main(["replay", str(same)]) == 0
     differs.write_text(same.read_text().replace('"0000"', '"0001"'))
     assert main(["replay", str(differs)]) == 1
-    assert "state mismatch: " in capsys.readouterr().out
+    assert "hex: expected 0001, got 0000" in capsys.readouterr().out
 
 
 def test_what_a_line_says_of_trouble_must_come(tmp_path: Path) -> None:
