@@ -15,11 +15,11 @@ from tdxlab.spec import leaves
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import shift
 from tdxlab.spec.pamt import PT_TDR
-from tdxlab.spec.tdstate import ExitReason, LifeCycle, OpState, SysState, Vector
+from tdxlab.spec.tdstate import ExitReason, LifeCycle, OpState, SysState
 from tests.fuzz import machine as at
 from tests.fuzz.in_progress import INTERRUPT, InProgress
 from tests.fuzz.machine import Machine
-from tests.fuzz.operands import Draw, corrupted, happens
+from tests.fuzz.operands import Draw, corrupted, happens, tdmrs
 
 if TYPE_CHECKING:
     from tests.fuzz.fuzzer import Fuzzer
@@ -171,13 +171,15 @@ def begun(fuzzer: Fuzzer, cpu: int) -> InProgress | None:
     draw = drawn(fuzzer, cpu)
     if draw.leaf is leaves.TDH_SYS_SHUTDOWN and fuzzer.running:
         return None  # left out in the emulation: a SEAMCALL in progress makes it BUSY
+    if draw.leaf is leaves.TDH_SYS_CONFIG:
+        machine.tell_tdmrs(*tdmrs(dice))
     return seamcall(machine, cpu, registers(draw, dice))
 
 
 def in_guest(machine: Machine, dice: Random, cpu: int) -> InProgress:
     """What the guest there does, or what makes it leave.  What it has done in vain it does again."""
-    processor, module, regs = machine.cpus[cpu], machine.module, machine.guests[cpu]
-    processor.lp.exception = Vector.NONE  # it has seen to it
+    processor, module, regs = machine.cpus[cpu], machine.module, machine.cpus[cpu].guest
+    processor.take_exception()
     if happens(dice, TAKES_INTERRUPT if processor.lp.interrupt else LEAVES_GUEST):
         return InProgress(machine, cpu, INTERRUPT, module.external_interrupt(processor, regs), regs)
     if happens(dice, DIES):
@@ -196,7 +198,7 @@ def in_guest(machine: Machine, dice: Random, cpu: int) -> InProgress:
 
 def access(machine: Machine, cpu: int, gpa: int, write: bool) -> InProgress:
     """A load or store of the guest there."""
-    regs = machine.guests[cpu]
+    regs = machine.cpus[cpu].guest
 
     async def tries() -> None:
         touches = await step(at="access")
@@ -215,7 +217,7 @@ def seamcall(machine: Machine, cpu: int, values: dict[str, int]) -> InProgress:
 
 def tdcall(machine: Machine, cpu: int, values: dict[str, int]) -> InProgress:
     """A TDCALL of the guest there."""
-    regs = machine.guests[cpu]
+    regs = machine.cpus[cpu].guest
     for name, value in values.items():
         setattr(regs, name, value)
     made = call(machine, cpu, regs, machine.module.tdcall(machine.cpus[cpu], regs), leaves.GUEST)

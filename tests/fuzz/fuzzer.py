@@ -114,10 +114,6 @@ class Fuzzer:
     def finish(self, call: InProgress) -> None:
         """Look at a call that has ended."""
         machine = self.machine
-        if machine.cpus[call.cpu].lp.vcpu:
-            machine.guests[call.cpu] = call.regs
-        else:
-            machine.guests.pop(call.cpu, None)
         if not self.running:
             self.fatal = False
         answer = answered(machine, call)
@@ -127,6 +123,7 @@ class Fuzzer:
         self.seen[call.what, answer.what] += 1
         self.lines.append(f"{call} -> {answer.what if answer.status is None else answer.status}")
         self.complain(after_a_call(machine, call, answer))
+        machine.cpus[call.cpu].keep(call.regs)
 
     def look(self) -> None:
         """At the whole machine.  Nothing is in progress."""

@@ -84,13 +84,12 @@ class InProgress:
         vcpus = self.machine.module.vcpus
         if self.vcpu:
             return vcpus[self.vcpu].tdr
-        for register, meaning in self.leaf.operands if self.leaf else ():
-            if meaning in ("tdr", "tdr_flags"):
-                return self.asked[register] & TdrFlags.TDR
-            if meaning in ("tdvpr", "tdvpr_flags"):
-                tdvpr = self.asked[register] & VpEnter.TDVPR
-                return vcpus[tdvpr].tdr if tdvpr in vcpus else 0
-        return 0
+        operands = self.leaf.operands if self.leaf else ()
+        asked = {meaning.removesuffix("_flags"): self.asked[register] for register, meaning in operands}
+        if "tdr" in asked:  # which goes first: the page of a new vCPU may be what another TD has left
+            return asked["tdr"] & TdrFlags.TDR
+        tdvpr = asked.get("tdvpr", 0) & VpEnter.TDVPR
+        return vcpus[tdvpr].tdr if tdvpr in vcpus else 0
 
     @property
     def where(self) -> tuple[int, int] | None:

@@ -30,7 +30,7 @@ from tdxlab.spec.levels import (
 from tdxlab.spec.pamt import PT_EPT, PT_PAMT, PT_REG, PT_RSVD, PT_TDCX, PT_TDR, PT_TDVPR, PageType
 from tdxlab.spec.sept import FREE, FREE_ENTRY, NL_BLOCKED, NL_MAPPED, PENDING, STATE_MASK, STATES, State
 from tdxlab.spec.tdstate import KeyState, LifeCycle, OpState, SysState, VcpuState
-from tests.fuzz.machine import MODULE_HKID, RESERVED, Machine
+from tests.fuzz.machine import MODULE_HKID, Machine
 
 Texts = Iterator[str]
 Where = tuple[int, int]
@@ -213,8 +213,8 @@ def bits_are_those_of_pairs(sight: Sight) -> Texts:
 
 def reserved_pages(sight: Sight) -> set[int]:
     """The reserved pages whose PAMT is there."""
-    tdmr = sight.module.sys.tdmrs[0]
-    return {page for page in range(RESERVED, RESERVED + SIZE_2M, PAGE_SIZE) if page < tdmr.next}
+    areas = ((base, min(end, tdmr.next)) for tdmr in sight.module.sys.tdmrs for base, end in tdmr.reserved)
+    return {page for base, end in areas for page in range(base, end, PAGE_SIZE)}
 
 
 def reserved_pages_stay(sight: Sight) -> Texts:

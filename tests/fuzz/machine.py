@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Journal
 from tdxlab.engine.run import alone
 from tdxlab.hw import cpu as hw
-from tdxlab.hw.cpu import Regs
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.module import TdxModule
@@ -32,6 +31,7 @@ PAMTS, HOST = BASE + SIZE_1G, BASE + SIZE_1G + SIZE_1G // 2  # behind the first 
 TDMRS = BASE, BASE + 2 * SIZE_1G, BASE + 3 * SIZE_1G
 HUGE, NOT_READY = TDMRS[1:]  # a page of 1G; a TDMR whose PAMT is never complete
 CMRS = ((BASE, 4 * SIZE_1G),)
+INFOS = tuple(HOST + 0x1000 + n * 512 for n in range(len(TDMRS)))
 RESERVED = BASE + SIZE_2M
 
 TDRS = tuple(BASE + 0x4_0000 * n for n in range(1, 5))
@@ -72,6 +72,14 @@ def parameters(n: int) -> int:
     return HOST + 0x2000 + n * PAGE_SIZE
 
 
+def tdmr_info(n: int) -> list[int]:
+    """The words of the nth TDMR_INFO, with room for three reserved areas; the first TDMR has one."""
+    pamt = PAMTS + n * 0x100_0000
+    areas = pamt, 0x1000, pamt + 0x1000, 0x2000, pamt + 0x4000, 0x40_0000
+    reserved = [RESERVED - BASE, SIZE_2M] if n == 0 else [0, 0]
+    return [TDMRS[n], SIZE_1G, *areas, *reserved, 0, 0, 0, 0]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of module."""
@@ -102,22 +110,21 @@ class Cpu(hw.Cpu):
 class Machine:
     """Two TDs: one that may run, with pages of all sizes, and one that is being built, with an L2 VM.
 
-    guests: the registers of the vCPU on each LP that is in a guest.  in_vain: what each vCPU does again when it can.
+    in_vain: what each vCPU does again when it can.  configured: without it the set-up ends before TDH.SYS.CONFIG.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, configured: bool = True) -> None:
         self.name, self.kind = name, KINDS[name]
         self.journal = Journal()
         self.memory = Memory(self.journal, Platform(cmrs=CMRS, lps=LPS, wb_sub_blocks=2))
         self.module = TdxModule(self.memory, self.kind.features)
         self.cpus = [Cpu(n, self.memory, self.module, "lock") for n in range(LPS)]
-        self.guests: dict[int, Regs] = {}
         self.in_vain: dict[int, Callable[[Machine, int], InProgress]] = {}
         self.write_parameters()
         self.call(leaves.TDH_SYS_INIT)
         for cpu in range(LPS):
             self.call(leaves.TDH_SYS_LP_INIT, cpu=cpu)
-        for leaf, *operands in set_up(self.kind.dynamic):
+        for leaf, *operands in set_up(self.kind.dynamic) if configured else ():
             self.call(leaf, *operands)
         self.mark = self.journal.mark()
 
@@ -130,22 +137,22 @@ class Machine:
     def restart(self) -> None:
         """Back to the set-up."""
         self.journal.rewind(self.mark)
-        self.guests.clear()
         self.in_vain.clear()
 
     def write_parameters(self) -> None:
         """What the host tells in memory: TDMR_INFOs, TD_PARAMS; and what it does not care about."""
-        for n, base in enumerate(TDMRS):
-            pamt = PAMTS + n * 0x100_0000
-            areas = pamt, 0x1000, pamt + 0x1000, 0x2000, pamt + 0x4000, 0x40_0000
-            info = HOST + 0x1000 + n * 512
-            self.memory.write(HOST + 8 * n, struct.pack("<Q", info))
-            self.memory.write(info, struct.pack("<10Q", base, SIZE_1G, *areas, RESERVED - BASE, SIZE_2M * (n == 0)))
+        self.tell_tdmrs(INFOS, [tdmr_info(n) for n in range(len(TDMRS))])
         for n, (attributes, xfam, vcpus, l2_vms, eptp, flags, tsc) in enumerate(PARAMETERS):
             packed = TD_PARAMS.pack(attributes, xfam, vcpus, l2_vms, 0, bytes(4), eptp, flags, tsc)
             self.memory.write(parameters(n), packed)
         for hpa in (*SMALL, *LARGE):
             self.memory.write(hpa, b"left behind")
+
+    def tell_tdmrs(self, pointers: Sequence[int], infos: Sequence[Sequence[int]]) -> None:
+        """TDMR_INFOs, each where it belongs, and the pointers by which the module is to find them."""
+        self.memory.write(HOST, struct.pack(f"<{len(pointers)}Q", *pointers))
+        for at, words in zip(INFOS, infos, strict=True):
+            self.memory.write(at, struct.pack(f"<{len(words)}Q", *words))
 
     # --- what a page is used for, as an onlooker sees it ---
 

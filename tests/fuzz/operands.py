@@ -315,7 +315,24 @@ CORRUPTIONS: tuple[Callable[[int, Random], int], ...] = (
     lambda value, dice: dice.choice((at.HOST, at.HUGE, at.RESERVED + PAGE_SIZE)),
     lambda value, dice: at.NOT_READY + dice.choice((0, PAGE_SIZE, SIZE_2M)),
 )
+IN_TDMR_INFO: tuple[Callable[[int, Random], int], ...] = (
+    lambda word, dice: word ^ 1 << dice.randrange(64),
+    lambda word, dice: word + dice.choice((-1, 1)) * dice.choice((PAGE_SIZE, SIZE_2M, SIZE_1G)),
+    lambda word, dice: dice.choice((0, PAGE_SIZE, SIZE_2M, SIZE_1G, 1 << 46, NULL_PA)),
+    lambda word, dice: dice.choice((*at.TDMRS, at.PAMTS, at.PAMTS + 0x100_0000, at.HOST, at.RESERVED)),
+)
+"""The host can get it wrong."""
 # fmt: on
+
+
+def tdmrs(dice: Random) -> tuple[list[int], list[list[int]]]:
+    """Pointers to TDMR_INFOs and the words of each: as they should be, or some of them spoilt."""
+    pointers, infos = [*at.INFOS], [at.tdmr_info(n) for n in range(len(at.INFOS))]
+    for _ in range(dice.randrange(4)):
+        words = dice.choice((pointers, *infos, *infos))
+        n = dice.randrange(len(words))
+        words[n] = dice.choice(IN_TDMR_INFO)(words[n], dice) % (1 << 64)
+    return pointers, infos
 
 
 def corrupted(registers: dict[str, int], dice: Random) -> dict[str, int]:

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from tdxlab.engine.run import MachineDead
 from tdxlab.module import HANDLERS
 from tdxlab.spec import leaves
+from tdxlab.spec.checks import CHECKS
 from tdxlab.spec.levels import LEVEL_2M
 from tests.fuzz.actions import seamcall
 from tests.fuzz.fuzzer import SUCCESS, Fuzzer, coverage, done, fuzz, go_on
-from tests.fuzz.machine import KINDS, LONE, SPARE, TDRS, Machine
+from tests.fuzz.machine import HOST, KINDS, LONE, MODULE_HKID, SPARE, TDRS, Machine
+from tests.fuzz.operands import tdmrs
 
 CI, AUDITED, NIGHT = (count // len(KINDS) for count in (20_000, 3_000, 200_000))
 NIGHTS = 1_000  # the first seed of a night
+TDMRS_TOLD = 1_000
 NEVER = {"TDG.MR.VERIFYREPORT"}  # which needs a genuine report
 
 
@@ -65,6 +68,23 @@ def test_the_module_may_die_of_a_pair_that_is_taken_while_its_last_page_is_freed
     fuzzer.died(second, dead.value)
     with pytest.raises(AssertionError, match="dies only"):
         fuzzer.died(second, dead.value)
+
+
+def test_random_tdmrs_are_taken_in_order_or_refused_for_each_reason() -> None:
+    fuzzer = Fuzzer(Machine("1.5.25", configured=False), dice := Random(0))
+    machine = fuzzer.machine
+    for _ in range(TDMRS_TOLD):
+        machine.tell_tdmrs(*tdmrs(dice))
+        call = seamcall(machine, 0, {"rax": leaves.TDH_SYS_CONFIG.number, "rcx": HOST, "rdx": 3, "r8": MODULE_HKID})
+        while not call.ended:
+            call.step(check_reads=False)
+        fuzzer.finish(call)
+        if not call.regs.rax:
+            bounds = [at for tdmr in machine.module.sys.tdmrs for at in (tdmr.base, tdmr.end)]
+            assert bounds == sorted(bounds)
+            fuzzer.begin()
+    reasons = {row.refuses.name for row in CHECKS[leaves.TDH_SYS_CONFIG] if row.refuses and row.detail}
+    assert {answer for _, answer in fuzzer.seen} == reasons | {"TDX_SUCCESS", "TDX_OPERAND_INVALID"}
 
 
 # --- what is found, made short ---
