@@ -27,15 +27,16 @@ class Journal:
     `cpu` is who runs now.  `held[cpu]` lists its locks in the order taken; `calls[cpu]` lists lists of locks that come
     and go together (a call into the module).  `released` tells the locks given back during the running step, with the
     number of writes and of reads until then: these were guarded.
+    `alone`: `cpu` runs with nobody beside it, and nobody asks what it touches, so that it need not pause.
     """
 
-    __slots__ = ("calls", "cpu", "held", "log", "notes", "reads", "released")
+    __slots__ = ("alone", "calls", "cpu", "held", "log", "notes", "reads", "released")
 
     def __init__(self) -> None:
         self.log: list[tuple[Cell, Key, Any]] | None = None
         self.notes: list[dict[str, Any]] = []
         self.reads: list[tuple[Cell, Key]] | None = None
-        self.cpu = 0
+        self.cpu, self.alone = 0, False
         self.held: dict[int, list[Lock]] = {}
         self.calls: dict[int, list[list[Lock]]] = {}
         self.released: list[tuple[list[Lock], int, int]] = []

@@ -33,11 +33,14 @@ class Regs:
 
     __slots__ = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rax", "rbx", "rcx", "rdi", "rdx", "rip", "rsi")
 
-    def __init__(self, rax: int = 0, **values: int) -> None:
-        self.rcx = self.rdx = self.rbx = self.rsi = self.rdi = self.rip = 0
-        self.r8 = self.r9 = self.r10 = self.r11 = self.r12 = self.r13 = self.r14 = self.r15 = 0
-        self.rax = rax
-        for name, value in values.items():
+    def __init__(
+        self, rax: int = 0, rcx: int = 0, rdx: int = 0, r8: int = 0, r9: int = 0, r10: int = 0, r11: int = 0,
+        r12: int = 0, r13: int = 0, **others: int,
+    ) -> None:  # fmt: skip
+        self.rax, self.rcx, self.rdx, self.r8, self.r9, self.r10, self.r11 = rax, rcx, rdx, r8, r9, r10, r11
+        self.r12, self.r13 = r12, r13
+        self.rbx = self.rsi = self.rdi = self.rip = self.r14 = self.r15 = 0
+        for name, value in others.items():
             setattr(self, name, value)
 
     @property

@@ -52,65 +52,73 @@ class Held:
 
     An attempt pauses by itself where other code awaits `step`: it is what leaves do most, and costs a quarter less so.
 
+    Where the journal's CPU runs `alone`, attempts and the release do not pause: nobody would come in.
+
     The key of a Secure-EPT entry's own lock is ("entry", index), or ("entry", None) for all entries of a page.
+    `touches` are of the locks in `locks`, one each: what giving them back touches.
     `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step.
     The dispatcher alone calls `release`, so an abandoned call gives nothing back.
     """
 
-    __slots__ = ("host", "journal", "locks")
+    __slots__ = ("host", "journal", "locks", "touches")
 
     def __init__(self, journal: Journal, host: bool = True) -> None:
         self.journal, self.host = journal, host
         self.locks: list[Lock] = []
+        self.touches: list[Touch] = []
 
     @types.coroutine
     def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take a share, or refuse BUSY with `operand`."""
-        mine = yield None, (*reads, (lock, i, SHARE)), None
+        touch: Touch = lock, i, SHARE
+        mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
         word = lock[i]
         if word & (EXCLUSIVE | HP):
             if word & EXCLUSIVE or not self.host:
                 raise self._refused(lock, i, operand, mine, READER)
             word &= ~HP
         lock.put(i, word + READER)
-        locks = self.locks
-        if not locks:
-            self.journal.began(locks)
-        locks.append((lock, i, False))
+        if not self.locks:
+            self.journal.began(self.locks)
+        self.locks.append((lock, i, False))
+        self.touches.append(touch)
         return mine
 
     @types.coroutine
     def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take the lock alone, or refuse BUSY with `operand`."""
-        mine = yield None, (*reads, (lock, i, WRITE)), None
+        touch: Touch = lock, i, WRITE
+        mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
         word = lock[i]
         if word and (word != HP or not self.host):
             raise self._refused(lock, i, operand, mine)
         lock.put(i, EXCLUSIVE)
-        self._took((lock, i, True))
+        self._took((lock, i, True), touch)
         return mine
 
     @types.coroutine
     def upgrade(self, lock: Sharex, i: int, operand: int) -> Attempt[None]:
         """Make this call's share exclusive; works for the only reader."""
-        mine = yield None, ((lock, i, WRITE),), None
+        touch: Touch = lock, i, WRITE
+        mine = [touch] if self.journal.alone else (yield None, (touch,), None)
         if lock[i] & ~HP != READER:
             raise self._refused(lock, i, operand, mine)
-        self.locks.remove((lock, i, False))
+        self._forget((lock, i, False))
         lock.put(i, EXCLUSIVE)
-        self.locks.append((lock, i, True))
+        self._took((lock, i, True), touch)
 
     @types.coroutine
     def entry(self, page: Words, i: int, operand: int) -> Attempt[int]:
         """Take a Secure-EPT entry's own lock, or refuse BUSY.  Returns the entry as it was then."""
-        mine = yield None, ((page, i, WRITE),), None
+        touch: Touch = page, i, WRITE
+        mine = [touch] if self.journal.alone else (yield None, (touch,), None)
         word = page[i]
         if word & (ENTRY_LOCK | ENTRY_HP):
             if word & ENTRY_LOCK or not self.host:
                 raise self._refused_entry(page, i, operand, mine)
             word &= ~ENTRY_HP
         page.put(i, word | ENTRY_LOCK)
-        self._took((page, ("entry", i), True))
+        self._took((page, ("entry", i), True), touch)
         return word
 
     async def all_entries(self, page: Words, operand: int) -> list[int]:
@@ -118,7 +126,8 @@ class Held:
 
         Where one is taken, the marks before it are gone: those locks were got, and given back.
         """
-        await step((page, None, WRITE), at="512 entry locks")
+        touch: Touch = page, None, WRITE
+        await step(touch, at="512 entry locks")
         words = list(page)
         found = functools.reduce(operator.or_, words)
         if found & ENTRY_LOCK:
@@ -128,7 +137,7 @@ class Held:
         if found & ENTRY_HP:
             words = [word & ~ENTRY_HP for word in words]
         page.fill([word | ENTRY_LOCK for word in words])
-        self._took((page, ("entry", None), True))
+        self._took((page, ("entry", None), True), touch)
         return words
 
     async def release(self, some: Sequence[Lock] | None = None) -> None:
@@ -138,11 +147,8 @@ class Held:
         """
         locks = self.locks if some is None else list(some)
         if locks:
-            touches = [
-                (cell, key if isinstance(cell, Sharex) else key[1], WRITE if exclusive else SHARE)
-                for cell, key, exclusive in locks
-            ]
-            await step(*touches, at="release")
+            if not self.journal.alone:
+                await step(*(self.touches[self.locks.index(lock)] for lock in locks), at="release")
             self._give(locks)
 
     def give(self, lock: Cell, key: Key) -> None:
@@ -162,27 +168,33 @@ class Held:
             cell.put(key, word & HP if exclusive else word - READER)
         if locks is not self.locks:
             for lock in locks:
-                self.locks.remove(lock)
+                self._forget(lock)
         if locks is self.locks or not self.locks:
             self.journal.ended(self.locks)
-            self.locks = []  # the old list stays what was given back, in the journal
+            self.locks, self.touches = [], []  # the old list stays what was given back, in the journal
 
     def hand_over(self) -> None:
         """The call ends without giving back what it still holds: the processor keeps it."""
-        kept, self.locks = self.locks, []
+        kept, self.locks, self.touches = self.locks, [], []
         self.journal.ended(kept)
         self.journal.held.setdefault(self.journal.cpu, []).extend(kept)
 
     def take_over(self, kept: Sequence[Lock]) -> None:
         """Hold what an earlier call handed over."""
         for lock in kept:
+            cell, key, exclusive = lock
             self.journal.held[self.journal.cpu].remove(lock)
-            self._took(lock)
+            self._took(lock, (cell, key, WRITE if exclusive else SHARE))
 
-    def _took(self, lock: Lock) -> None:
+    def _took(self, lock: Lock, touch: Touch) -> None:
         if not self.locks:
             self.journal.began(self.locks)
         self.locks.append(lock)
+        self.touches.append(touch)
+
+    def _forget(self, lock: Lock) -> None:
+        n = self.locks.index(lock)
+        del self.locks[n], self.touches[n]
 
     def _refused(self, lock: Sharex, i: int, operand: int, mine: list[Touch], readers: int = 0) -> Refuse:
         # A host call that fails marks the lock, a guest call only looks.  Who wanted a share stays counted until

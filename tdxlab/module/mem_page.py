@@ -101,9 +101,9 @@ async def check_small_pages_free(call: Call, hpa: int) -> None:
         await step((bits, None, READ), at="512 bits")
         used = any(bits)
     else:
-        small = call.pamt.below(hpa, LEVEL_4K)
-        await step(*((chunk.entries, None, READ) for chunk in small), at="512 PAMT entries")
-        used = any(word & PamtEntry.TYPE for chunk in small for word in chunk.entries)
+        first, second = (chunk.entries for chunk in call.pamt.below(hpa, LEVEL_4K))
+        await step((first, None, READ), (second, None, READ), at="512 PAMT entries")
+        used = any(word & PamtEntry.TYPE for word in {*first, *second})
     if used:
         raise Refuse(st.TDX_PAGE_METADATA_INCORRECT.at(R8))
 

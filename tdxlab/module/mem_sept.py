@@ -94,7 +94,7 @@ async def tdh_mem_sept_remove(call: Call, gpa_level: int, tdr: int) -> None:
     old = await l2_sept.hold_old(call, td, gpa, entry)
     page = call.memory.sept_page(entry.hpa)
     await step((page, None, READ), at="512 entries")
-    if any(BY_BITS[word & STATE_MASK] is not FREE for word in page):
+    if any(BY_BITS[word & STATE_MASK] is not FREE for word in set(page)):
         raise Refuse(st.TDX_EPT_PAGE_NOT_FREE.at(RCX), entry.view())
 
     # --- all checks passed ---

@@ -24,6 +24,7 @@ LAST = PER_PAGE - 1
 UNUSED = [0] * PER_PAGE
 TYPE = PamtEntry.TYPE
 TYPES = {place(type, PamtEntry.TYPE): type for type in PageType}
+UNSET, NODE = place(PT_NDA, PamtEntry.TYPE), place(PT_PAMT, PamtNode.TYPE)
 NODE_SHIFT = 16  # from an HPA to its frame number's place in a node
 PAIR_SHIFT = 20  # page 0 of a pair has the entries of the range's first MiB
 LAST_PAGE_HINT = bit(62)  # of a returned HPA: the range of the freed page has no page in use any more
@@ -99,7 +100,7 @@ class PamtPage:
 
     def lead_to(self, page_0: int, page_1: int) -> None:
         """Make the entry a node.  The step touches both words."""
-        self.chunk.entries.put(self.i, place(PT_PAMT, PamtNode.TYPE) | page_0 << NODE_SHIFT)
+        self.chunk.entries.put(self.i, NODE | page_0 << NODE_SHIFT)
         self.chunk.bepochs.put(self.i, page_1 << NODE_SHIFT)
 
     def assign(self, type: PageType, owner: int) -> None:
@@ -181,24 +182,25 @@ class Pamt(Record):
         With Dynamic PAMT a 4K entry is found through the node of its range, which the step touches.
         Raises MachineDead where there is no pair.
         """
-        if level == LEVEL_4K and self.dynamic:
-            pair = self.pair(hpa)
-            if pair is None:
-                raise MachineDead(f"the module uses {hpa:#x}, but its 2M range has no PAMT page pair")
-            return PamtPage(self.pairs[pair[hpa >> PAIR_SHIFT & 1]], hpa, level)
-        return PamtPage(self.pages[level, hpa >> SHIFTS[level] + 8], hpa, level)
+        if level != LEVEL_4K or not self.dynamic:
+            return PamtPage(self.pages[level, hpa >> SHIFTS[level] + 8], hpa, level)
+        pair = self.pair(hpa)
+        if pair is None:
+            raise MachineDead(f"the module uses {hpa:#x}, but its 2M range has no PAMT page pair")
+        return PamtPage(self.pairs[pair[hpa >> PAIR_SHIFT & 1]], hpa, level)
 
     def node(self, hpa: int) -> tuple[Touch, ...]:
         """What is read to find the 4K entry of `hpa`."""
         if not self.dynamic:
             return ()
-        node = self.page(hpa, LEVEL_2M)
-        return node.entry(READ), node.bepoch(READ)
+        node, i = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST
+        return (node.entries, i, READ), (node.bepochs, i, READ)
 
     def pair(self, hpa: int) -> tuple[int, int] | None:
         """HPAs of the pair that the 2M range of `hpa` has, or None."""
-        node = self.page(hpa, LEVEL_2M).read()
-        return node.pair() if node.type is PT_PAMT else None
+        node, i = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST
+        word = node.entries[i]
+        return (page_in(word), page_in(node.bepochs[i])) if word & TYPE == NODE else None
 
     def lock_of(self, hpa: int) -> tuple[Sharex, int] | None:
         """The lock of a 4K page's entry, or None where there is no such entry."""
@@ -238,12 +240,12 @@ class Pamt(Record):
         chunk, i = self.pages[LEVEL_1G, hpa >> 38], hpa >> 30 & LAST
         await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ))
         word, at = chunk.entries[i], LEVEL_1G
-        if level < at and TYPES[word & TYPE] is PT_NDA:
+        if level < at and word & TYPE == UNSET:
             chunk, i = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST
             node = ((chunk.bepochs, i, READ), *reads) if self.dynamic else ()
             await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ), *node)
             word, at = chunk.entries[i], LEVEL_2M
-            if level < at and TYPES[word & TYPE] is (PT_PAMT if self.dynamic else PT_NDA):
+            if level < at and word & TYPE == (NODE if self.dynamic else UNSET):
                 found = self.page(hpa, LEVEL_4K)
                 take = held.exclusive if exclusive else held.shared
                 await take(found.chunk.locks, found.i, operand, (found.chunk.entries, found.i, READ), *reads)

@@ -68,7 +68,7 @@ async def tdh_phymem_pamt_remove(call: Call, hpa_level: int) -> None:
     pages = node.pair()
     for n, chunk in enumerate(pamt.given(*pages)):
         touches.append((chunk.entries, None, READ))
-        if any(word & PamtEntry.TYPE for word in chunk.entries):
+        if any(word & PamtEntry.TYPE for word in set(chunk.entries)):
             raise Refuse(st.TDX_PAMT_PAGE_NOT_EMPTY.at(n))
 
     # --- all checks passed ---

@@ -16,7 +16,7 @@ from tdxlab.module.tdmr_info import TDMR_INFO_BYTES, Area, TdmrInfo
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import SysConfig
-from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M
+from tdxlab.spec.levels import ENTRIES, LEVEL_4K, PAGE_SIZE, SIZE_1G, SIZE_2M
 from tdxlab.spec.operands import R8, RCX, RDX
 from tdxlab.spec.pamt import PT_RSVD
 from tdxlab.spec.status import Status
@@ -45,9 +45,9 @@ class Tdmr(Record):
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def reserves(self, start: int, stop: int) -> bool:
-        """Is some of [start, stop) in a reserved area?"""
-        return any(base < stop and start < end for base, end in self.reserved)
+    def reserved_in(self, start: int, stop: int) -> list[Area]:
+        """The reserved parts of [start, stop)."""
+        return [(max(base, start), min(end, stop)) for base, end in self.reserved if base < stop and start < end]
 
 
 async def hold_global(call: Call, exclusive: bool = True) -> None:
@@ -168,12 +168,15 @@ async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
 
 def _reserve(call: Call, tdmr: Tdmr, hpa: int) -> Iterator[tuple[Words, list[int]]]:
     # what tells that pages of a 2M range are reserved: (cell, its values)
-    if not tdmr.reserves(hpa, hpa + SIZE_2M):
+    areas = tdmr.reserved_in(hpa, hpa + SIZE_2M)
+    if not areas:
         return
-    reserved = [tdmr.reserves(page, page + 1) for page in range(hpa, hpa + SIZE_2M, PAGE_SIZE)]
+    words, mark = [0] * ENTRIES, 1 if call.pamt.dynamic else packed(PT_RSVD, 0)
+    for first, end in areas:
+        pages = slice((first - hpa) // PAGE_SIZE, (end - hpa) // PAGE_SIZE)
+        words[pages] = [mark] * len(words[pages])
     if call.pamt.dynamic:
-        yield call.pamt.bit(hpa)[0], [int(is_reserved) for is_reserved in reserved]
+        yield call.pamt.bit(hpa)[0], words
     else:
-        words = [packed(PT_RSVD, 0) if is_reserved else 0 for is_reserved in reserved]
         for n, chunk in enumerate(call.pamt.below(hpa, LEVEL_4K)):
             yield chunk.entries, words[n * PER_PAGE : (n + 1) * PER_PAGE]

@@ -40,12 +40,13 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
 
     # --- all checks passed ---
     assert rule.result is not None
+    touched = (call.cpu.lp, "interrupt", READ), entry.touch()
     touches = await step(entry.touch(), at="accept")
     chunk, last = field(entry.word, PROGRESS) if level == LEVEL_2M else 0, ENTRIES**level - 1
     while chunk < last:
         clear(call, entry.hpa + chunk * PAGE_SIZE, touches)
         chunk += 1
-        touches = await step((call.cpu.lp, "interrupt", READ), entry.touch(), at="poll")
+        touches = await step(*touched, at="poll")
         if call.cpu.interrupt_pending():
             write_entry(call, entry, sept.leaf(call.td, entry.hpa, entry.state) | place(chunk, PROGRESS))
             raise Interrupted
@@ -74,8 +75,8 @@ def not_pending(gpa: int, level: int, entry: Entry) -> Refuse | TdExit:
 async def tdg_mem_page_attr_rd(call: Call, gpa: int) -> None:
     """Tell of a page what the guest may know: RCX its GPA, level, and whether it is PENDING; RDX attributes.
 
-    The entry where the walk ends is locked whatever it is; one that is blocked, or no leaf, is a TD exit without
     RCX need not be aligned: its low 12 bits do not matter, where TDG.MEM.PAGE.ATTR.WR has a level.
+    The entry where the walk ends is locked whatever it is; one that is blocked, or no leaf, is a TD exit without
     details.  L1 has no attributes.
     Left out: pages mapped in L2 VMs, so RDX is 0.  Source: [S01:tdg_mem_page_attr_rd.c, helpers.c]
     """

@@ -106,8 +106,7 @@ class Machine:
         cpu = self.cpus[self.lp]
         if cpu.lp.vcpu:
             raise WrongSide("lp in td")
-        regs = Regs(rax)
-        regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13 = operands
+        regs = Regs(rax, *operands)
         self.clock += CYCLES_OF_CALL
         self.go(self.module.seamcall(cpu, regs), cpu, regs)
         if cpu.lp.vcpu:
@@ -147,27 +146,26 @@ class Machine:
 
     def go(self, call: Run, cpu: RecordedCpu, regs: Regs) -> None:
         """Run a call to its end, with nobody beside it but what a hook brings in.  Raises Unbuilt."""
-        self.journal.cpu, cpu.polls = cpu.n, 0
+        journal = self.journal
+        journal.cpu, cpu.polls = cpu.n, 0
         try:
-            self._go(call, cpu, regs)
-        except NotModelled:
-            raise Unbuilt(NO_HANDLER) from None
-        finally:
-            self.journal.released.clear()
-
-    def _go(self, call: Run, cpu: RecordedCpu, regs: Regs) -> None:
-        if self.watch is not None:
-            self.watch(call, cpu, regs)
-        elif self.hook is not None:
-            self.drive(call, call.send)
-        else:
-            send, unread = call.send, [()]  # whoever searches would read what steps say of themselves
-            try:
+            if self.watch is not None:
+                self.watch(call, cpu, regs)
+            elif self.hook is not None:
+                self.drive(call, call.send)
+            else:
+                journal.alone = True
+                send, unread = call.send, [()]  # whoever searches would read what steps say of themselves
                 send(None)
                 while True:
                     send(unread)
-            except StopIteration:
-                pass
+        except StopIteration:
+            pass
+        except NotModelled:
+            raise Unbuilt(NO_HANDLER) from None
+        finally:
+            journal.alone = False
+            journal.released.clear()
 
     def drive(self, call: Run, send: Callable[[Any], Any]) -> None:
         """Send the call from step to step.  Where it is about to make the hook's, others come first."""
