@@ -55,17 +55,15 @@ class Held:
     Where the journal's CPU runs `alone`, attempts and the release do not pause: nobody would come in.
 
     The key of a Secure-EPT entry's own lock is ("entry", index), or ("entry", None) for all entries of a page.
-    `touches` are of the locks in `locks`, one each: what giving them back touches.
     `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step.
     The dispatcher alone calls `release`, so an abandoned call gives nothing back.
     """
 
-    __slots__ = ("host", "journal", "locks", "touches")
+    __slots__ = ("host", "journal", "locks")
 
     def __init__(self, journal: Journal, host: bool = True) -> None:
         self.journal, self.host = journal, host
         self.locks: list[Lock] = []
-        self.touches: list[Touch] = []
 
     @types.coroutine
     def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
@@ -81,7 +79,6 @@ class Held:
         if not self.locks:
             self.journal.began(self.locks)
         self.locks.append((lock, i, False))
-        self.touches.append(touch)
         return mine
 
     @types.coroutine
@@ -93,7 +90,7 @@ class Held:
         if word and (word != HP or not self.host):
             raise self._refused(lock, i, operand, mine)
         lock.put(i, EXCLUSIVE)
-        self._took((lock, i, True), touch)
+        self._took((lock, i, True))
         return mine
 
     @types.coroutine
@@ -103,9 +100,9 @@ class Held:
         mine = [touch] if self.journal.alone else (yield None, (touch,), None)
         if lock[i] & ~HP != READER:
             raise self._refused(lock, i, operand, mine)
-        self._forget((lock, i, False))
+        self.locks.remove((lock, i, False))
         lock.put(i, EXCLUSIVE)
-        self._took((lock, i, True), touch)
+        self.locks.append((lock, i, True))
 
     @types.coroutine
     def entry(self, page: Words, i: int, operand: int) -> Attempt[int]:
@@ -118,7 +115,7 @@ class Held:
                 raise self._refused_entry(page, i, operand, mine)
             word &= ~ENTRY_HP
         page.put(i, word | ENTRY_LOCK)
-        self._took((page, ("entry", i), True), touch)
+        self._took((page, ("entry", i), True))
         return word
 
     async def all_entries(self, page: Words, operand: int) -> list[int]:
@@ -126,8 +123,7 @@ class Held:
 
         Where one is taken, the marks before it are gone: those locks were got, and given back.
         """
-        touch: Touch = page, None, WRITE
-        await step(touch, at="512 entry locks")
+        await step((page, None, WRITE), at="512 entry locks")
         words = list(page)
         found = functools.reduce(operator.or_, words)
         if found & ENTRY_LOCK:
@@ -137,7 +133,7 @@ class Held:
         if found & ENTRY_HP:
             words = [word & ~ENTRY_HP for word in words]
         page.fill([word | ENTRY_LOCK for word in words])
-        self._took((page, ("entry", None), True), touch)
+        self._took((page, ("entry", None), True))
         return words
 
     async def release(self, some: Sequence[Lock] | None = None) -> None:
@@ -148,7 +144,11 @@ class Held:
         locks = self.locks if some is None else list(some)
         if locks:
             if not self.journal.alone:
-                await step(*(self.touches[self.locks.index(lock)] for lock in locks), at="release")
+                touches = [
+                    (cell, key if isinstance(cell, Sharex) else key[1], WRITE if exclusive else SHARE)
+                    for cell, key, exclusive in locks
+                ]
+                await step(*touches, at="release")
             self._give(locks)
 
     def give(self, lock: Cell, key: Key) -> None:
@@ -168,33 +168,27 @@ class Held:
             cell.put(key, word & HP if exclusive else word - READER)
         if locks is not self.locks:
             for lock in locks:
-                self._forget(lock)
+                self.locks.remove(lock)
         if locks is self.locks or not self.locks:
             self.journal.ended(self.locks)
-            self.locks, self.touches = [], []  # the old list stays what was given back, in the journal
+            self.locks = []  # the old list stays what was given back, in the journal
 
     def hand_over(self) -> None:
         """The call ends without giving back what it still holds: the processor keeps it."""
-        kept, self.locks, self.touches = self.locks, [], []
+        kept, self.locks = self.locks, []
         self.journal.ended(kept)
         self.journal.held.setdefault(self.journal.cpu, []).extend(kept)
 
     def take_over(self, kept: Sequence[Lock]) -> None:
         """Hold what an earlier call handed over."""
         for lock in kept:
-            cell, key, exclusive = lock
             self.journal.held[self.journal.cpu].remove(lock)
-            self._took(lock, (cell, key, WRITE if exclusive else SHARE))
+            self._took(lock)
 
-    def _took(self, lock: Lock, touch: Touch) -> None:
+    def _took(self, lock: Lock) -> None:
         if not self.locks:
             self.journal.began(self.locks)
         self.locks.append(lock)
-        self.touches.append(touch)
-
-    def _forget(self, lock: Lock) -> None:
-        n = self.locks.index(lock)
-        del self.locks[n], self.touches[n]
 
     def _refused(self, lock: Sharex, i: int, operand: int, mine: list[Touch], readers: int = 0) -> Refuse:
         # A host call that fails marks the lock, a guest call only looks.  Who wanted a share stays counted until

@@ -44,12 +44,12 @@ class Locks:
 
     def mark(self) -> Callable[[], None]:
         """A function that goes back to here, after the journal has done so."""
-        taken = {key: (held, held.locks, held.touches) for key, held in self.taken.items()}
+        taken = {key: (held, held.locks) for key, held in self.taken.items()}
 
         def rewind() -> None:
-            self.taken = {key: held for key, (held, *_) in taken.items()}
-            for held, locks, touches in taken.values():
-                held.locks, held.touches = locks, touches
+            self.taken = {key: held for key, (held, _) in taken.items()}
+            for held, locks in taken.values():
+                held.locks = locks
 
         return rewind
 
