@@ -103,7 +103,7 @@ class Journal:
 
     def note_released(self, locks: list[Lock]) -> None:
         """These are given back now.  They still guard the writes that this step made before."""
-        if self.log is not None:
+        if self.log is not None and not self.alone:
             self.released.append((locks, len(self.log), len(self.reads or ())))
 
     def locks_of(self, cpu: int) -> list[Lock]:

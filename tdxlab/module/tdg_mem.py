@@ -40,18 +40,18 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
 
     # --- all checks passed ---
     assert rule.result is not None
-    touched = (call.cpu.lp, "interrupt", READ), entry.touch()
+    hpa, polled = entry.hpa, ((call.cpu.lp, "interrupt", READ), entry.touch())
     touches = await step(entry.touch(), at="accept")
     chunk, last = field(entry.word, PROGRESS) if level == LEVEL_2M else 0, ENTRIES**level - 1
     while chunk < last:
-        clear(call, entry.hpa + chunk * PAGE_SIZE, touches)
+        clear(call, hpa + chunk * PAGE_SIZE, touches)
         chunk += 1
-        touches = await step(*touched, at="poll")
+        touches = await step(*polled, at="poll")
         if call.cpu.interrupt_pending():
-            write_entry(call, entry, sept.leaf(call.td, entry.hpa, entry.state) | place(chunk, PROGRESS))
+            write_entry(call, entry, sept.leaf(call.td, hpa, entry.state) | place(chunk, PROGRESS))
             raise Interrupted
-    clear(call, entry.hpa + last * PAGE_SIZE, touches)
-    write_entry(call, entry, sept.leaf(call.td, entry.hpa, rule.result))
+    clear(call, hpa + last * PAGE_SIZE, touches)
+    write_entry(call, entry, sept.leaf(call.td, hpa, rule.result))
 
 
 def clear(call: Call, hpa: int, touches: list[Touch]) -> None:

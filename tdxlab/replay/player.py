@@ -57,13 +57,17 @@ class Player:
         """Run one recording.  Raises ValueError with a sentence that names the file, and the line."""
         self.count.file, self.parts.source, self.machine, self.selected = path.name, None, None, False
         self.set_ups.clear()
-        for self.count.at, line in read_lines(path):
+        for self.count.at, line in read_lines(path, self._another_plays):
             try:
                 self._line(line)
             except OtherModule as other:
                 raise ValueError(f"{path.name} is not compared: {other}") from None
             except ODD as odd:
                 raise ValueError(f"{path.name} line {self.count.at} can not be read: {_why(line, odd)}") from odd
+
+    def _another_plays(self) -> bool:
+        # the part at hand, and looks at its lines
+        return self.share[1] > 1 and self.machine is not None and not self.selected
 
     def _line(self, line: Line) -> None:
         if self.unlisted and "unlisted" not in line:

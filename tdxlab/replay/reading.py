@@ -6,7 +6,8 @@ import gzip
 import json
 import textwrap
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,11 @@ class Unbuilt(Exception):
     """A line that can not be run.  The reason is NO_HANDLER or NO_LINE."""
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
-    """The lines of a recording, numbered from 1.  Raises ValueError with one sentence."""
+def read_lines(path: Path, skips: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Line]]:
+    """The lines of a recording, numbered from 1.  Raises ValueError with one sentence.
+
+    skips: asked before a run of lines that are plain commands; if so, they are not even parsed.
+    """
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().rstrip()
@@ -63,18 +67,29 @@ def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
         raise ValueError(f"{path} is no recording: {error}") from None
     if not text:
         raise ValueError(f"{path} is no recording: it is empty")
-    texts = text.split("\n")
-    for first in range(0, len(texts), BLOCK):
-        block = texts[first : first + BLOCK]
-        try:
-            lines = json.loads(f"[{','.join(block)}]")
-        except (ValueError, RecursionError):
-            lines = []
-        if len(lines) == len(block):
-            yield from enumerate(lines, first + 1)
-        else:
-            for at, text in enumerate(block, first + 1):
-                yield at, _parsed(path, at, text)
+    first = 1
+    for commands, run in groupby(text.split("\n"), _is_command):
+        texts = list(run)
+        if not (commands and skips()):
+            for n in range(0, len(texts), BLOCK):
+                yield from _parsed_block(path, first + n, texts[n : n + BLOCK])
+        first += len(texts)
+
+
+def _is_command(text: str) -> bool:
+    return text.startswith('{"cmd":')
+
+
+def _parsed_block(path: Path, first: int, texts: list[str]) -> Iterator[tuple[int, Line]]:
+    try:
+        lines = json.loads(f"[{','.join(texts)}]")
+    except (ValueError, RecursionError):
+        lines = []
+    if len(lines) == len(texts):
+        yield from enumerate(lines, first)
+    else:
+        for at, text in enumerate(texts, first):
+            yield at, _parsed(path, at, text)
 
 
 def _parsed(path: Path, at: int, text: str) -> Any:
