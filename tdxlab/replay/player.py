@@ -57,7 +57,8 @@ class Player:
         """Run one recording.  Raises ValueError with a sentence that names the file, and the line."""
         self.count.file, self.parts.source, self.machine, self.selected = path.name, None, None, False
         self.set_ups.clear()
-        for self.count.at, line in read_lines(path, self._another_plays):
+        lines = read_lines(path, self._another_plays)
+        for self.count.at, line in lines:
             try:
                 self._line(line)
             except OtherModule as other:
