@@ -152,6 +152,11 @@ def test_all_of_it_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert leaf["checks"] and leaf["locks"] and leaf["statuses"]
 
 
+def test_a_statement_is_found_as_it_is_cited() -> None:
+    [entry] = show("Statement 142")
+    assert "0x80E0000000000000" in entry["finding"]
+
+
 def test_claims_scenarios_designs_questions_and_variants_are_found() -> None:
     assert show("HP05")[0]["scenario"] == "accept-level"
     assert "HP05" in show("accept-level")[0]["claims"]

@@ -27,7 +27,7 @@ def show(name: str) -> list[Entry]:
     """Everything that is called `name`.  Raises ValueError with a sentence that names what is near."""
     load_all()
     name = name.strip()
-    looks = (_word, _source, _leaf, *module.LOOKS, _claim, _scenario, _design, _name)
+    looks = (_word, _source, _statement, _leaf, *module.LOOKS, _claim, _scenario, _design, _name)
     found: list[Entry] = []
     for spelling in dict.fromkeys((name, name.replace("_", "-"), name.replace("-", "_"))):
         found += [entry for look in looks for entry in look(spelling) if entry not in found]
@@ -47,6 +47,12 @@ def _source(name: str) -> Iterator[Entry]:
     for row in data.rows("sources"):
         if row["key"] == name:
             yield {"source": name, **{column: text for column, text in row.items() if column != "key"}}
+
+
+def _statement(name: str) -> Iterator[Entry]:
+    for row in data.rows("statements"):
+        if name.lower() == f"statement {row['number']}":
+            yield {"statement": row["number"], **{column: text for column, text in row.items() if column != "number"}}
 
 
 def _leaf(name: str) -> Iterator[Entry]:
