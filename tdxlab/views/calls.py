@@ -252,7 +252,7 @@ def met(answers: Sequence[tuple[Refusal, Status]]) -> str:
         {
             "answer": answer(named(refusal.call[0]), status).removeprefix("TDX_"),
             "from": refusal.call[0],
-            "because": textwrap.fill(refusal.because, 29),
+            "because": textwrap.fill(refusal.because, 27),
             "source": source(refusal),
         }
         for refusal, status in answers
