@@ -236,15 +236,8 @@ class Sweep:
     def without_use(self) -> int:
         """Bytes handed out, less what the TDs use: what somebody else holds."""
         uses = (use for td in self.lab.tds for use in self.uses(td.kvm, list(self.walk(td.kvm))))
-        return self.handed_out() - sum(SIZE_2M if use.startswith("2M") else PAGE_SIZE for hpa, use in uses if hpa)
-
-    def handed_out(self) -> int:
-        """Bytes that the allocator has taken from its blocks and not got back."""
-        free, out = self.lab.host.allocator.free_pages, 0
-        for n in range(len(self.lab.cpus)):
-            out += (free[n, "blocks"] or 0) * SIZE_2M - -(free[n, "cut"] or 0) % SIZE_2M
-            out -= len(free[n, LEVEL_4K] or ()) * PAGE_SIZE + len(free[n, LEVEL_2M] or ()) * SIZE_2M
-        return out
+        used = sum(SIZE_2M if use.startswith("2M") else PAGE_SIZE for hpa, use in uses if hpa)
+        return self.lab.host.allocator.handed_out() - used
 
     def locks(self) -> list[str]:
         """Every lock that was taken has been given back."""

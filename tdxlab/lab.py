@@ -52,7 +52,10 @@ def nbytes(text: str) -> int:
 
 
 class Lab:
-    """A machine.  design: a name, "name,question=variant", a file, or a Design.  grain: "lock" or "seamcall"."""
+    """A machine.  design: a name, "name,question=variant", a file, or a Design.  grain: "lock" or "seamcall".
+
+    pages: which 2M range a 4K page comes from, "own", "shared" or "scattered".
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Lab:
         cpus: int = 2,
         memory: str = "1G",
         grain: str = "lock",
+        pages: str = "own",
     ) -> None:
         features = modelled(module)
         if dpamt and not features.dynamic_pamt:
@@ -81,7 +85,7 @@ class Lab:
         self.memory = Memory(self.journal, platform)
         self.module = TdxModule(self.memory, features)
         self.cpus = tuple(Cpu(n, self.memory, self.module, grain) for n in range(cpus))
-        self.host = Host(self.cpus, self.memory, tdmr=(BASE, size), pamt=BASE + size, dpamt=dpamt)
+        self.host = Host(self.cpus, self.memory, tdmr=(BASE, size), pamt=BASE + size, dpamt=dpamt, pages=pages)
         self.tds: list[Td] = []
         err = self.alone(tdx_enable(self.host))
         if err.error:

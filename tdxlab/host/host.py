@@ -1,6 +1,6 @@
 """What the host kernel gives to its TDX code: processors, free pages, HKIDs, IPIs.
 
-Left out: NUMA, reclaim, GFP flags.  Pages come from lists per CPU, so two CPUs that allocate do not meet.
+Left out: NUMA, reclaim.  Pages come from lists per CPU, so two CPUs that allocate do not meet.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import TypeVar
 from tdxlab.engine.cells import Journal, Table
 from tdxlab.engine.locks import Mutex
 from tdxlab.engine.step import READ, WRITE, Pause, Touch, one_step, step
+from tdxlab.host.fail_nth import FailNth
+from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT, Gfp, might_sleep
 from tdxlab.hw.cpu import Cpu
 from tdxlab.hw.memory import Memory, PageAllocator
-from tdxlab.spec.levels import PG_LEVEL_4K, pg_level_to_tdx_sept_level
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, pg_level_to_tdx_sept_level, size
 
 T = TypeVar("T")
 
@@ -21,12 +23,12 @@ T = TypeVar("T")
 class Host:
     """tdmr: (base, bytes) of the memory that TDX may use.  pamt: where its PAMT areas begin.  hkids: for TDs.
 
-    dpamt: with Dynamic PAMT.
+    dpamt: with Dynamic PAMT.  pages: which 2M range a 4K page comes from, a policy of `PageAllocator`.
     """
 
     __slots__ = (
-        "allocator", "cpus", "dpamt", "global_hkid", "hkids", "irqs_off", "journal", "memory", "pamt", "tdmr",
-        "tdx_lock",
+        "allocator", "charges", "cpus", "dpamt", "fail_nth", "global_hkid", "hkids", "irqs_off", "journal", "memory",
+        "page_memcg", "pamt", "tdmr", "tdx_lock",
     )  # fmt: skip
 
     def __init__(
@@ -38,10 +40,15 @@ class Host:
         pamt: int,
         hkids: tuple[int, int] = (32, 64),
         dpamt: bool = False,
+        pages: str = "own",
     ) -> None:
         self.journal: Journal = memory.journal
         self.cpus, self.memory, self.tdmr, self.pamt, self.dpamt = tuple(cpus), memory, tdmr, pamt, dpamt
-        self.allocator = PageAllocator(self.journal, tdmr[0], tdmr[0] + tdmr[1], len(cpus))
+        self.allocator = PageAllocator(self.journal, tdmr[0], tdmr[0] + tdmr[1], len(cpus), pages)
+        # a page that is taken or given back is in nobody's hands but the running CPU's
+        self.page_memcg = Table(self.journal, "page_memcg", "", lambda key: self.journal.cpu)  # {HPA: who is charged}
+        self.charges = Table(self.journal, "charges", 0, lambda key: int(key[0]))  # {(CPU, memcg): pages}, as percpu
+        self.fail_nth = FailNth(self.journal)
         self.irqs_off = Table(self.journal, "irqs_off", False)  # {cpu: with interrupts disabled?}
         self.tdx_lock = Mutex(self.journal, "tdx_lock")
         self.global_hkid = hkids[0]
@@ -54,9 +61,22 @@ class Host:
         """The processor that runs now (`smp_processor_id`)."""
         return self.cpus[self.journal.cpu]
 
-    def alloc_page(self, level: int = PG_LEVEL_4K) -> int | None:
-        """The HPA of a free page of PG_LEVEL_4K or PG_LEVEL_2M, or None."""
-        return self.allocator.alloc(pg_level_to_tdx_sept_level(level))
+    def alloc_page(
+        self, level: int = PG_LEVEL_4K, gfp: Gfp = GFP_KERNEL, site: str = "", memcg: str = ""
+    ) -> int | None:
+        """The HPA of a free page of PG_LEVEL_4K or PG_LEVEL_2M, or None.
+
+        site: the function that asks, for `fail_nth`.  memcg: whom GFP_KERNEL_ACCOUNT charges.
+        """
+        if gfp is not GFP_ATOMIC:
+            might_sleep(self.journal)
+        if site and self.fail_nth.should_fail(site):
+            return None
+        hpa = self.allocator.alloc(pg_level_to_tdx_sept_level(level))
+        if hpa is not None and gfp is GFP_KERNEL_ACCOUNT:
+            self.page_memcg.put(hpa, memcg)
+            self._charge(memcg, level, 1)
+        return hpa
 
     def must_alloc(self, level: int = PG_LEVEL_4K) -> int:
         """`alloc_page` for a set-up.  Raises MemoryError."""
@@ -67,7 +87,18 @@ class Host:
 
     def free_page(self, hpa: int, level: int = PG_LEVEL_4K) -> None:
         """Give a page back."""
+        if memcg := self.page_memcg[hpa]:
+            self.page_memcg.put(hpa, "")
+            self._charge(memcg, level, -1)
         self.allocator.free(hpa, pg_level_to_tdx_sept_level(level))
+
+    def charged(self, memcg: str) -> int:
+        """How many 4K pages a memcg pays for."""
+        return sum(pages for (_, who), pages in self.charges.items() if who == memcg)
+
+    def _charge(self, memcg: str, level: int, sign: int) -> None:
+        key = self.journal.cpu, memcg
+        self.charges.put(key, self.charges[key] + sign * size(pg_level_to_tdx_sept_level(level)) // PAGE_SIZE)
 
     def tdx_guest_keyid_alloc(self) -> int | None:
         """An HKID for a TD, or None.  Context: tdx_lock."""

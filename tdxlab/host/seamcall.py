@@ -14,6 +14,8 @@ from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import pg_level_to_tdx_sept_level
 from tdxlab.spec.status import Status
 
+TDX_SW_ERROR = Status(0xFFFF_FF00_0000_0000)  # what Linux answers in the module's place [K616: asm/tdx.h]
+
 Answer = tuple[Status, int, int]
 
 
@@ -22,14 +24,24 @@ def gpa_level(gpa: int, level: int) -> int:
     return gpa | pg_level_to_tdx_sept_level(level)
 
 
+async def seamcall_regs(host: Host, leaf: Leaf, **operands: int) -> Regs:
+    """A SEAMCALL and all registers afterwards; one that is to fail is answered without the module."""
+    plan = host.fail_nth.should_fail(leaf.name)
+    if plan is None:
+        return await host.cpu.seamcall(leaf, **operands)
+    status = plan[1] or TDX_SW_ERROR
+    host.journal.note("seamcall", leaf=leaf.name, status=status.name, detail=status.detail, injected=True)
+    return Regs(status, **operands)
+
+
 async def seamcall(host: Host, leaf: Leaf, **operands: int) -> Status:
     """A SEAMCALL of which only RAX matters."""
-    return (await host.cpu.seamcall(leaf, **operands)).status
+    return (await seamcall_regs(host, leaf, **operands)).status
 
 
 async def seamcall_ret(host: Host, leaf: Leaf, **operands: int) -> Answer:
     """A SEAMCALL that explains a failure in RCX and RDX."""
-    regs = await host.cpu.seamcall(leaf, **operands)
+    regs = await seamcall_regs(host, leaf, **operands)
     return regs.status, regs.rcx, regs.rdx
 
 

@@ -74,31 +74,62 @@ class Memory:
 class PageAllocator:
     """The host's free pages, in lists per CPU: two CPUs that allocate at the same time do not meet.
 
-    Each CPU has an equal share of 2M blocks.  4K pages are cut from one block at a time and never put together
+    Each CPU has an equal share of 2M blocks.  4K pages are cut from where the policy says, and never put together
     again.  Left out: the buddy lists behind the per-CPU lists; a CPU whose share is used up gets no page.
     """
 
-    __slots__ = ("free_pages", "share", "start")
+    __slots__ = ("cpus", "free_pages", "place", "share", "start", "whole")
 
-    def __init__(self, journal: Journal, start: int, end: int, cpus: int) -> None:
-        """The pages of [start, end).  Block `b` of CPU `c` begins at start + c * share + b * 2M."""
+    def __init__(self, journal: Journal, start: int, end: int, cpus: int, policy: str = "own") -> None:
+        """The pages of [start, end).  policy: a key of PLACES; all but "own" keep a half of the memory for 4K pages.
+
+        Raises ValueError with a sentence.
+        """
+        if policy not in PLACES:
+            raise ValueError(f"4K pages come from places called {', '.join(PLACES)}, not {policy!r}")
+        self.place, self.cpus = PLACES[policy], cpus
         self.start = -(-start // SIZE_2M) * SIZE_2M
-        self.share = (end - self.start) // cpus // SIZE_2M * SIZE_2M
+        self.whole = self.start if policy == "own" else self.start + (end - self.start) // 2 // SIZE_2M * SIZE_2M
+        self.share = (end - self.whole) // cpus // SIZE_2M * SIZE_2M
+        # {(CPU, what): ...}: 4K and 2M pages that came back; how many pages were "cut" and "blocks" handed out whole;
+        # the "block" that is being cut
         self.free_pages = Table(journal, "free_pages", default=None, guard=_owner)
 
     def alloc(self, level: int = LEVEL_4K) -> int | None:
         """A free page for the running CPU, or None.  level: the module's, 4K or 2M."""
-        if level == LEVEL_2M:
-            return self._pop(LEVEL_2M) or self._block()
-        page = self._pop(LEVEL_4K)
-        if page is None and (page := self._get("cut") or self.alloc(LEVEL_2M)) is not None:
-            rest = page + SIZE_4K
-            self._put("cut", rest if rest % SIZE_2M else None)
+        if (page := self._pop(level)) is not None:
+            return page
+        kind = "blocks" if level == LEVEL_2M else "cut"
+        used = self._get(kind) or 0
+        page = self.block() if level == LEVEL_2M else self.place(self, used)
+        if page is not None:
+            self._put(kind, used + 1)
         return page
 
     def free(self, hpa: int, level: int = LEVEL_4K) -> None:
         """Give a page back to the running CPU's list."""
         self._put(level, (hpa, *(self._get(level) or ())))
+
+    def handed_out(self) -> int:
+        """Bytes that are not free, over all CPUs."""
+        out = 0
+        for (_, kind), value in self.free_pages.items():
+            if kind in (LEVEL_4K, LEVEL_2M):
+                out -= len(value) * (SIZE_4K if kind == LEVEL_4K else SIZE_2M)
+            elif kind != "block":
+                out += value * (SIZE_4K if kind == "cut" else SIZE_2M)
+        return out
+
+    def block(self) -> int | None:
+        """The next 2M block of the running CPU's share, after those that were handed out whole and those cut."""
+        cut = -(-(self._get("cut") or 0) // ENTRIES) if self.whole == self.start else 0
+        at = ((self._get("blocks") or 0) + cut) * SIZE_2M
+        return self.whole + self.cpu * self.share + at if at < self.share else None
+
+    @property
+    def cpu(self) -> int:
+        """Who asks."""
+        return self.free_pages.journal.cpu
 
     def _pop(self, level: int) -> int | None:
         pages = self._get(level)
@@ -107,18 +138,38 @@ class PageAllocator:
         self._put(level, pages[1:] or None)
         return int(pages[0])
 
-    def _block(self) -> int | None:
-        used = self._get("blocks") or 0
-        if (used + 1) * SIZE_2M > self.share:
-            return None
-        self._put("blocks", used + 1)
-        return self.start + self.free_pages.journal.cpu * self.share + int(used) * SIZE_2M
-
     def _get(self, key: Key) -> Any:
-        return self.free_pages[self.free_pages.journal.cpu, key]
+        return self.free_pages[self.cpu, key]
 
     def _put(self, key: Key, value: Any) -> None:
-        self.free_pages.put((self.free_pages.journal.cpu, key), value)
+        self.free_pages.put((self.cpu, key), value)
+
+    # --- where a CPU's n-th 4K page lies ---
+
+    def own_block(self, n: int) -> int | None:
+        """512 pages from one 2M block of its own, then the next block."""
+        if n % ENTRIES == 0:
+            self._put("block", self.block())
+        block = self._get("block")
+        return None if block is None else int(block) + n % ENTRIES * SIZE_4K
+
+    def shared_block(self, n: int) -> int | None:
+        """All CPUs' pages lie side by side in the same 2M blocks, whatever they are used for."""
+        page = self.start + (n * self.cpus + self.cpu) * SIZE_4K
+        return page if page < self.whole else None
+
+    def scattered_blocks(self, n: int) -> int | None:
+        """Each page lies in another 2M block than the one before, until all have one; then they get a second."""
+        blocks = (self.whole - self.start) // SIZE_2M // self.cpus
+        row, block = divmod(n, blocks)
+        return None if row == ENTRIES else self.start + (self.cpu * blocks + block) * SIZE_2M + row * SIZE_4K
+
+
+PLACES: dict[str, Callable[[PageAllocator, int], int | None]] = {
+    "own": PageAllocator.own_block,
+    "shared": PageAllocator.shared_block,
+    "scattered": PageAllocator.scattered_blocks,
+}
 
 
 def _owner(key: Key) -> int:

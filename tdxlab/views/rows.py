@@ -16,7 +16,6 @@ from tdxlab.kvm.tdx import EXIT_NAMES
 from tdxlab.scenarios.counts import KINDS
 from tdxlab.scenarios.counts import counts as summed
 from tdxlab.spec import leaves, status
-from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.status import Status
 
 if TYPE_CHECKING:
@@ -120,10 +119,10 @@ def changes(event: Event, most: int = 6) -> list[str]:
 
 def _pages(cell: str, key: Any, old: Any, new: Any) -> tuple[str, int]:
     """(the store of free pages that this word belongs to, how many pages were taken from it), or ("", 0)."""
-    if cell == "free_pages":  # (CPU, "blocks"): 2M blocks begun; (CPU, "cut"): the next 4K page; else a list
+    if cell == "free_pages":  # (CPU, "cut"): how many 4K pages were cut; (CPU, level): a list
         if key[1] == "cut":
-            return "allocator", (new - old) // PAGE_SIZE if old and new else 1
-        return "allocator", 0 if key[1] == "blocks" else len(old or ()) - len(new or ())
+            return "allocator", (new or 0) - (old or 0)
+        return "allocator", 0 if key[1] in ("block", "blocks") else len(old or ()) - len(new or ())
     if key == "objects":
         return cell, len(old) - len(new)
     return "", 0

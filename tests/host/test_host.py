@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
 from tdxlab.engine.locks import SpinLock
 from tdxlab.engine.run import Program, run, seeded
 from tdxlab.engine.step import step
 from tdxlab.host import seamcall
+from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT
 from tdxlab.host.tdx import pamt_areas, tdx_enable
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PG_LEVEL_2M, SIZE_2M
-from tdxlab.spec.status import TDX_SYS_INIT_NOT_PENDING
+from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_SYS_INIT_NOT_PENDING
 
 
 def test_the_module_is_ready_after_boot():
@@ -34,6 +37,59 @@ def test_pages_are_handed_out_once():
     huge = host.alloc_page(PG_LEVEL_2M)
     assert len(set(pages)) == 600 and huge is not None and huge % SIZE_2M == 0
     assert not any(huge <= page < huge + SIZE_2M for page in pages if page is not None)
+
+
+@pytest.mark.parametrize(("pages", "ranges"), [("own", 2), ("shared", 1), ("scattered", 20)])
+def test_the_policy_says_in_which_2m_ranges_4k_pages_lie(pages, ranges):
+    lab = Lab(pages=pages)
+    got = []
+    for lab.journal.cpu in (0, 1):
+        got += [lab.host.must_alloc() for _ in range(10)]
+        assert lab.host.must_alloc(PG_LEVEL_2M) // SIZE_2M not in {page // SIZE_2M for page in got}
+    assert len(set(got)) == 20 and len({page // SIZE_2M for page in got}) == ranges
+
+
+def test_a_policy_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="own, shared, scattered, not 'mine'"):
+        Lab(pages="mine")
+
+
+def test_a_vm_pays_for_what_it_asks_with_account():
+    host = Lab().host
+    page, huge = host.alloc_page(1, GFP_KERNEL_ACCOUNT, "", "td0"), host.alloc_page(2, GFP_KERNEL_ACCOUNT, "", "td0")
+    host.alloc_page(1, GFP_KERNEL, "", "td0")
+    assert host.charged("td0") == 513
+    host.journal.cpu = 1  # whoever frees it
+    host.free_page(huge, 2)
+    assert host.charged("td0") == 1 and host.page_memcg[page] == "td0"
+
+
+def test_who_holds_a_spinlock_can_not_wait_for_a_page():
+    lab = Lab()
+    lock = SpinLock(lab.journal, "pamt_lock")
+    lab.alone(lock.lock())
+    assert lab.host.alloc_page(1, GFP_ATOMIC)
+    with pytest.raises(AssertionError, match="sleeping function called from invalid context"):
+        lab.host.alloc_page()
+
+
+def test_the_nth_use_of_a_site_fails():
+    lab = Lab()
+    lab.host.fail_nth.plan("tdx_alloc_control_page", 2)
+    asked = [lab.host.alloc_page(1, GFP_KERNEL, "tdx_alloc_control_page") for _ in range(3)]
+    assert asked[0] and asked[1] is None and asked[2]
+
+
+def test_a_seamcall_that_is_to_fail_does_not_reach_the_module():
+    lab = Lab()
+    td = lab.create_td()
+    before = lab.module.tds[td.kvm.tdr_hpa].td_epoch
+    lab.host.fail_nth.plan("TDH.MEM.TRACK", 1, status=TDX_OPERAND_BUSY.at(1))
+    assert [lab.alone(seamcall.tdh_mem_track(lab.host, td.kvm.tdr_hpa)).name for _ in range(2)] == [
+        "TDX_OPERAND_BUSY",
+        "TDX_SUCCESS",
+    ]
+    assert lab.module.tds[td.kvm.tdr_hpa].td_epoch == before + 1
 
 
 def test_an_hkid_is_used_once():

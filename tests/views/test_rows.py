@@ -39,7 +39,7 @@ def test_a_step_is_told_by_a_public_function_and_no_word_twice() -> None:
 
 
 def test_lists_of_free_pages_are_counted() -> None:
-    cut = ("free_pages", (0, "cut"), 0x10000, 0x12000)
+    cut = ("free_pages", (0, "cut"), 16, 18)
     back = ("free_pages", (0, 0), (0x3000,), (0x4000, 0x5000, 0x3000))
     cache = ("cache:0", "objects", (0x1000, 0x2000), (0x1000,))
     event = trace().events[0]
