@@ -153,11 +153,11 @@ class Sweep:
             gfn = pair.gpa >> PAGE_SHIFT
             slot = kvm.gfn_to_memslot(gfn)
             index = gfn - slot.base_gfn + slot.gmem_pgoff if slot else 0
-            first = index & -(1 << slot.gmem.order) if slot else 0
+            first = slot.gmem.first_of(index) if slot else 0
             folio = slot.gmem.folios[first] if slot else 0
             if not folio or (folio >> PAGE_SHIFT) + index - first != spte_to_pfn(pair.spte):
                 yield f"{pair.gpa:#x} maps frame {spte_to_pfn(pair.spte):#x}, the folio is {folio:#x}"
-            elif slot and pair.sp.level == PG_LEVEL_2M and slot.gmem.order < 9:
+            elif slot and pair.sp.level == PG_LEVEL_2M and slot.gmem.folio_order(index) < 9:
                 yield f"{pair.gpa:#x} is mapped by a leaf larger than its folio"
 
     def pamt_against_sept(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:

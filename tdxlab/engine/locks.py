@@ -94,6 +94,12 @@ class RwLock(Words):
         assert self.journal.holds(self, None, False), f"CPU {self.journal.cpu} does not hold {self.name}"
 
 
+class RwSem(RwLock):
+    """`struct rw_semaphore`: as an rwlock, but its holders may sleep."""
+
+    __slots__ = ()
+
+
 class Atomic(Words):
     """`atomic_t`: each operation is one step."""
 

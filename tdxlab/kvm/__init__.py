@@ -2,10 +2,12 @@
 
 Read in this order: `kvm_main` (a VM, its locks and vCPUs), `lpage_info`, `spte`, `tdp_iter`, `mmu` (a fault), `tdp_mmu`
 (the mirror under mmu_lock for read), `tdp_mmu_write` (and for write), `tdx_sept` (the S-EPT follows), `tdx` (a vCPU's
-entries and exits), `tdx_build`, `mem_attributes`.  The open questions: `accept_level`, `inhibit_lock`, `prefault`,
-`teardown`.
+entries and exits), `tdx_build`; then what goes away: `mmu_invalidate`, `mem_attributes`, `gmem_invalidate`.  The open
+questions: `accept_level`, `inhibit_lock`, `prefault`, `split`, `gmem_convert`, `page_reference`, `teardown`.
 """
 
-from tdxlab.kvm import accept_level, inhibit_lock, prefault, teardown
+from tdxlab.kvm import accept_level, gmem_convert, inhibit_lock, page_reference, prefault, split, teardown
 
-QUESTIONS = (accept_level.question, inhibit_lock.question, prefault.question, teardown.question)
+QUESTIONS = tuple(
+    file.question for file in (accept_level, inhibit_lock, prefault, split, gmem_convert, page_reference, teardown)
+)

@@ -38,7 +38,7 @@ async def inhibit_above(slot: KvmMemorySlot, gfn: int, level: int) -> None:
 async def split_around(kvm: Kvm, gfn: int, level: int) -> int:
     """Split what is mapped larger than `level` at `gfn`.  Context: mmu_lock held for write."""
     start = gfn_round_for_level(gfn, level)
-    return await kvm_split_cross_boundary_leafs(kvm, start, start + KVM_PAGES_PER_HPAGE(level))
+    return min(await kvm_split_cross_boundary_leafs(kvm, start, start + KVM_PAGES_PER_HPAGE(level)), 0)
 
 
 # --- test_first: look without the lock; if need be take it for write, split, then set ---

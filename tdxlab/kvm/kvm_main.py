@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tdxlab.kvm.tdp_iter import KvmMmuPage
     from tdxlab.spec.design import Design
 
-EIO, ENOMEM, EFAULT, EBUSY, EINVAL, EOPNOTSUPP = 5, 12, 14, 16, 22, 95
+EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EINVAL, EOPNOTSUPP = 5, 11, 12, 14, 16, 22, 95
 
 # enum kvm_tdx_state
 TD_STATE_UNINITIALIZED, TD_STATE_INITIALIZED, TD_STATE_RUNNABLE = range(3)
@@ -46,18 +46,22 @@ class KvmMemorySlot:
         self.base_gfn, self.npages, self.gmem, self.gmem_pgoff = base_gfn, npages, gmem, gmem_pgoff
         self.lpage_info = lpage_info
 
+    def gmem_index(self, gfn: int) -> int:
+        """`kvm_gmem_get_index`: where in the file the page of `gfn` is."""
+        return gfn - self.base_gfn + self.gmem_pgoff
+
 
 class Kvm(Record):
     """`struct kvm` and `struct kvm_tdx`."""
 
     FIXED = Record.FIXED | {
-        "design", "host", "mmu_lock", "slots_lock", "memslots", "vcpus", "mirror_root", "mem_attr_array",
-        "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
+        "design", "host", "mmu_lock", "slots_lock", "pamt_cache_lock", "memslots", "vcpus", "mirror_root",
+        "mem_attr_array", "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
     }  # fmt: skip
     UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed")
     __slots__ = (  # noqa: RUF023
         # wired once, or changed only while no vCPU can run
-        "design", "host", "mmu_lock", "slots_lock", "memslots", "vcpus", "mirror_root",
+        "design", "host", "mmu_lock", "slots_lock", "pamt_cache_lock", "memslots", "vcpus", "mirror_root",
         "mem_attr_array",  # {gfn: private?}, written under slots_lock but read without: every access is a touch
         "stat",  # {"pages_4k", "pages_2m"}: counted with each SPTE
         "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
@@ -73,6 +77,7 @@ class Kvm(Record):
         self.design, self.host = design, host
         self.mmu_lock = RwLock(journal, f"mmu_lock:{name}")
         self.slots_lock = Mutex(journal, f"slots_lock:{name}")
+        self.pamt_cache_lock = Mutex(journal, f"pamt_cache_lock:{name}")  # RFC v5: outside mmu_lock, for splits
         self.memslots: tuple[KvmMemorySlot, ...] = ()
         self.vcpus: tuple[KvmVcpu, ...] = ()
         self.mirror_root: KvmMmuPage
@@ -98,6 +103,11 @@ class Kvm(Record):
     def gfn_to_memslot(self, gfn: int) -> KvmMemorySlot | None:
         """`gfn_to_memslot`."""
         return next((s for s in self.memslots if s.base_gfn <= gfn < s.base_gfn + s.npages), None)
+
+    def slots_in(self, start: int, end: int) -> list[tuple[KvmMemorySlot, int, int]]:
+        """The memslots that [start, end) reaches, each with the first frame in it and the first behind it."""
+        reached = [(s, max(start, s.base_gfn), min(end, s.base_gfn + s.npages)) for s in self.memslots]
+        return [(slot, first, last) for slot, first, last in reached if first < last]
 
 
 class KvmVcpu(Record):

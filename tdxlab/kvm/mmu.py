@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from tdxlab.engine.step import READ, Touch, step
 from tdxlab.kvm import tdx_sept
-from tdxlab.kvm.guest_memfd import kvm_gmem_get_pfn
 from tdxlab.kvm.kvm_main import EFAULT, ENOMEM, Kvm, KvmMemorySlot, KvmVcpu
 from tdxlab.kvm.levels import kvm_max_level_for_order
 from tdxlab.kvm.lpage_info import kvm_lpage_info_max_mapping_level
 from tdxlab.kvm.memory_cache import PT64_ROOT_MAX_LEVEL
+from tdxlab.kvm.mmu_invalidate import invalidate_touches, mmu_invalidate_retry_gfn
 from tdxlab.kvm.tdp_mmu import RET_PF_CONTINUE, RET_PF_RETRY, kvm_tdp_mmu_map
 from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K
 
@@ -80,7 +80,7 @@ async def kvm_mmu_faultin_pfn(fault: KvmPageFault) -> int:
         return kvm_mmu_prepare_memory_fault_exit(fault)
     if mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn):
         return RET_PF_RETRY
-    fault.pfn, order = await kvm_gmem_get_pfn(fault.slot, fault.gfn)
+    fault.pfn, order = await kvm.design.guest_memfd.get_pfn(fault.slot, fault.gfn)
     if not fault.pfn:
         kvm_mmu_prepare_memory_fault_exit(fault)
         return -ENOMEM
@@ -101,22 +101,6 @@ def kvm_max_private_mapping_level(fault: KvmPageFault, order: int) -> int:
     if level == PG_LEVEL_4K:
         return level
     return min(level, tdx_sept.tdx_gmem_private_max_mapping_level(fault) or level)
-
-
-# --- invalidation: something is being unmapped meanwhile ---
-
-
-def invalidate_touches(kvm: Kvm) -> list[Touch]:
-    """What `mmu_invalidate_retry_gfn` reads; the writers touch it too, since it is sampled without the lock."""
-    names = ("seq", "in_progress", "range_start", "range_end")
-    return [(kvm, f"mmu_invalidate_{name}", READ) for name in names]
-
-
-def mmu_invalidate_retry_gfn(kvm: Kvm, mmu_seq: int, gfn: int) -> bool:
-    """Is `gfn` being invalidated, or was anything since `mmu_seq` was sampled?"""
-    if kvm.mmu_invalidate_in_progress and kvm.mmu_invalidate_range_start <= gfn < kvm.mmu_invalidate_range_end:
-        return True
-    return bool(kvm.mmu_invalidate_seq != mmu_seq)
 
 
 def is_page_fault_stale(kvm: Kvm, fault: KvmPageFault) -> bool:

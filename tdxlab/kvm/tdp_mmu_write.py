@@ -40,8 +40,7 @@ async def tdp_mmu_set_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> None:
 async def kvm_split_cross_boundary_leafs(kvm: Kvm, start: int, end: int) -> int:
     """Split the huge leaves that reach beyond [start, end) at one of its ends; a leaf all within stays huge.
 
-    Context: mmu_lock held for write; dropped and taken again to allocate.  Returns 0 or -errno (as posted in RFC v2 a
-    bool swallows the error; modelled is what was meant).
+    Context: mmu_lock held for write; dropped and taken again to allocate.  Returns how many it split, or -errno.
     """
     return await tdp_mmu_split_huge_pages_root(kvm, start, end, PG_LEVEL_4K, only_cross_boundary=True)
 
@@ -49,12 +48,13 @@ async def kvm_split_cross_boundary_leafs(kvm: Kvm, start: int, end: int) -> int:
 async def tdp_mmu_split_huge_pages_root(
     kvm: Kvm, start: int, end: int, target_level: int, *, only_cross_boundary: bool
 ) -> int:
-    """Split every huge leaf above `target_level` in [start, end) of the mirror root.  Returns 0 or -ENOMEM.
+    """Split every huge leaf above `target_level` in [start, end) of the mirror root.  Returns how many, or -ENOMEM.
 
     Left out: cond_resched, and the other roots.
     """
     kvm.mmu_lock.assert_held_write()
     pages: tuple[int, int] | None = None
+    split = 0
     while it := _next_huge_leaf(kvm, start, end, target_level, only_cross_boundary):
         if pages is None:
             kvm.mmu_lock.write_unlock()
@@ -65,9 +65,10 @@ async def tdp_mmu_split_huge_pages_root(
             continue  # the lock was dropped: the leaf may be gone, so walk again
         await tdp_mmu_split_huge_page(kvm, it, *pages)
         pages = None
+        split += 1
     for page in pages or ():
         kvm.host.free_page(page)
-    return 0
+    return split
 
 
 def _next_huge_leaf(kvm: Kvm, start: int, end: int, target_level: int, only_cross_boundary: bool) -> TdpIter | None:

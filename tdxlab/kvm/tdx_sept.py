@@ -4,7 +4,7 @@ Under mmu_lock for read TDX_OPERAND_BUSY is passed up, and the fault is tried ag
 no way back: vCPUs are kept out, the call is made once more, and a second failure is a KVM bug.
 
 PAGE.ADD is made inside the hook, as from 6.19 on; in 6.16 the mirror was filled first and a counter kept the
-difference (nr_premapped).  Left out: page references (dropped by RFC v2 patch 06).
+difference (nr_premapped).
 Source: 6.16 vmx/tdx.c; RFC v2 patches 02, 10.
 """
 
@@ -58,9 +58,13 @@ async def tdx_sept_set_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) ->
     gpa, hpa = gfn << PAGE_SHIFT, pfn << PAGE_SHIFT
     if kvm.state == TD_STATE_RUNNABLE:
         err, _, _ = await seamcall.tdh_mem_page_aug(kvm.host, kvm.tdr_hpa, gpa, level, hpa)
-        return await _mapped(kvm, err, "tdh_mem_page_aug")
-    err, _, _ = await seamcall.tdh_mem_page_add(kvm.host, kvm.tdr_hpa, gpa, level, hpa, kvm.page_add_src)
-    return await _mapped(kvm, err, "tdh_mem_page_add")
+        ret = await _mapped(kvm, err, "tdh_mem_page_aug")
+    else:
+        err, _, _ = await seamcall.tdh_mem_page_add(kvm.host, kvm.tdr_hpa, gpa, level, hpa, kvm.page_add_src)
+        ret = await _mapped(kvm, err, "tdh_mem_page_add")
+    if not ret:
+        await kvm.design.page_reference.mapped(kvm, gfn, level)
+    return ret
 
 
 async def _mapped(kvm: Kvm, err: Status, what: str) -> int:
@@ -144,14 +148,23 @@ async def tdx_track(kvm: Kvm) -> None:
 async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
     """Unmap a leaf: BLOCK, TRACK and kick, REMOVE, WBINVD of each 4K.  Returns 0 or -errno.
 
-    Once the HKID is released one RECLAIM does it.  On failure the page stays the TD's while the host believes it free.
+    Once the HKID is released one RECLAIM does it.  On failure the page stays the TD's: see `page_reference`.
     Context: mmu_lock held for write.  Left out: resetting the page's content (CPUs with the partial-write erratum).
     """
-    if kvm.hkid < 0:
-        err = await seamcall.tdh_phymem_page_reclaim(kvm.host, pfn << PAGE_SHIFT)
-        if err.error:
-            await kvm_vm_bugged(kvm, f"tdh_phymem_page_reclaim: {err}")
-        return -EIO if err.error else 0
+    ret = await (_reclaim_leaf(kvm, pfn) if kvm.hkid < 0 else _remove_leaf(kvm, gfn, level, pfn))
+    reference = kvm.design.page_reference
+    await (reference.failed if ret else reference.unmapped)(kvm, gfn, level)
+    return ret
+
+
+async def _reclaim_leaf(kvm: Kvm, pfn: int) -> int:
+    err = await seamcall.tdh_phymem_page_reclaim(kvm.host, pfn << PAGE_SHIFT)
+    if err.error:
+        await kvm_vm_bugged(kvm, f"tdh_phymem_page_reclaim: {err}")
+    return -EIO if err.error else 0
+
+
+async def _remove_leaf(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
     if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
         return ret
     await tdx_track(kvm)

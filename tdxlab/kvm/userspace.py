@@ -9,7 +9,6 @@ from tdxlab.hw.cpu import Guest
 from tdxlab.kvm.guest_memfd import Gmem
 from tdxlab.kvm.kvm_main import EFAULT, EINVAL, Kvm, KvmMemorySlot, KvmVcpu
 from tdxlab.kvm.lpage_info import LpageInfo
-from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.tdx import kvm_arch_vcpu_ioctl_run
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE
 from tdxlab.spec.vmcall import SHARED_BIT
@@ -20,6 +19,7 @@ def kvm_set_memory_region(kvm: Kvm, gpa: int, nbytes: int, *, order: int) -> Kvm
     base_gfn, npages = gpa >> PAGE_SHIFT, nbytes >> PAGE_SHIFT
     name = f"{kvm.name}.{len(kvm.memslots)}"
     gmem = Gmem(kvm.journal, name, kvm.host, order)
+    gmem.kvms = (kvm,)
     lpage_info = LpageInfo(kvm.journal, f"lpage_info:{name}", base_gfn, npages)
     slot = KvmMemorySlot(base_gfn, npages, gmem, base_gfn % (1 << order), lpage_info)
     kvm.memslots = (*kvm.memslots, slot)
@@ -47,8 +47,9 @@ async def run_vcpu(vcpu: KvmVcpu, guest: Guest) -> int:
 
 
 async def convert(kvm: Kvm, gpa: int, nbytes: int, *, private: bool) -> int:
-    """KVM_SET_MEMORY_ATTRIBUTES.  Returns 0 or -errno."""
+    """KVM_SET_MEMORY_ATTRIBUTES, or the guest_memfd's own ioctl.  Returns 0 or -errno."""
     start = gpa >> PAGE_SHIFT
     if kvm.gfn_to_memslot(start) is None:
         return -EINVAL
-    return await kvm_vm_set_mem_attributes(kvm, start, start + (nbytes >> PAGE_SHIFT), private=private)
+    end = start + (nbytes >> PAGE_SHIFT)
+    return int(await kvm.design.guest_memfd.convert(kvm, start, end, private=private))

@@ -12,13 +12,10 @@ from tdxlab.engine.step import step
 from tdxlab.guest.accept import map_gpa
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.kvm import mem_attributes, mmu
+from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.guest_memfd import Gmem
-from tdxlab.kvm.mem_attributes import (
-    kvm_gmem_punch_hole,
-    kvm_vm_set_mem_attributes,
-    mmu_invalidate_begin,
-    mmu_invalidate_end,
-)
+from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
+from tdxlab.kvm.mmu_invalidate import mmu_invalidate_begin, mmu_invalidate_end
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
 
@@ -78,7 +75,7 @@ def test_what_was_sampled_before_an_invalidation_is_stale_after_it(change):
     td = lab.create_td()
     before = td.kvm.mmu_invalidate_seq
     if change == "punch":
-        lab.alone(kvm_gmem_punch_hole(td.kvm, td.slot, 0, 512))
+        lab.alone(kvm_gmem_punch_hole(td.slot.gmem, 0, 512))
     else:
         lab.alone(kvm_vm_set_mem_attributes(td.kvm, 0, 512, private=False))
     assert mmu.mmu_invalidate_retry_gfn(td.kvm, before, 900)
@@ -94,12 +91,12 @@ def test_a_hole_is_truncated_while_the_invalidation_is_in_progress():
         await real(gmem, *arguments)
 
     with patch.object(Gmem, "truncate", truncate):
-        lab.alone(kvm_gmem_punch_hole(td.kvm, td.slot, 0, 512))
+        lab.alone(kvm_gmem_punch_hole(td.slot.gmem, 0, 512))
     assert seen == [1] and td.kvm.mmu_invalidate_in_progress == 0
 
 
 async def punch(td, start, end):
-    return await kvm_gmem_punch_hole(td.kvm, td.slot, start, end)
+    return await kvm_gmem_punch_hole(td.slot.gmem, start, end)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from tdxlab.guest.programs import accepts, tdx_vm_huge_page, touches, touches_th
 from tdxlab.host import seamcall
 from tdxlab.host.host import Host
 from tdxlab.kvm import tdp_mmu_write
+from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.kvm_main import EINVAL, ENOMEM, EOPNOTSUPP
-from tdxlab.kvm.mem_attributes import kvm_gmem_punch_hole, kvm_vm_set_mem_attributes
+from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.tdp_iter import descend
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_alloc_sp_for_split
 from tdxlab.kvm.tdx_build import tdx_td_finalize
@@ -67,7 +68,7 @@ def test_punching_a_hole_splits_at_its_ends(go):
     async def punch(td):
         await td.vcpu(0, touches(0))
         slot = td.slot
-        await kvm_gmem_punch_hole(td.kvm, slot, 4, 8)
+        await kvm_gmem_punch_hole(slot.gmem, 4, 8)
 
     ran = go(lambda td: [punch(td)])
     assert ran["splits"] == 1 and ran.picture["sept"][0][3:9] == ["MAPPED", *["FREE"] * 4, "MAPPED"]
@@ -76,7 +77,7 @@ def test_punching_a_hole_splits_at_its_ends(go):
 def test_a_whole_folio_is_freed_and_comes_back_with_the_next_fault(go):
     async def punch(td):
         await td.vcpu(0, touches(SIZE_2M))
-        await kvm_gmem_punch_hole(td.kvm, td.slot, 512, 1024)
+        await kvm_gmem_punch_hole(td.slot.gmem, 512, 1024)
         assert not td.slot.gmem.folios.peek(512)
         await td.vcpu(0, touches(SIZE_2M + 0x3000))
 
@@ -127,7 +128,7 @@ def test_a_prefault_over_a_larger_leaf_is_done(go, design):
 def test_no_memory_for_a_folio_stops_the_vcpu():
     lab = Lab()
     td = lab.create_td(memory="2M")
-    lab.alone(kvm_gmem_punch_hole(td.kvm, td.slot, 0, 512))
+    lab.alone(kvm_gmem_punch_hole(td.slot.gmem, 0, 512))
     with patch.object(Host, "alloc_page", lambda *_: None):
         assert lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_2M)))) == -ENOMEM
     assert td.kvm.vcpus[0].run == ("KVM_EXIT_MEMORY_FAULT", 0, True)

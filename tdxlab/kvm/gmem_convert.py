@@ -1,0 +1,139 @@
+"""When a part of a 2M folio becomes shared, where does the shared memory lie, and does the folio stay whole?
+
+guest_memfd can back private memory only, and userspace converts a VM's frames, as they are; or it can back both, and
+userspace converts pages of the file *in place*.  Then what is shared is mapped by the host, in folios of 4K.
+
+A variant consists of
+  convert(kvm, start, end, private)  what userspace does to convert guest frames; returns 0 or -errno
+  get_pfn(slot, gfn)                 (frame, order of its folio) for a fault
+Source: the cover letter of RFC v2 names both back ends, 2M THP and HugeTLB with in-place conversion; patch 17 for the
+order.  Left out: mapping what is shared, a shared EPT that is zapped, MIXED for attributes that are kept in a file
+(INFERRED: the order of the folio tells).
+"""
+
+from __future__ import annotations
+
+from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.kvm.gmem_invalidate import (
+    kvm_gmem_invalidate_begin,
+    kvm_gmem_invalidate_end,
+    kvm_gmem_split_private,
+    kvm_gmem_zap,
+)
+from tdxlab.kvm.guest_memfd import Gmem, kvm_gmem_get_pfn
+from tdxlab.kvm.kvm_main import EAGAIN, EINVAL, Kvm, KvmMemorySlot
+from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
+from tdxlab.spec.design import Question
+
+question = Question("guest_memfd", __doc__)
+
+# --- thp: 2M folios for private memory, which conversions leave as they are ---
+
+question.variant(
+    "thp",
+    convert=kvm_vm_set_mem_attributes,
+    get_pfn=kvm_gmem_get_pfn,
+    source="the series that adds 2M transparent huge pages to guest_memfd, [4] in the cover letter of RFC v2",
+)
+
+
+# --- hugetlb_in_place: a folio is split as long as a part of it is shared ---
+
+
+async def kvm_gmem_convert(kvm: Kvm, start: int, end: int, *, private: bool) -> int:
+    """Convert the pages behind frames [start, end), file by file.  Returns 0 or -errno."""
+    slots = kvm.slots_in(start, end)
+    if sum(last - first for _, first, last in slots) != end - start or end <= start:
+        return -EINVAL
+    for slot, first, last in slots:
+        change = to_private if private else to_shared
+        ret = await change(slot.gmem, slot.gmem_index(first), slot.gmem_index(last - 1) + 1)
+        if ret:
+            return ret
+    return 0
+
+
+async def to_shared(gmem: Gmem, start: int, end: int) -> int:
+    """Split, zap, split the folios, say that they are shared.  Returns 0 or -errno; -EAGAIN: a folio is in use.
+
+    The invalidation speaks of whole folios, for a fault that knows the folio as 2M must not map it now (assumed).
+    """
+    whole = gmem.first_of(start), gmem.first_of(end - 1) + (1 << gmem.order)
+    await gmem.filemap_invalidate_lock.write_lock()
+    await kvm_gmem_invalidate_begin(gmem, *whole)
+    ret = await kvm_gmem_split_private(gmem, start, end) or await kvm_gmem_zap(gmem, start, end)
+    ret = ret or await split_folios(gmem, *whole)
+    if not ret:
+        await set_shared(gmem, start, end, True)
+    await kvm_gmem_invalidate_end(gmem, *whole)
+    gmem.filemap_invalidate_lock.write_unlock()
+    return ret
+
+
+async def to_private(gmem: Gmem, start: int, end: int) -> int:
+    """Unmap from the host (left out), see that nobody refers to it, merge.  Returns 0, or -EAGAIN and changes nothing.
+
+    A reference that is not expected may be a device's, which would go on writing to what is the TD's.
+    """
+    whole = gmem.first_of(start), gmem.first_of(end - 1) + (1 << gmem.order)
+    await gmem.filemap_invalidate_lock.write_lock()
+    await step((gmem.references, range(start, end), READ), at="are references as expected?")
+    ret = 0 if gmem.is_safe(start, end) else -EAGAIN
+    if not ret:
+        await kvm_gmem_invalidate_begin(gmem, *whole)
+        await set_shared(gmem, start, end, False)
+        await merge_folios(gmem, *whole)
+        await kvm_gmem_invalidate_end(gmem, *whole)
+    gmem.filemap_invalidate_lock.write_unlock()
+    return ret
+
+
+async def split_folios(gmem: Gmem, start: int, end: int) -> int:
+    """Make folios of 4K of those in [start, end).  Returns 0, or -EAGAIN for one that is referenced."""
+    for first in gmem.firsts(start, end) if gmem.order else ():
+        pages = range(first, first + (1 << gmem.order))
+        await step((gmem.split, first, WRITE), (gmem.references, pages, READ), at=f"split folio {first:#x}")
+        if gmem.split[first]:
+            continue
+        if not gmem.is_safe(pages.start, pages.stop):
+            return -EAGAIN
+        gmem.split.put(first, True)
+    return 0
+
+
+async def merge_folios(gmem: Gmem, start: int, end: int) -> None:
+    """Make one folio again of what is private as a whole and not referenced."""
+    for first in gmem.firsts(start, end) if gmem.order else ():
+        pages = range(first, first + (1 << gmem.order))
+        looks = [(gmem.references, pages, READ), (gmem.shared, pages, READ)]
+        await step((gmem.split, first, WRITE), *looks, at=f"merge folio {first:#x}")
+        if gmem.is_safe(pages.start, pages.stop) and not any(gmem.shared[page] for page in pages):
+            gmem.split.put(first, False)
+
+
+async def set_shared(gmem: Gmem, start: int, end: int, shared: bool) -> None:
+    """Keep it in the file, and where each VM's faults look for it."""
+    bound = [(kvm, first, last) for kvm, ranges in gmem.bindings(start, end) for first, last in ranges]
+    vms = [(kvm.mem_attr_array, range(first, last), WRITE) for kvm, first, last in bound]
+    await step((gmem.shared, range(start, end), WRITE), *vms, at="shared" if shared else "private")
+    for index in range(start, end):
+        gmem.shared.put(index, shared)
+    for kvm, first, last in bound:
+        for gfn in range(first, last):
+            kvm.mem_attr_array.put(gfn, not shared)
+
+
+async def get_pfn_locked(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
+    """As always, but not while the file is being converted."""
+    await slot.gmem.filemap_invalidate_lock.read_lock()
+    found = await kvm_gmem_get_pfn(slot, gfn)
+    slot.gmem.filemap_invalidate_lock.read_unlock()
+    return found
+
+
+question.variant(
+    "hugetlb_in_place",
+    convert=kvm_gmem_convert,
+    get_pfn=get_pfn_locked,
+    source="HugeTLB in-place conversion v2, [5] in the cover letter of RFC v2; RFC v2 patch 17",
+)

@@ -1,0 +1,177 @@
+"""Which huge leaves are split before a range is unmapped, when, and under which lock?
+
+A leaf that reaches beyond the range would go as a whole, and with it what the guest keeps in the rest: a TD's page that
+was removed comes back empty and pending.  So it is split first; a leaf all within the range need not be.
+
+A variant consists of
+  before_zap(kvm, start, end)  split what reaches beyond [start, end); returns 0 or -errno, and then nothing is zapped
+  after_zap(kvm, start, end)   the same, where it is too late
+Context of both: mmu_lock held for write, an invalidation of the range in progress.  The lock may be dropped meanwhile.
+Source: the cover letter of RFC v2, "Open 2"; RFC v2 patches 12, 15 to 17; RFC v5 patches 43 and 44.
+Left out: a DEMOTE that needs no BLOCK, under mmu_lock for read (no such module); cond_resched.
+"""
+
+from __future__ import annotations
+
+from tdxlab.engine.step import step
+from tdxlab.kvm.kvm_main import ENOMEM, KVM_REQ_TLB_FLUSH, Kvm, kvm_make_all_cpus_request, kvm_mmu_write_lock
+from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE, gfn_round_for_level
+from tdxlab.kvm.spte import TableSpte
+from tdxlab.kvm.tdp_iter import child_of_huge, descend
+from tdxlab.kvm.tdp_mmu import tdp_mmu_set_spte_atomic
+from tdxlab.kvm.tdp_mmu_write import (
+    kvm_split_cross_boundary_leafs,
+    tdp_mmu_alloc_sp_for_split,
+    tdp_mmu_split_huge_pages_root,
+)
+from tdxlab.spec.design import Question
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
+
+question = Question("split", __doc__)
+
+
+async def nothing(kvm: Kvm, start: int, end: int) -> int:
+    """No leaf is split here."""
+    return 0
+
+
+# --- cross_boundary_flush: walk the whole range, split what crosses an end, flush TLBs (RFC v2) ---
+
+
+async def split_then_flush(kvm: Kvm, start: int, end: int) -> int:
+    """The flush is not needed: BLOCK, TRACK and the kick have emptied the TLBs of what was split."""
+    ret = await kvm_split_cross_boundary_leafs(kvm, start, end)
+    if ret > 0:
+        await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
+    return min(ret, 0)
+
+
+question.variant(
+    "cross_boundary_flush",
+    before_zap=split_then_flush,
+    after_zap=nothing,
+    source="RFC v2 patch 12, with the error that its bool swallows",
+)
+
+
+# --- cross_boundary: the same without the flush (v3) ---
+
+
+async def split_crossing(kvm: Kvm, start: int, end: int) -> int:
+    """Walk all of the range, though only the leaves at its two ends can cross them."""
+    return min(await kvm_split_cross_boundary_leafs(kvm, start, end), 0)
+
+
+question.variant("cross_boundary", before_zap=split_crossing, after_zap=nothing, source="v3, 2026-01-06")
+
+
+# --- bool: as posted, an error of the walk becomes "success, flush" (RFC v2) ---
+
+
+async def split_as_posted(kvm: Kvm, start: int, end: int) -> int:
+    """The result is kept in a bool: -ENOMEM is true, and the caller goes on to zap the leaf as a whole."""
+    if bool(await kvm_split_cross_boundary_leafs(kvm, start, end)):
+        await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
+    return 0
+
+
+question.variant("bool", before_zap=split_as_posted, after_zap=nothing, source="RFC v2 patch 12 as posted")
+
+
+# --- head_tail: look at the first and the last block only (RFC v5) ---
+
+
+def head_and_tail(start: int, end: int) -> list[int]:
+    """The blocks of 2M that [start, end) covers in part: none, one or two."""
+    head, tail = gfn_round_for_level(start, PG_LEVEL_2M), gfn_round_for_level(end, PG_LEVEL_2M)
+    blocks = [head] if head != start else []
+    return [*blocks, tail] if tail != end and (tail != head or head == start) else blocks
+
+
+async def tdx_gmem_convert(kvm: Kvm, start: int, end: int) -> int:
+    """A locked section of its own, inside the mutex of the VM's cache of PAMT pages.
+
+    The mutex stays held where mmu_lock is dropped to allocate, so nobody else takes the pages that were got.
+    """
+    kvm.mmu_lock.write_unlock()
+    await kvm.pamt_cache_lock.lock()
+    await kvm_mmu_write_lock(kvm, "tdx_gmem_convert")
+    ret = 0
+    for block in head_and_tail(start, end):
+        past = block + KVM_PAGES_PER_HPAGE(PG_LEVEL_2M)
+        ret = await tdp_mmu_split_huge_pages_root(kvm, block, past, PG_LEVEL_4K, only_cross_boundary=False)
+        if ret < 0:
+            break
+    kvm.mmu_lock.write_unlock()
+    kvm.pamt_cache_lock.unlock()
+    await kvm_mmu_write_lock(kvm, "after tdx_gmem_convert")
+    return min(ret, 0)
+
+
+question.variant("head_tail", before_zap=tdx_gmem_convert, after_zap=nothing, source="RFC v5 patch 44, 2026-01-28")
+
+
+# --- after_zap: head_tail, called where the range has been zapped already ---
+
+question.variant(
+    "after_zap",
+    before_zap=nothing,
+    after_zap=tdx_gmem_convert,
+    source="RFC v5 patch 43, posted for demonstration with its hook in the wrong place",
+)
+
+
+# --- everything: no huge leaf stays in the range ---
+
+
+async def split_everything(kvm: Kvm, start: int, end: int) -> int:
+    """A table and a DEMOTE for each huge leaf that is about to go anyway."""
+    return min(await tdp_mmu_split_huge_pages_root(kvm, start, end, PG_LEVEL_4K, only_cross_boundary=False), 0)
+
+
+question.variant(
+    "everything",
+    before_zap=split_everything,
+    after_zap=nothing,
+    source="discussed for RFC v2 patch 12 and rejected",
+)
+
+
+# --- read: as a fault would, under mmu_lock for read ---
+
+
+async def split_under_read_lock(kvm: Kvm, start: int, end: int) -> int:
+    """The hook refuses: were DEMOTE busy, the UNBLOCK that takes BLOCK back could be busy too.  -EOPNOTSUPP."""
+    kvm.mmu_lock.write_unlock()
+    ret = 0
+    for block in head_and_tail(start, end):
+        ret = ret or await split_block_under_read_lock(kvm, block)
+    await kvm_mmu_write_lock(kvm, "after the split")
+    return ret
+
+
+async def split_block_under_read_lock(kvm: Kvm, gfn: int) -> int:
+    """Replace the huge leaf at `gfn`, if there is one, by a table, with the protocol of a fault."""
+    pages = tdp_mmu_alloc_sp_for_split(kvm)
+    if pages is None:
+        return -ENOMEM
+    await kvm.mmu_lock.read_lock()
+    touches = await step(at="is there a huge leaf?")
+    it = descend(kvm.mirror_root, gfn, PG_LEVEL_2M, touches)
+    huge = it.level == PG_LEVEL_2M and it.is_leaf
+    ret = await tdp_mmu_set_spte_atomic(kvm, it, TableSpte(child_of_huge(kvm, it, *pages))) if huge else 0
+    kvm.mmu_lock.read_unlock()
+    if ret or not huge:
+        for page in pages:
+            kvm.host.free_page(page)
+    return ret
+
+
+question.variant(
+    "read", before_zap=split_under_read_lock, after_zap=nothing, source="considered for RFC v2 and refused in patch 11"
+)
+
+
+# --- none: there is nothing huge ---
+
+question.variant("none", before_zap=nothing, after_zap=nothing, source="Linux 6.16 to 7.2: private memory is 4K")

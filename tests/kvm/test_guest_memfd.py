@@ -1,0 +1,167 @@
+"""guest_memfd: folios that are split and merged, references, holes in files that several VMs have open."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import pytest
+
+from tdxlab.engine.run import run, seeded
+from tdxlab.guest.accept import map_gpa
+from tdxlab.guest.programs import accepts, touches
+from tdxlab.kvm import tdp_mmu_write
+from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
+from tdxlab.kvm.guest_memfd import folio_ref_add
+from tdxlab.kvm.kvm_main import EAGAIN, ENOMEM, KvmMemorySlot
+from tdxlab.kvm.lpage_info import LpageInfo
+from tdxlab.lab import Lab
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.status import TDX_OPERAND_INVALID
+
+IN_PLACE = "seed,guest_memfd=hugetlb_in_place"
+
+
+def in_place(design=IN_PLACE, *, accepted=True):
+    lab = Lab(design=design, cpus=1)
+    td = lab.create_td(memory="4M")
+    if accepted:
+        lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_2M))))
+    return lab, td, td.slot.gmem
+
+
+def convert(lab, td, start, end, *, private):
+    return lab.alone(td.kvm.design.guest_memfd.convert(td.kvm, start, end, private=private))
+
+
+def test_a_folio_is_split_while_a_part_of_it_is_shared():
+    lab, td, gmem = in_place()
+    assert gmem.folio_order(3) == 9
+    assert convert(lab, td, 3, 4, private=False) == 0 and gmem.folio_order(3) == gmem.folio_order(400) == 0
+    assert gmem.folio_order(512) == 9
+    assert convert(lab, td, 3, 4, private=True) == 0 and gmem.folio_order(3) == 9
+
+
+def test_thp_leaves_its_folios_as_they_are():
+    lab, td, gmem = in_place("seed")
+    assert convert(lab, td, 3, 4, private=False) == 0 and gmem.folio_order(3) == 9
+
+
+def test_a_merged_folio_over_which_no_table_stands_is_mapped_2m_again():
+    lab, td, _ = in_place(accepted=False)
+    for private in (False, True):
+        assert convert(lab, td, 0, 1, private=private) == 0
+    lab.alone(td.vcpu(0, touches(0)))
+    assert td.kvm.stat["pages_2m"] == 1
+
+
+def test_an_unexpected_reference_stops_a_conversion_to_private():
+    lab, td, gmem = in_place()
+    assert convert(lab, td, 3, 5, private=False) == 0
+    lab.alone(folio_ref_add(gmem, 4, 1, 1))  # a device reads the shared page
+    assert convert(lab, td, 3, 5, private=True) == -EAGAIN and not td.kvm.mem_attr_array[3]
+    assert convert(lab, td, 3, 4, private=True) == 0 and gmem.folio_order(3) == 0
+    lab.alone(folio_ref_add(gmem, 4, 1, -1))
+    assert convert(lab, td, 4, 5, private=True) == 0 and gmem.folio_order(3) == 9
+
+
+@pytest.mark.parametrize(("reference", "ret"), [("none", 0), ("per_leaf", -EAGAIN)])
+def test_a_reference_for_each_leaf_stands_against_conversion_in_place(reference, ret):
+    lab, td, _ = in_place(f"{IN_PLACE},page_reference={reference}")
+    assert convert(lab, td, 3, 4, private=False) == ret
+    assert bool(td.kvm.mem_attr_array[3]) is (ret != 0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_fault_meets_a_conversion_in_place(seed):
+    """vCPU 1 knows the folio as 2M, and may not map it when a page of it has become shared."""
+
+    async def shares(guest):
+        await map_gpa(guest, 0, PAGE_SIZE, shared=True)
+
+    lab = Lab(design=IN_PLACE)
+    td = lab.create_td()
+    program = lab.program(lambda: [td.vcpu(0, shares), td.vcpu(1, touches(5 * PAGE_SIZE))])
+    assert run(program, seeded(seed), check_reads=True).ended == "done"
+
+
+# --- holes ---
+
+
+def two_vms():
+    """Two TDs with a region each, and a file that both have open: the second has it behind its own memslot."""
+    lab = Lab(cpus=1)
+    tds = [lab.create_td(memory="2M") for _ in range(2)]
+    gmem, other = tds[0].slot.gmem, tds[1].kvm
+    info = LpageInfo(lab.journal, "lpage_info:bound", 512, 512)
+    other.memslots = (*other.memslots, KvmMemorySlot(512, 512, gmem, 0, info))
+    gmem.kvms = (tds[0].kvm, other)
+    return lab, tds, gmem
+
+
+def whys(lab):
+    return [note["why"] for note in lab.journal.notes if note["kind"] == "mmu_lock_write"]
+
+
+def test_each_step_of_a_hole_is_made_for_every_vm_before_the_next():
+    lab, tds, gmem = two_vms()
+    lab.alone(tds[0].vcpu(0, accepts((0, PG_LEVEL_2M))))
+    lab.journal.notes.clear()
+    assert lab.alone(kvm_gmem_punch_hole(gmem, 4, 8)) == 0
+    steps = [f"kvm_gmem_{name}" for name in ("invalidate_begin", "split_private", "zap", "invalidate_end")]
+    assert [why for why in whys(lab) if why in steps] == [step for step in steps for _ in range(2)]
+    assert [td.kvm.mmu_invalidate_seq for td in tds] == [1, 1]
+
+
+def test_a_split_that_fails_in_one_vm_stops_the_hole_for_all():
+    lab, tds, gmem = two_vms()
+    lab.alone(tds[0].vcpu(0, accepts((0, PG_LEVEL_2M))))
+    lab.journal.notes.clear()
+    with patch.object(tdp_mmu_write, "tdp_mmu_alloc_sp_for_split", lambda *_: None):
+        assert lab.alone(kvm_gmem_punch_hole(gmem, 4, 8)) == -ENOMEM
+    assert "kvm_gmem_zap" not in whys(lab) and tds[0].kvm.stat["pages_2m"] == 1
+    assert not any(td.kvm.mmu_invalidate_in_progress for td in tds) and gmem.folios[0]
+
+
+# --- pages that could not be unmapped ---
+
+
+def after_a_failed_unmap(reference, level=PG_LEVEL_4K):
+    """REMOVE is refused, then the whole file is truncated.  Is the page that the TD owns free then?"""
+    lab = Lab(design=f"seed,page_reference={reference}", cpus=1)
+    td = lab.create_td(memory="2M", folio="4K" if level == PG_LEVEL_4K else "2M")
+    gmem = td.slot.gmem
+    lab.alone(td.vcpu(0, accepts((0, level))))
+    page = gmem.folios[0]
+    lab.host.fail_nth.plan("TDH.MEM.PAGE.REMOVE", 1, status=TDX_OPERAND_INVALID.at(1))
+    assert lab.alone(kvm_gmem_punch_hole(gmem, 0, 512)) == 0
+    assert td.kvm.vm_bugged, "the error is neither returned nor signalled: only the VM is dead"
+    pamt = lab.module.pamt.page(page, level - 1)
+    pamt.word = pamt.chunk.entries[pamt.i]
+    assert pamt.owner == td.kvm.tdr_hpa
+    free = [hpa for pages in lab.host.allocator.free_pages.values() if isinstance(pages, tuple) for hpa in pages]
+    return page in free
+
+
+@pytest.mark.parametrize("level", [PG_LEVEL_4K, PG_LEVEL_2M])
+def test_without_a_reference_a_page_that_the_td_owns_is_given_away(level):
+    assert after_a_failed_unmap("none", level)
+
+
+@pytest.mark.parametrize("reference", ["per_leaf", "on_failure", "page_flag"])
+def test_with_one_it_is_leaked(reference):
+    assert not after_a_failed_unmap(reference)
+
+
+@pytest.mark.parametrize("design", ["mainline_616", "seed,page_reference=per_leaf"])
+def test_references_come_and_go_with_the_leaves(design):
+    lab = Lab(design=design, cpus=1)
+    td = lab.create_td(memory="4M", folio="2M")
+    gmem = td.slot.gmem
+    lab.alone(td.vcpu(0, accepts(*((n * PAGE_SIZE, PG_LEVEL_4K) for n in range(3)))))
+    assert [gmem.references[n] for n in range(4)] == [1, 1, 1, 0]
+    lab.alone(td.vcpu(0, touches(SIZE_2M)))
+    taken = 512 if td.kvm.stat["pages_2m"] else 1
+    assert sum(gmem.references.values()) == 3 + taken
+    assert lab.alone(kvm_gmem_punch_hole(gmem, 1, 514)) == 0
+    assert gmem.references[0] == 1 and not any(gmem.references[n] for n in range(1, 514))
+    assert lab.alone(kvm_gmem_punch_hole(gmem, 0, 1024)) == 0 and not gmem.references and not gmem.folios
