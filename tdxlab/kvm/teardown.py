@@ -13,7 +13,14 @@ from collections.abc import Iterator
 
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
-from tdxlab.kvm.kvm_main import Kvm, KvmVcpu, kvm_mmu_write_lock, kvm_vm_bugged
+from tdxlab.kvm.kvm_main import (
+    KVM_REQ_TLB_FLUSH,
+    Kvm,
+    KvmVcpu,
+    kvm_make_all_cpus_request,
+    kvm_mmu_write_lock,
+    kvm_vm_bugged,
+)
 from tdxlab.kvm.spte import TableSpte
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_leafs
@@ -78,7 +85,8 @@ async def zap_private(kvm: Kvm) -> None:
     """Zap every leaf of every memslot."""
     await kvm_mmu_write_lock(kvm, "destroy")
     for slot in kvm.memslots:
-        await tdp_mmu_zap_leafs(kvm, slot.base_gfn, slot.base_gfn + slot.npages)
+        if await tdp_mmu_zap_leafs(kvm, slot.base_gfn, slot.base_gfn + slot.npages):
+            await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
     kvm.mmu_lock.write_unlock()
 
 
