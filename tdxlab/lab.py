@@ -32,6 +32,7 @@ from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init,
 from tdxlab.kvm.userspace import kvm_set_memory_region, run_vcpu
 from tdxlab.module.dispatch import TdxModule
 from tdxlab.picture import picture
+from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.design import Design
 from tdxlab.spec.features import modelled
 from tdxlab.spec.leaves import TDH_VP_ENTER, Leaf, named
@@ -79,7 +80,7 @@ class Lab:
             raise ValueError(f"grain is {' or '.join(GRAINS)}, not {grain!r}")
         self.design = design if isinstance(design, Design) else Design.parse(design)
         self.journal = Journal()
-        platform = Platform(cmrs=((BASE, size + size // PAMT_SHARE),), lps=cpus)
+        platform = Platform(cmrs=((BASE, size + size // PAMT_SHARE),), lps=cpus, encrypts=True)
         if sum(platform.cmrs[0]) > 1 << platform.hkid_start:
             raise ValueError(f"memory and its PAMT end below {1 << platform.hkid_start:#x}, so it cannot be {memory}")
         self.memory = Memory(self.journal, platform)
@@ -139,7 +140,8 @@ class Lab:
             return Access(exception)
         if cpu.lp.interrupt:
             return self._boundary(cpu, regs)
-        done = self.alone(cpu.access(regs, gpa, write, []), lp)
+        cause = EptViolation.WRITE if write else EptViolation.READ
+        done = self.alone(cpu.access(regs, gpa, cause, []), lp) is not None
         cpu.keep(regs)
         if cpu.lp.vcpu:
             return Access.DONE if done else Access(cpu.take_exception())

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
-from tdxlab.engine.cells import Journal, Record, Table
-from tdxlab.engine.step import READ, Pause, Touch, one_step, step
+from tdxlab.engine.cells import Journal, Record
+from tdxlab.engine.step import OTHERS, READ, WRITE, Pause, Touch, one_step, step
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.tlb import Tlb
 from tdxlab.spec.bits import EptViolation, GpaLevel, SeptEntry, field
@@ -26,6 +26,8 @@ T = TypeVar("T")
 EXIT_REASON_HLT = 12  # the sub-function of TDG.VP.VMCALL that a guest's idle loop asks for
 GRAINS = "lock", "seamcall"
 R10_AND_R11 = 1 << 10 | 1 << 11
+WORD_BYTES = 8
+CAUSES = {EptViolation.READ: "read", EptViolation.WRITE: "write", EptViolation.FETCH: "fetch"}
 
 
 class Regs:
@@ -84,19 +86,21 @@ class Lp(Record):
     """What a logical processor shares with others: whether it is in a guest, and its pending interrupt.
 
     interrupt: anybody may set it.  The others belong to this processor: vcpu is the HPA of the TDVPR that runs here,
-    or 0; eptp and shared_bit are what the guest's walks use; tlb_of is the TDVPR whose translations the TLB holds;
-    exception is what the guest takes before its next instruction; gprs are the registers of a guest that is driven
-    one instruction at a time, replaced, never changed.
+    or 0; eptp, shared_eptp, shared_bit and key, its HKID, are what the guest's walks use; tlb_of is the TDVPR whose
+    translations the TLB holds; exception is what the guest takes before its next instruction; gprs are the registers of
+    a guest that is driven one instruction at a time, replaced, never changed.
     """
 
     interrupt: int
     vcpu: int
     eptp: int
+    shared_eptp: int
     shared_bit: int
+    key: int
     tlb_of: int
     exception: int
     gprs: Mapping[str, int]
-    __slots__ = ("eptp", "exception", "gprs", "interrupt", "shared_bit", "tlb_of", "vcpu")
+    __slots__ = ("eptp", "exception", "gprs", "interrupt", "key", "shared_bit", "shared_eptp", "tlb_of", "vcpu")
 
     def __init__(self, journal: Journal, cpu: int) -> None:
         super().__init__(journal, f"lp:{cpu}", lambda key: None if key == "interrupt" else cpu)
@@ -126,20 +130,15 @@ class GuestFault(Exception):
 
 
 class Cpu:
-    """A logical processor.  module: handed in by who wires the machine.  grain: "seamcall" or "lock".
+    """A logical processor.  module: handed in by who wires the machine.  grain: "seamcall" or "lock"."""
 
-    shared_ept: the shared EPT that the guest here uses, as {GPA of a page, SHARED bit and all: entry}.  What is not in
-    it is as KVM leaves it: not there, and #VE suppressed.
-    """
-
-    __slots__ = ("grain", "journal", "lp", "memory", "module", "n", "shared_ept", "tlb")
+    __slots__ = ("grain", "journal", "lp", "memory", "module", "n", "tlb")
 
     def __init__(self, n: int, memory: Memory, module: Module, grain: str = "seamcall") -> None:
         self.n, self.memory, self.module, self.grain = n, memory, module, grain
         self.journal = memory.journal
         self.lp = Lp(self.journal, n)
         self.tlb = Tlb(self.journal, n)
-        self.shared_ept = Table(self.journal, f"shared_ept:{n}", default=SeptEntry.SVE)
 
     def at_grain(self, call: Coroutine[Pause, list[Touch], T], name: str, *, guest: bool = False) -> Awaitable[T]:
         """One step, or as many as the call has; of a guest's call only its first poll for interrupts is one."""
@@ -211,43 +210,49 @@ class Cpu:
         exception, self.lp.exception = self.lp.exception, Vector.NONE
         return exception
 
-    async def access(self, regs: Regs, gpa: int, write: bool, touches: list[Touch]) -> bool:
-        """The guest's load or store, tried once.  Returns True if it was done.
+    async def access(self, regs: Regs, gpa: int, cause: int, touches: list[Touch]) -> int | None:
+        """The guest's load, store or fetch, tried once.  Returns where in memory it was done, HKID and all.
 
-        Otherwise an exception waits for the guest, or it has made its TD exit.  Adds what it reads to `touches`.
+        None: an exception waits for the guest, or it has made its TD exit.  cause: one of EptViolation.READ, WRITE,
+        FETCH.  Adds what it reads to `touches`.
         """
-        found = self.tlb.translate(gpa)
+        needs = {EptViolation.READ: SeptEntry.R, EptViolation.WRITE: SeptEntry.W, EptViolation.FETCH: SeptEntry.X}
+        write = cause == EptViolation.WRITE
+        found = self.tlb.translate(gpa) if cause != EptViolation.FETCH else None  # left out: fetches by the TLB
         if found is None or (write and not found[1]):
             level, entry, hpa = self.walk(gpa, touches)
-            if not hpa or (write and not entry & SeptEntry.W):
-                cause = EptViolation.WRITE if write else EptViolation.READ
+            if not hpa or not entry & needs[cause]:
                 qualification = cause | (entry & 0b111) << 3 | EptViolation.GLA_VALID | EptViolation.GLA_USED
                 violation = self.module.ept_violation(self, regs, gpa, qualification)
                 await self.at_grain(violation, f"EPT violation at {gpa:#x}")
-                return False
+                return None
             self.tlb.remember(gpa, level, hpa & -(1 << shift(level)), bool(entry & SeptEntry.W))
+            found = hpa, write
         regs.rip += 1
-        return True
+        return found[0]
 
     def walk(self, gpa: int, touches: list[Touch]) -> tuple[int, int, int]:
-        """The hardware's walk: (level, entry, HPA of `gpa` or 0).  Adds what it reads to `touches`."""
-        if gpa >= 2 * self.lp.shared_bit:
+        """The hardware's walk: (level, entry, HPA of `gpa` or 0).  Adds what it reads to `touches`.
+
+        A shared GPA is looked up in the shared EPT, from its own root, with as many levels.  Where there is none yet,
+        its entries are as KVM leaves them: not there, and #VE suppressed.
+        """
+        lp, memory = self.lp, self.memory
+        if gpa >= 2 * lp.shared_bit:
             return LEVEL_4K, 0, 0
-        if gpa & self.lp.shared_bit:
-            touches.append((self.shared_ept, gpa & -PAGE_SIZE, READ))
-            entry = self.shared_ept[gpa & -PAGE_SIZE]
-            return LEVEL_4K, entry, entry & self.memory.hpas | gpa % PAGE_SIZE if entry & SeptEntry.R else 0
-        root, level = self.lp.eptp & self.memory.hpas, field(self.lp.eptp, 0b111000)
+        shared, level = gpa & lp.shared_bit, field(lp.eptp, 0b111000)
+        root = (lp.shared_eptp if shared else lp.eptp) & memory.hpas
+        if not root:
+            return LEVEL_4K, SeptEntry.SVE, 0
         while True:
-            page, i = self.memory.sept_page(root), index(gpa, level)
+            page, i = memory.page(root) if shared else memory.sept_page(root), index(gpa, level)
             touches.append((page, i, READ))
             entry = page[i]
-            root = entry & self.memory.hpas
             if not entry & (SeptEntry.R | SeptEntry.W | SeptEntry.X):
                 return level, entry, 0
-            if entry & SeptEntry.PS:
-                return level, entry, root | gpa & (1 << shift(level)) - 1
-            level -= 1
+            if entry & SeptEntry.PS or level == LEVEL_4K:
+                return level, entry, entry & memory.hpas | gpa & (1 << shift(level)) - 1 | (0 if shared else lp.key)
+            root, level = entry & memory.hpas, level - 1
 
 
 class Guest:
@@ -285,17 +290,53 @@ class Guest:
         return self.regs
 
     async def access(self, gpa: int, write: bool = False) -> Access:
-        """Load or store at a GPA, repeated after each TD exit that it causes.
+        """Load or store at a GPA, repeated after each TD exit that it causes; which data does not matter.
 
         Returns DONE, which is true, or what came instead (after VE look with TDG.VP.VEINFO.GET, then try again).
         """
+        done = await self._access(gpa, EptViolation.WRITE if write else EptViolation.READ)
+        return done if isinstance(done, Access) else Access.DONE
+
+    async def fetch(self, gpa: int) -> Access:
+        """Execute an instruction at a GPA."""
+        done = await self._access(gpa, EptViolation.FETCH)
+        return done if isinstance(done, Access) else Access.DONE
+
+    async def load(self, gpa: int) -> int:
+        """The 8 bytes at a GPA.  Raises GuestFault where the guest takes an exception instead."""
+        done = await self._access(gpa, EptViolation.READ)
+        if isinstance(done, Access):
+            raise GuestFault(done)
+        hpa, touches = done
+        page, i = self.cpu.memory.page(hpa), gpa % PAGE_SIZE // WORD_BYTES
+        touches.append((page, i, READ))
+        return page[i]
+
+    async def store(self, gpa: int, value: int) -> None:
+        """Write 8 bytes at a GPA.  Raises GuestFault where the guest takes an exception instead."""
+        done = await self._access(gpa, EptViolation.WRITE)
+        if isinstance(done, Access):
+            raise GuestFault(done)
+        hpa, touches = done
+        page, i = self.cpu.memory.page(hpa), gpa % PAGE_SIZE // WORD_BYTES
+        touches.append((page, i, WRITE))
+        page.put(i, value)
+
+    async def _access(self, gpa: int, cause: int) -> Access | tuple[int, list[Touch]]:
+        # the exception that came instead, or where the data is: the caller uses it in the same step
         while True:
-            mine = await self._boundary(f"guest: {'write' if write else 'read'} {gpa:#x}")
-            if await self.cpu.access(self.regs, gpa, write, mine):
-                return Access.DONE
+            mine = await self._boundary(f"guest: {CAUSES[cause]} {gpa:#x}")
+            hpa = await self.cpu.access(self.regs, gpa, cause, mine)
+            if hpa is not None:
+                return hpa, mine
             await self._leave_if_exited()
             if exception := self.cpu.take_exception():
                 return Access(exception)
+
+    async def pause(self) -> None:
+        """PAUSE, in a loop that waits for another vCPU: that one goes first, and the host's interrupts are taken."""
+        await step(at="guest: PAUSE", ready=OTHERS)
+        await self._boundary("guest: PAUSE")
 
     async def _boundary(self, at: str) -> list[Touch]:
         # between two instructions a pending interrupt makes a TD exit

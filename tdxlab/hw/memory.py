@@ -1,7 +1,7 @@
 """Physical memory, as pages of 512 words that come into being when they are looked at, and who hands them out.
 
-Left out: encryption and integrity.  A page reads the same through every HKID; but a page used as Secure EPT is
-another cell ("sept:...") than the same frame in the host's hands ("page:..."), as its ciphertext would be.
+A frame under another HKID is another page, as its ciphertext would be, if the platform encrypts; a page used as
+Secure EPT is one more ("sept:...").  Left out: integrity.  The host finds in a private page what it last wrote there.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ class OnDemand(dict[K, V]):
 
 
 class Memory:
-    """hpas: the bits of an HPA that tell a page, without HKID."""
+    """hpas: the bits of an HPA that tell a page, without HKID.  keyed: those that tell its contents, with HKID."""
 
-    __slots__ = ("hkid_start", "hpas", "journal", "pages", "platform", "sept_pages")
+    __slots__ = ("hkid_start", "hpas", "journal", "keyed", "pages", "platform", "sept_pages")
 
     def __init__(self, journal: Journal, platform: Platform) -> None:
         self.journal, self.platform, self.hkid_start = journal, platform, platform.hkid_start
         self.hpas = (1 << self.hkid_start) - PAGE_SIZE
+        self.keyed = (1 << platform.max_pa) - PAGE_SIZE if platform.encrypts else self.hpas
         self.pages: OnDemand[int, Words] = OnDemand(lambda hpa: Words(journal, f"page:{hpa:#x}", [0] * ENTRIES))
         self.sept_pages: OnDemand[int, Words] = OnDemand(
             lambda hpa: Words(journal, f"sept:{hpa:#x}", [FREE_ENTRY] * ENTRIES)
         )
 
     def page(self, hpa: int) -> Words:
-        """The page that `hpa` lies in, whatever its HKID, as the host and guests use it."""
-        return self.pages[hpa & self.hpas]
+        """The page that `hpa` lies in, as whoever uses it with this HKID finds it."""
+        return self.pages[hpa & self.keyed]
 
     def sept_page(self, hpa: int) -> Words:
         """The page that `hpa` lies in, as 512 Secure-EPT entries."""

@@ -31,6 +31,8 @@ class Platform:
     """What the time-stamp counter counts in a microsecond."""
     cpuid_1_eax: int = 0x806F8
     """Family, model and stepping of the processors."""
+    encrypts: bool = False
+    """A page reads as something else through every HKID; the recordings were made without encryption."""
     xfam: int = 0x602E7
     """The extended features that a guest can have (bits of XCR0 and IA32_XSS)."""
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tdxlab.engine.step import READ, WRITE, Touch, step
+from tdxlab.engine.step import WRITE, Touch, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import sept, zero_step
 from tdxlab.module.exits import Interrupted, TdExit, inject_ve, leave, takes_no_ve, violation_exit
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import EptViolation, SeptEntry, place
 from tdxlab.spec.fields import ConfigFlags
-from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, size
+from tdxlab.spec.levels import LEVEL_4K, size
 from tdxlab.spec.sept import ACCEPTABLE, RWX
 from tdxlab.spec.tdstate import ExtendedExit, Vector
 
@@ -57,9 +57,8 @@ def violation(vm_exit: VmExit, gpa: int, qualification: int, touches: list[Touch
     """
     td, vcpu = vm_exit.td, vm_exit.vcpu
     if gpa & td.shared_bit:
-        table, page = vm_exit.cpu.shared_ept, gpa & -PAGE_SIZE
-        touches.append((table, page, READ))
-        if table[page] & SeptEntry.SVE or vcpu.ve_info:
+        _, word, _ = vm_exit.cpu.walk(gpa, touches)
+        if word & SeptEntry.SVE or vcpu.ve_info:
             return violation_exit(gpa, qualification)
         inject_ve(vm_exit, vcpu, gpa, qualification)
         return None
@@ -72,7 +71,7 @@ def violation(vm_exit: VmExit, gpa: int, qualification: int, touches: list[Touch
 
 
 async def operand_page(call: Call, gpa: int, operand: int, *, write: bool = False, shared: bool = False) -> int:
-    """The HPA behind a memory operand of a TDCALL, which is private unless it may be `shared`.
+    """The HPA and HKID behind a memory operand of a TDCALL, which is private unless it may be `shared`.
 
     Faults as the guest's own access would, but for the zero-step filter; the guest then executes the TDCALL again.
     The caller's next step touches the page.
@@ -82,13 +81,12 @@ async def operand_page(call: Call, gpa: int, operand: int, *, write: bool = Fals
         raise Refuse(st.TDX_OPERAND_INVALID.at(operand))
     touches = await step((call.vcpu, None, WRITE), at="walk")
     if gpa & td.shared_bit:
-        word, level = int(call.cpu.shared_ept[gpa & -PAGE_SIZE]), LEVEL_4K
-        touches.append((call.cpu.shared_ept, gpa & -PAGE_SIZE, READ))
+        (level, word, _), key = call.cpu.walk(gpa, touches), 0
     else:
         entry = sept.walk(call.memory, td, gpa, LEVEL_4K, touches)
-        word, level = entry.word, entry.level
+        word, level, key = entry.word, entry.level, td.key
     missing = (SeptEntry.R | SeptEntry.W * write) & ~word
     if not missing:
-        return word & call.memory.hpas | gpa & size(level) - 1
+        return word & call.memory.hpas | key | gpa & size(level) - 1
     exit = violation(call, gpa, missing | place(word & RWX, EptViolation.ENTRY_RWX), touches)
     raise exit or Interrupted

@@ -50,7 +50,7 @@ async def tdh_mem_page_add(call: Call, gpa_level: int, tdr: int, hpa: int, sourc
     page = await hold_page(call, hpa, PT_NDA, R8)
 
     # --- all checks passed ---
-    target, given = call.memory.page(hpa), call.memory.page(source)
+    target, given = call.memory.page(hpa | td.key), call.memory.page(source)
     await step(
         entry.touch(),
         page.entry(WRITE),
@@ -151,7 +151,7 @@ async def tdh_mem_page_relocate(call: Call, gpa_level: int, tdr: int, hpa: int) 
 
     # --- all checks passed ---
     assert rule.result is not None
-    target, moved = call.memory.page(hpa), call.memory.page(old.hpa)
+    target, moved = (call.memory.page(frame | td.key) for frame in (hpa, old.hpa))
     await step(
         entry.touch(),
         old.entry(WRITE),

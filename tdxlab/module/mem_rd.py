@@ -53,4 +53,4 @@ async def hold_word(call: Call, gpa: int, tdr: int) -> tuple[Words, int]:
     if not entry.state.leaf or not entry.word & RWX:
         raise Refuse(st.TDX_EPT_ENTRY_NOT_PRESENT.at(RCX), entry.view())
     await lock_entry(call, entry)
-    return call.memory.page(entry.hpa | gpa & size(entry.level) - 1), gpa % PAGE_SIZE // WORD_BYTES
+    return call.memory.page(entry.hpa | td.key | gpa & size(entry.level) - 1), gpa % PAGE_SIZE // WORD_BYTES

@@ -34,7 +34,7 @@ async def tdh_mr_extend(call: Call, gpa: int, tdr: int) -> None:
         raise Refuse(st.TDX_EPT_ENTRY_NOT_PRESENT.at(RCX), entry.view())
 
     # --- all checks passed ---
-    page = call.memory.page(entry.hpa)
+    page = call.memory.page(entry.hpa | td.key)
     await step((page, None, READ), at="update")
     first = gpa % PAGE_SIZE // 8
     data = struct.pack("<32Q", *page[first : first + CHUNK_BYTES // 8])

@@ -176,9 +176,14 @@ class Td(_Fields):
         return self.eptp & (1 << self.hkid_start) - PAGE_SIZE
 
     @property
+    def key(self) -> int:
+        """The HKID as the bits of a physical address."""
+        return self.hkid << self.hkid_start
+
+    @property
     def hkid_bits(self) -> int:
         """The HKID as S-EPT entries carry it in memory, or 0."""
-        return self.hkid << self.hkid_start if self.features.sept_hkid else 0
+        return self.key if self.features.sept_hkid else 0
 
     @property
     def access(self) -> int:
@@ -219,6 +224,7 @@ class Vcpu(_Fields):
     cpuid_supervisor_ve: int  # CPUID gives #VE
     cpuid_user_ve: int
     first_busy_tsc: int | None  # when a TDCALL was first kept off a lock for the host
+    shared_eptp: int  # HPA of the root of the shared EPT; 0 until the host sets it
     tdvpr: int
 
     RESET: ClassVar[dict[str, Any]] = {
@@ -239,6 +245,7 @@ class Vcpu(_Fields):
         "cpuid_supervisor_ve": 0,
         "cpuid_user_ve": 0,
         "first_busy_tsc": None,
+        "shared_eptp": 0,
     }
     __slots__ = (*RESET, "tdvpr")
     FIXED = Record.FIXED | {"tdvpr"}

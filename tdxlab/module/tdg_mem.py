@@ -56,7 +56,7 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
 
 def clear(call: Call, hpa: int, touches: list[Touch]) -> None:
     """Fill a frame with zeros; one that nobody has written is so already.  Adds the write to `touches`."""
-    page = call.memory.pages.get(hpa)
+    page = call.memory.pages.get((hpa | call.td.key) & call.memory.keyed)
     if page is not None and any(page.peek(None)):
         touches.append((page, None, WRITE))
         page.fill([0] * ENTRIES)

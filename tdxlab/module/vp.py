@@ -193,4 +193,5 @@ def load_guest(call: Call, td: Td, vcpu: Vcpu) -> None:
     regs.load(vcpu.gprs | answers)
     vcpu.vmcall, vcpu.trap_exit, vcpu.entry_rip = (), False, regs.rip
     vcpu.state = VcpuState.ACTIVE
-    lp.vcpu, lp.eptp, lp.shared_bit = vcpu.tdvpr, td.eptp, td.shared_bit
+    lp.vcpu, lp.eptp, lp.shared_eptp, lp.shared_bit = vcpu.tdvpr, td.eptp, vcpu.shared_eptp, td.shared_bit
+    lp.key = td.key & call.memory.keyed

@@ -245,7 +245,8 @@ row(0x1310_0003_0000_0040, "RTMR",                   "dg",  "rtmrs", fields=4, w
 # behind: CPUID_VALUES, virtual MSRs, migration, service TDs, x2APIC ids
 
 # --- VP: TDVPS ---
-# before: the TD VMCS, VAPIC
+row(0x0020_0003_0000_203C, "SHARED_EPTP",            "hd",  "shared_eptp", writers="hd", mask=bits(51, 12))
+# around: the TD VMCS, then VAPIC
 row(0x0220_0002_0000_0000, "EXIT_REASON",            "d",   "ve_info")
 row(0x0220_0002_0000_0001, "VALID",                  "d",   "ve_info")
 row(0x0220_0003_0000_0002, "EXIT_QUALIFICATION",     "d",   "ve_info")

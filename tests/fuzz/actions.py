@@ -12,6 +12,7 @@ from tdxlab.module import HANDLERS
 from tdxlab.module.dispatch import LEAF
 from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
+from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import shift
 from tdxlab.spec.pamt import PT_TDR
@@ -202,7 +203,7 @@ def access(machine: Machine, cpu: int, gpa: int, write: bool) -> InProgress:
 
     async def tries() -> None:
         touches = await step(at="access")
-        await machine.cpus[cpu].access(regs, gpa, write, touches)
+        await machine.cpus[cpu].access(regs, gpa, EptViolation.WRITE if write else EptViolation.READ, touches)
 
     made = InProgress(machine, cpu, "write" if write else "read", tries(), regs)
     made.again = partial(access, gpa=gpa, write=write)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from tdxlab.engine.cells import Words
 from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.cpu import Guest, GuestFault, Regs
 from tdxlab.module.sys_shutdown import seamldr_install
@@ -14,7 +15,7 @@ from tdxlab.spec.bits import SeptEntry
 from tdxlab.spec.fields import NotifyEnables
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
-from tests.module.machine import LARGE, PAGES, TDR, TDVPRS, Machine, built
+from tests.module.machine import HOST, LARGE, PAGES, TDR, TDVPRS, Machine, built
 
 SHARED, ABOVE = 1 << 47, 1 << 48
 PENDING_4K, FREE_4K = 0x1000, 0x2000
@@ -22,6 +23,17 @@ AUG_4K = leaves.TDH_MEM_PAGE_AUG, PENDING_4K, TDR, PAGES + PAGE_SIZE
 AUG_2M = leaves.TDH_MEM_PAGE_AUG, SIZE_2M | 1, TDR, LARGE
 BLOCK_2M = leaves.TDH_MEM_RANGE_BLOCK, SIZE_2M | 1, TDR
 ACCEPT = leaves.TDG_MEM_PAGE_ACCEPT
+SHARED_EPT = HOST + 0x10_0000
+"""Where a shared EPT begins: the root, then a table of each level."""
+
+
+def shared_ept(machine: Machine) -> Words:
+    """Give both vCPUs a shared EPT, and return its last table, of the pages from GPA 0 on."""
+    for at in range(SHARED_EPT, SHARED_EPT + 3 * PAGE_SIZE, PAGE_SIZE):
+        machine.memory.page(at).put(256 if at == SHARED_EPT else 0, at + PAGE_SIZE | SeptEntry.R | SeptEntry.W)
+    for tdvpr in TDVPRS:
+        machine.module.vcpus[tdvpr].shared_eptp = SHARED_EPT
+    return machine.memory.page(SHARED_EPT + 3 * PAGE_SIZE)
 
 
 def with_pages(**options: Any) -> Machine:
@@ -89,11 +101,14 @@ async def uses_all(guest: Guest) -> None:
 async def guest_calls_all(machine: Machine) -> None:
     """A TD with a PENDING page that somebody has written, a shared page, and one that gives #VE."""
     await machine.call(*AUG_4K)
-    page, table = machine.memory.page(PAGES + PAGE_SIZE), machine.cpus[0].shared_ept
-    await step((page, None, WRITE), (table, None, WRITE))
+    page = machine.memory.page(PAGES + PAGE_SIZE)
+    tables = [machine.memory.page(SHARED_EPT + n * PAGE_SIZE) for n in range(4)]
+    vcpus = [machine.module.vcpus[tdvpr] for tdvpr in TDVPRS]
+    await step(*((cell, None, WRITE) for cell in (page, *tables, *vcpus)))
+    table = shared_ept(machine)
     page.put(0, 1)
-    table.put(SHARED, LARGE | SeptEntry.R | SeptEntry.W)
-    table.put(SHARED | PAGE_SIZE, 0)
+    table.put(0, LARGE | SeptEntry.R | SeptEntry.W)
+    table.put(1, 0)
     await machine.enter(uses_all)()
 
 

@@ -33,6 +33,7 @@ from tests.module.guests import (
     asks,
     entered,
     exits_of,
+    shared_ept,
     with_pages,
 )
 from tests.module.machine import LARGE, PAGES, SEPT_VE_DISABLE, TABLES, TDR, TDVPRS, Machine, built, send_ipi
@@ -132,7 +133,7 @@ def test_a_report_is_verified_on_the_machine_that_made_it(at: int | None, status
 
 def test_a_report_can_go_to_shared_memory() -> None:
     machine = built()
-    machine.cpus[0].shared_ept.put(SHARED, LARGE | SeptEntry.R | SeptEntry.W)
+    shared_ept(machine).put(0, LARGE | SeptEntry.R | SeptEntry.W)
     assert asks(machine, leaves.TDG_MR_REPORT, SHARED | 2048, 0, 0).rax == st.TDX_SUCCESS
     assert machine.memory.read(LARGE + 2048, 1) == b"\x81"
 

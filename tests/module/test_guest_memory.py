@@ -17,7 +17,18 @@ from tdxlab.spec.levels import PAGE_SIZE
 from tdxlab.spec.operands import RCX
 from tdxlab.spec.sept import BLOCKEDW, STATE_MASK
 from tdxlab.spec.tdstate import ExitReason, ExtendedExit, Vector
-from tests.module.guests import ABOVE, ACCEPT, FREE_4K, PENDING_4K, SHARED, asks, entered, exits_of, with_pages
+from tests.module.guests import (
+    ABOVE,
+    ACCEPT,
+    FREE_4K,
+    PENDING_4K,
+    SHARED,
+    asks,
+    entered,
+    exits_of,
+    shared_ept,
+    with_pages,
+)
 from tests.module.machine import LARGE, PAGES, TABLES, TDR, TDVPRS, Machine, built
 
 VIOLATION, WRITE = ExitReason.EPT_VIOLATION, EptViolation.WRITE
@@ -94,16 +105,16 @@ def test_what_is_not_mapped_is_a_td_exit(gpa: int) -> None:
 def test_a_shared_page_is_used_as_its_entry_allows() -> None:
     machine = built()
     entry = LARGE | SeptEntry.R
-    machine.cpus[0].shared_ept.put(SHARED, entry | SeptEntry.W)
+    shared_ept(machine).put(0, entry | SeptEntry.W)
     assert outcomes(machine, SHARED + 8) == [Access.DONE]
     assert machine.cpus[0].tlb.translate(SHARED + 8) == (LARGE + 8, True)
-    machine.cpus[0].shared_ept.put(SHARED | PAGE_SIZE, entry | SeptEntry.SVE)
+    shared_ept(machine).put(1, entry | SeptEntry.SVE)
     assert exit_of(machine, SHARED | PAGE_SIZE) == (VIOLATION, WRITE | entry << 3 & 0b111000, 0, SHARED | PAGE_SIZE)
 
 
 def test_a_shared_page_whose_entry_does_not_suppress_it_gives_ve_once() -> None:
     machine = built()
-    machine.cpus[0].shared_ept.put(SHARED, 0)
+    shared_ept(machine).put(0, 0)
     assert outcomes(machine, SHARED, SHARED) == [Access.VE, Access.VE]
     assert outcomes(machine, SHARED, ask=False) == [Access.VE]
     assert exit_of(machine, SHARED) == (VIOLATION, WRITE, 0, SHARED), "the processor makes no second #VE"

@@ -241,7 +241,7 @@ def test_the_next_fields_are_all_that_the_host_may_read(attributes: int, caller:
     machine = built(attributes)
     for leaf, hpa, context, first in (
         (leaves.TDH_MNG_RD, TDR, Context.TD, ID["FATAL"]),
-        (leaves.TDH_VP_RD, TDVPRS[0], Context.VP, ID["EXIT_REASON" if attributes else "VCPU_INDEX"]),
+        (leaves.TDH_VP_RD, TDVPRS[0], Context.VP, ID["SHARED_EPTP"]),
     ):
         seen = list(read_one_by_one(lambda id: seamcall(machine, leaf, hpa, id, version=1), first))  # noqa: B023
         assert [id for id, _ in seen] == [
