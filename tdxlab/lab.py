@@ -86,7 +86,9 @@ class Lab:
         self.memory = Memory(self.journal, platform)
         self.module = TdxModule(self.memory, features)
         self.cpus = tuple(Cpu(n, self.memory, self.module, grain) for n in range(cpus))
-        self.host = Host(self.cpus, self.memory, tdmr=(BASE, size), pamt=BASE + size, dpamt=dpamt, pages=pages)
+        self.host = Host(
+            self.cpus, self.memory, self.design, tdmr=(BASE, size), pamt=BASE + size, dpamt=dpamt, pages=pages
+        )
         self.tds: list[Td] = []
         err = self.alone(tdx_enable(self.host))
         if err.error:

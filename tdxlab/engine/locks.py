@@ -137,6 +137,14 @@ class Atomic(Words):
         self.put(0, self[0] + 1)
         return True
 
+    async def add_unless(self, n: int, unless: int) -> bool:
+        """`atomic_add_unless`: true if it was added."""
+        await step((self, 0, WRITE), at=f"add_unless {self.name}")
+        if self[0] == unless:
+            return False
+        self.put(0, self[0] + n)
+        return True
+
     async def dec_and_test(self) -> bool:
         """`atomic_dec_and_test`: true if the result is 0."""
         return await self.add_return(-1) == 0

@@ -9,13 +9,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from tdxlab.engine.cells import Journal, Table
-from tdxlab.engine.locks import Mutex
+from tdxlab.engine.locks import Atomic, Mutex, SpinLock
 from tdxlab.engine.step import READ, WRITE, Pause, Touch, one_step, step
 from tdxlab.host.fail_nth import FailNth
 from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT, Gfp, might_sleep
 from tdxlab.hw.cpu import Cpu
-from tdxlab.hw.memory import Memory, PageAllocator
-from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, pg_level_to_tdx_sept_level, size
+from tdxlab.hw.memory import Memory, OnDemand, PageAllocator
+from tdxlab.spec.design import Design
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M, pg_level_to_tdx_sept_level, size
 
 T = TypeVar("T")
 
@@ -27,14 +28,15 @@ class Host:
     """
 
     __slots__ = (
-        "allocator", "charges", "cpus", "dpamt", "fail_nth", "global_hkid", "hkids", "irqs_off", "journal", "memory",
-        "page_memcg", "pamt", "tdmr", "tdx_lock",
+        "allocator", "charges", "cpus", "design", "dpamt", "fail_nth", "global_hkid", "hkids", "irqs_off", "journal",
+        "memory", "page_memcg", "pamt", "pamt_lock", "pamt_refcounts", "tdmr", "tdx_lock",
     )  # fmt: skip
 
     def __init__(
         self,
         cpus: Sequence[Cpu],
         memory: Memory,
+        design: Design,
         *,
         tdmr: tuple[int, int],
         pamt: int,
@@ -49,6 +51,11 @@ class Host:
         self.page_memcg = Table(self.journal, "page_memcg", "", lambda key: self.journal.cpu)  # {HPA: who is charged}
         self.charges = Table(self.journal, "charges", 0, lambda key: int(key[0]))  # {(CPU, memcg): pages}, as percpu
         self.fail_nth = FailNth(self.journal)
+        self.design = design
+        self.pamt_lock = SpinLock(self.journal, "pamt_lock (host)")
+        self.pamt_refcounts: OnDemand[int, Atomic] = OnDemand(  # {number of a 2M range: its users at 4K}
+            lambda n: Atomic(self.journal, f"pamt_refcount:{n * SIZE_2M:#x}")
+        )
         self.irqs_off = Table(self.journal, "irqs_off", False)  # {cpu: with interrupts disabled?}
         self.tdx_lock = Mutex(self.journal, "tdx_lock")
         self.global_hkid = hkids[0]

@@ -7,11 +7,13 @@ Left out: CLFLUSH before a page changes its HKID, retries for lack of entropy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tdxlab.host.host import Host
 from tdxlab.hw.cpu import Guest, Regs
 from tdxlab.spec import leaves
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.levels import pg_level_to_tdx_sept_level
+from tdxlab.spec.levels import LEVEL_2M, pg_level_to_tdx_sept_level
 from tdxlab.spec.status import Status
 
 TDX_SW_ERROR = Status(0xFFFF_FF00_0000_0000)  # what Linux answers in the module's place [K616: asm/tdx.h]
@@ -169,3 +171,14 @@ async def tdh_phymem_page_wbinvd_hkid(host: Host, hkid: int, page: int) -> Statu
 async def tdh_phymem_page_reclaim(host: Host, page: int) -> Status:
     """Take a page back from a TD in teardown."""
     return await seamcall(host, leaves.TDH_PHYMEM_PAGE_RECLAIM, rcx=page)
+
+
+async def tdh_phymem_pamt_add(host: Host, hpa: int, pair: Sequence[int]) -> Status:
+    """Give a 2M range its page pair."""
+    return await seamcall(host, leaves.TDH_PHYMEM_PAMT_ADD, rcx=hpa | LEVEL_2M, rdx=pair[0], r8=pair[1])
+
+
+async def tdh_phymem_pamt_remove(host: Host, hpa: int) -> tuple[Status, tuple[int, ...]]:
+    """Take a 2M range's page pair back.  Returns (status, the pages)."""
+    regs = await seamcall_regs(host, leaves.TDH_PHYMEM_PAMT_REMOVE, rcx=hpa | LEVEL_2M)
+    return regs.status, () if regs.status.error else (regs.rdx, regs.r8)

@@ -6,8 +6,10 @@ entries and exits), `tdx_build`; then what goes away: `mmu_invalidate`, `mem_att
 questions: `accept_level`, `inhibit_lock`, `prefault`, `split`, `gmem_convert`, `page_reference`, `teardown`.
 """
 
+from tdxlab.host import dpamt
 from tdxlab.kvm import accept_level, gmem_convert, inhibit_lock, page_reference, prefault, split, teardown
 
-QUESTIONS = tuple(
-    file.question for file in (accept_level, inhibit_lock, prefault, split, gmem_convert, page_reference, teardown)
+QUESTIONS = (
+    *(file.question for file in (accept_level, inhibit_lock, prefault, split, gmem_convert, page_reference, teardown)),
+    *dpamt.QUESTIONS,
 )

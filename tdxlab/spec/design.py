@@ -74,6 +74,9 @@ class Question:
 SEED = {
     "accept_level": "guest_inhibit",
     "inhibit_lock": "test_first",
+    "pamt_get_put": "v2",
+    "pamt_lock": "global",
+    "pamt_refcounts": "sparse",
     "prefault": "as_large_as_allowed",
     "split": "cross_boundary_flush",
     "guest_memfd": "thp",

@@ -1,0 +1,32 @@
+"""When does a 2M range get its PAMT page pair, and when is the pair taken back?
+
+All but the first count the users of each range.  They differ in what happens outside the lock, and so in which races
+they have; the known bugs of each version are kept.
+
+A variant consists of
+  get(host, hpa, pages)  the page at `hpa` is about to be given to the module at 4K.  Returns 0 or -errno
+  put(host, hpa)         it has come back, and its content is reset
+Source: the DPAMT series; kvm-host reference 2i, checked section C.
+"""
+
+from __future__ import annotations
+
+from tdxlab.host.dpamt.pair import PamtPages
+from tdxlab.host.host import Host
+from tdxlab.spec.design import Question
+from tdxlab.spec.levels import PG_LEVEL_4K
+
+question = Question("pamt_get_put", __doc__)
+
+
+async def tdx_pamt_get(host: Host, hpa: int, level: int, pages: PamtPages) -> int:
+    """Have the pair of the page's range in place.  Returns 0 or -errno.  Context: may be under mmu_lock."""
+    if not host.dpamt or level != PG_LEVEL_4K:
+        return 0
+    return int(await host.design.pamt_get_put.get(host, hpa, pages))
+
+
+async def tdx_pamt_put(host: Host, hpa: int, level: int) -> None:
+    """The page is the host's again, and about to be freed."""
+    if host.dpamt and level == PG_LEVEL_4K:
+        await host.design.pamt_get_put.put(host, hpa)
