@@ -20,7 +20,7 @@ from tdxlab.engine.claims import History
 from tdxlab.engine.run import Program, Story
 from tdxlab.lab import Lab
 
-TOPICS = {"HP": "huge pages", "WL": "lpage_info and the write lock"}
+TOPICS = {"HP": "huge pages", "WL": "lpage_info and the write lock", "ST": "selftests and neighbours"}
 """What a claim is on, by the letters that it begins with."""
 
 Build = Callable[[Lab], Program]
