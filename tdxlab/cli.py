@@ -169,6 +169,22 @@ def _step(args: argparse.Namespace) -> Answer:
     return data, "", 0
 
 
+def _boot(args: argparse.Namespace) -> Answer:
+    from tdxlab.scenarios.boot import boot
+    from tdxlab.views.boots import boot_data, boot_text
+
+    booted = boot(args.design, args.memory, args.vcpus, args.module)
+    return boot_data(booted), boot_text(booted), 0
+
+
+def _guests(args: argparse.Namespace) -> Answer:
+    from tdxlab.scenarios.styles import costs
+    from tdxlab.views.boots import costs_data, costs_text
+
+    found = costs(args.design, args.memory, args.module)
+    return {"design": args.design, "per_gib": costs_data(found)}, costs_text(args.design, found), 0
+
+
 def _replay(args: argparse.Namespace) -> Answer:
     from tdxlab.replay import replay
     from tdxlab.replay.report import show
@@ -239,6 +255,13 @@ def _parser() -> Parser:
     run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
     run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
     scenario(command("step", _step, "step a scenario by hand in the terminal"))
+    boot = command("boot", _boot, "boot a whole Linux TD and take it down: what it costs its host (minutes)")
+    guests = command("guests", _guests, "what each style of guest costs its host, per GiB")
+    for sub, memory in (boot, "4G"), (guests, "32M"):
+        sub.add_argument("--design", default="seed", type=spelled, help="as for run (default: %(default)s)")
+        sub.add_argument("--memory", default=memory, help="of the TD (default: %(default)s)")
+        sub.add_argument("--module", default="1.5.25", help="version of the TDX module (default: %(default)s)")
+    boot.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
     replay = command("replay", _replay, "recordings of the real module against the emulated one")
     replay.add_argument("files", nargs="+", metavar="FILE")
     replay.add_argument("--module", help="play with this version (default: what the recording says)")

@@ -71,6 +71,46 @@ def alone(journal: Journal, coroutine: Coroutine[Pause, list[Touch], T], cpu: in
         journal.released.clear()
 
 
+def together(
+    journal: Journal,
+    actors: Sequence[Coroutine[Pause, list[Touch], T]],
+    told: Callable[[list[dict[str, Any]]], None] = lambda notes: None,
+) -> list[T]:
+    """Run actors to their ends, actor i on CPU i, a step each in turn.  Returns what each returned.
+
+    For runs too long to record: nothing is audited or can be taken back.  A machine of the grain of whole calls: within
+    a call nobody pauses.  told: gets the notes of each step.  Raises RuntimeError where all wait.
+    """
+    results: dict[int, T] = {}
+    running = list(range(len(actors)))
+    parked: list[Any] = [(None, None, None)] * len(actors)
+    journal.alone = True
+    try:
+        while running:
+            moved = False
+            for cpu in tuple(running):
+                _, touches, ready = parked[cpu]
+                if callable(ready) and not ready():
+                    continue
+                journal.cpu, moved = cpu, True
+                reply: Any = None if touches is None else list(touches)
+                try:
+                    parked[cpu] = actors[cpu].send(reply)
+                except StopIteration as done:
+                    results[cpu] = done.value
+                    running.remove(cpu)
+                if journal.notes:
+                    told(journal.notes)
+                    journal.notes.clear()
+            if not moved:
+                raise RuntimeError(f"all wait: {[parked[cpu][0] for cpu in running]}")
+    finally:
+        journal.cpu, journal.alone = 0, False
+        for actor in actors:
+            actor.close()
+    return [results[cpu] for cpu in range(len(actors))]
+
+
 def undeclared(
     accesses: Sequence[tuple[Cell, Key]], touches: Sequence[Touch], journal: Journal, writing: bool, start: int = 0
 ) -> list[tuple[str, Key]]:

@@ -1,7 +1,4 @@
-"""How guests accept memory: TDG.MEM.PAGE.ACCEPT and what they make of its answer.
-
-Levels are PG_LEVEL_*.  Left out: 1G, which Linux tries and the module refuses as an operand.
-"""
+"""How guests accept memory: TDG.MEM.PAGE.ACCEPT and what they make of its answer.  Levels are PG_LEVEL_*."""
 
 from __future__ import annotations
 
@@ -13,20 +10,20 @@ from tdxlab.hw.cpu import Access, Guest
 from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET, TDG_VP_VMCALL
 from tdxlab.spec.levels import (
     PAGE_SIZE,
+    PG_LEVEL_1G,
     PG_LEVEL_2M,
     PG_LEVEL_4K,
-    SIZE_2M,
     pg_level_to_tdx_sept_level,
     size,
 )
 from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_PAGE_ALREADY_ACCEPTED, TDX_PAGE_SIZE_MISMATCH, Status
-from tdxlab.spec.vmcall import SHARED_BIT, TDVMCALL_MAP_GPA
+from tdxlab.spec.vmcall import SHARED_BIT, TDVMCALL_MAP_GPA, TDVMCALL_STATUS_RETRY
 
 GuestProgram = Callable[[Guest], Coroutine[Pause, list[Touch], Any]]
 
 
 def level_bytes(level: int) -> int:
-    """4096 or 2M."""
+    """4096, 2M or 1G."""
     return size(pg_level_to_tdx_sept_level(level))
 
 
@@ -40,19 +37,22 @@ async def accept_page(guest: Guest, gpa: int, level: int) -> Status:
 
 
 async def accept_memory(guest: Guest, start: int, end: int) -> None:
-    """Linux `tdx_accept_memory`: each piece at 2M where it fits, at 4K where that fails.
+    """Linux `tdx_accept_memory`: each piece at 1G, 2M or 4K, the largest that fits and that the host lets it have.
 
-    Linux treats an ACCEPT that fails at 4K as fatal; a page accepted before counts as done here.
+    1G is refused as an operand by the module; 2M is a size mismatch where the host maps 4K.  Linux treats an ACCEPT
+    that fails at 4K as fatal; a page accepted before counts as done here.
     """
     gpa = start
     while gpa < end:
-        fits = gpa % SIZE_2M == 0 and gpa + SIZE_2M <= end
-        if fits and not (await accept_page(guest, gpa, PG_LEVEL_2M)).error:
-            gpa += SIZE_2M
-            continue
-        status = await accept_page(guest, gpa, PG_LEVEL_4K)
+        for level in PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K:
+            nbytes = level_bytes(level)
+            if gpa % nbytes or gpa + nbytes > end:
+                continue
+            status = await accept_page(guest, gpa, level)
+            if not status.error:
+                break
         assert not status.error, f"the guest panics: ACCEPT of {gpa:#x} gives {status}"
-        gpa += PAGE_SIZE
+        gpa += nbytes
 
 
 async def touch(guest: Guest, gpa: int, *, ve_level: int = PG_LEVEL_2M) -> Status | None:
@@ -74,6 +74,8 @@ async def touch(guest: Guest, gpa: int, *, ve_level: int = PG_LEVEL_2M) -> Statu
 
 
 async def map_gpa(guest: Guest, gpa: int, nbytes: int, *, shared: bool) -> None:
-    """TDG.VP.VMCALL<MapGPA>: ask the host to convert."""
-    target = gpa | SHARED_BIT if shared else gpa
-    await guest.tdcall(TDG_VP_VMCALL, rcx=0x3C00, r10=0, r11=TDVMCALL_MAP_GPA, r12=target, r13=nbytes)
+    """TDG.VP.VMCALL<MapGPA>: ask the host to convert, and again for the rest where it stops in between."""
+    target, end = gpa | SHARED_BIT if shared else gpa, (gpa | SHARED_BIT if shared else gpa) + nbytes
+    while target < end:
+        regs = await guest.tdcall(TDG_VP_VMCALL, rcx=0x3C00, r10=0, r11=TDVMCALL_MAP_GPA, r12=target, r13=end - target)
+        target = regs.r11 if regs.r10 == TDVMCALL_STATUS_RETRY else end

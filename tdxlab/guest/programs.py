@@ -47,7 +47,8 @@ def touches_then_accepts(gpa: int, *pages: tuple[int, int]) -> GuestProgram:
 def linux(start: int, end: int, *, unit: int = 2 * SIZE_2M) -> GuestProgram:
     """A Linux boot: memory is accepted in units of 4M as the page allocator needs it, and touched only after.
 
-    Left out: the firmware before it, which accepts low memory, and its 4K conversions back and forth.
+    Left out: a bitmap, since no other vCPU is beside it (see `linux.UnacceptedMemory`), and the firmware before it
+    (see `firmware.edk2`).
     """
 
     async def program(guest: Guest) -> None:

@@ -25,6 +25,7 @@ from tdxlab.engine.run import (
     seeded,
     show_schedule,
     story,
+    together,
 )
 from tdxlab.engine.step import ADD, OTHERS, READ, WRITE, covers, dependent, one_step, step
 
@@ -338,3 +339,34 @@ def test_touches_cover_and_commute() -> None:
     assert not dependent((x, 1, ADD), (x, 1, ADD)) and not dependent((x, 1, WRITE), (x, 2, WRITE))
     assert dependent((x, range(4), WRITE), (x, range(3, 6), READ))
     assert not dependent((x, range(3), WRITE), (x, range(3, 6), READ))
+
+
+def test_together_takes_turns_and_returns_what_each_returned() -> None:
+    journal, order = Journal(), []
+
+    async def actor(n: int, steps: int) -> int:
+        for i in range(steps):
+            await step()
+            order.append((n, i))
+            journal.note("did", actor=n)
+        return n
+
+    told: list[dict[str, Any]] = []
+    assert together(journal, [actor(0, 1), actor(1, 3)], told.extend) == [0, 1]
+    assert order == [(0, 0), (1, 0), (1, 1), (1, 2)] and [note["actor"] for note in told] == [0, 1, 1, 1]
+    assert not journal.alone and journal.cpu == 0 and not journal.notes
+
+
+def test_together_waits_for_a_lock_and_tells_when_all_wait() -> None:
+    journal = Journal()
+    mutex = Mutex(journal, "m")
+
+    async def holder(*, gives_back: bool) -> None:
+        await mutex.lock()
+        await step()
+        if gives_back:
+            mutex.unlock()
+
+    together(journal, [holder(gives_back=True), holder(gives_back=True)])
+    with pytest.raises(RuntimeError, match="all wait"):
+        together(journal, [holder(gives_back=False), holder(gives_back=False)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdxlab.engine.run import run
+from tdxlab.engine.run import together
 from tdxlab.guest.accept import accept_memory, accept_page, map_gpa
 from tdxlab.guest.programs import firmware_then_linux, linux
 from tdxlab.lab import Lab
@@ -11,12 +11,14 @@ from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 
 def accepts(program, *, memory="8M", folio="2M"):
     """The statuses of a run's ACCEPTs, and why it made TD exits."""
-    lab = Lab(cpus=1)
+    lab = Lab(cpus=1, grain="seamcall")
     td = lab.create_td(memory=memory, folio=folio)
-    trace = run(lab.program(lambda: [td.vcpu(0, program)], max_steps=200_000))
-    assert trace.ended == "done"
-    notes = [note for note in trace.notes("tdcall") if note["leaf"] == "TDG.MEM.PAGE.ACCEPT"]
-    return [note["status"] for note in notes], [note["reason"] for note in trace.notes("exit")]
+    told = []
+    together(lab.journal, [td.vcpu(0, program)], told.extend)
+    return (
+        [note["status"] for note in told if note.get("leaf") == "TDG.MEM.PAGE.ACCEPT"],
+        [note["reason"] for note in told if note["kind"] == "exit"],
+    )
 
 
 def test_linux_accepts_2m_where_it_fits_and_4k_at_the_ends():

@@ -1,0 +1,59 @@
+"""What a run that is too long to record did: a tally of its notes, kept as it goes on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
+
+ROWS: tuple[tuple[str, str, dict[str, object]], ...] = (
+    ("exits", "exit", {}),
+    ("AUG 2M", "seamcall", {"leaf": "TDH.MEM.PAGE.AUG", "level": PG_LEVEL_2M}),
+    ("AUG 4K", "seamcall", {"leaf": "TDH.MEM.PAGE.AUG", "level": PG_LEVEL_4K}),
+    ("ACCEPT", "tdcall", {"leaf": "TDG.MEM.PAGE.ACCEPT"}),
+    ("mismatch", "tdcall", {"status": "TDX_PAGE_SIZE_MISMATCH"}),
+    ("fault 4K", "fault", {"accept_level": PG_LEVEL_4K}),
+    ("split", "split", {}),
+    ("REMOVE", "seamcall", {"leaf": "TDH.MEM.PAGE.REMOVE"}),
+    ("kick", "kick", {}),
+    ("inhibit", "mmu_lock_write", {"why": "guest inhibit"}),
+    ("SEAMCALL", "seamcall", {}),
+    ("WARN", "warn", {}),
+    ("BUG", "kvm_bug_on", {}),
+)
+"""What is counted: (column, kind of note, what it must say).  fault 4K: ACCEPTs at 4K that made a TD exit.  inhibit:
+takes of mmu_lock for write on behalf of GUEST_INHIBIT."""
+COLUMNS = tuple(column for column, _, _ in ROWS)
+STUCK = 100  # faults at one GPA, with no TDCALL that came to an end in between
+
+
+class Stuck(ValueError):
+    """A guest that does not go on under this design."""
+
+
+class Tally:
+    """The counts so far, by column.  Raises Stuck where a vCPU faults for ever."""
+
+    __slots__ = ("_again", "_rows", "counts")
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._rows: dict[str, list[tuple[str, dict[str, object]]]] = defaultdict(list)
+        for column, kind, said in ROWS:
+            self._rows[kind].append((column, said))
+        self._again: dict[int, tuple[int, int]] = {}  # {vCPU: (GPA of its last fault, how often in a row)}
+
+    def __call__(self, notes: list[dict[str, Any]]) -> None:
+        """Count some notes."""
+        for note in notes:
+            for column, said in self._rows[note["kind"]]:
+                if all(note.get(key) == value for key, value in said.items()):
+                    self.counts[column] += 1
+            if note["kind"] == "fault":
+                gpa, times = self._again.get(note["vcpu"], (-1, 0))
+                self._again[note["vcpu"]] = note["gpa"], times + 1 if gpa == note["gpa"] else 1
+                if times == STUCK:
+                    raise Stuck(f"vCPU {note['vcpu']} faults at {gpa:#x} again and again")
+            elif note["kind"] == "tdcall":
+                self._again.clear()
