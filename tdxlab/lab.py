@@ -79,6 +79,8 @@ class Lab:
         if grain not in GRAINS:
             raise ValueError(f"grain is {' or '.join(GRAINS)}, not {grain!r}")
         self.design = design if isinstance(design, Design) else Design.parse(design)
+        if dpamt and self.design.choices["pamt_get_put"] == "none":
+            raise ValueError(f"design {self.design.name} has no Dynamic PAMT: use dpamt=False or another design")
         self.journal = Journal()
         platform = Platform(cmrs=((BASE, size + size // PAMT_SHARE),), lps=cpus, encrypts=True)
         if sum(platform.cmrs[0]) > 1 << platform.hkid_start:
@@ -223,8 +225,6 @@ class Lab:
         memory: a size, or memslots as (gpa, size).  folio: what guest_memfd hands out, "2M" or "4K".  image: pages
         measured into the TD at the start of its memory.
         """
-        if self.host.dpamt:
-            raise ValueError("KVM gives no PAMT page pairs yet: with dpamt=True build the TD leaf by leaf (seamcall)")
         if folio not in ("2M", "4K"):
             raise ValueError(f"guest_memfd hands out folios of 2M or 4K, not {folio!r}")
         count = len(self.cpus) if vcpus is None else vcpus

@@ -26,6 +26,7 @@ from tdxlab.spec.status import TDX_GPA_RANGE_NOT_BLOCKED, TDX_MISSING_PAMT_PAGE_
         *({"cpus": cpus} for cpus in (0, -1, "2")),
         *({"memory": size} for size in (1, "0G", "64T", "³G", "1\u212a", "G")),
         {"grain": "zz"},
+        {"design": "mainline_616", "dpamt": True},
     ],
 )
 def test_what_cannot_be_made_is_refused_with_a_sentence(options):
@@ -53,9 +54,11 @@ def test_dynamic_pamt_at_register_level():
     assert (told["rcx"], told["r10"], told["r11"]) == (1 << 63 | 15, *pair)
 
 
-def test_a_td_with_kvm_and_dynamic_pamt_waits_for_the_host_that_can():
-    with pytest.raises(ValueError, match="build the TD leaf by leaf"):
-        Lab(module="1.5.25", dpamt=True).create_td()
+def test_a_td_is_built_with_dynamic_pamt():
+    lab = Lab(module="1.5.25", dpamt=True)
+    td = lab.create_td(image=1)
+    assert lab.alone(td.prefault(0, 0, SIZE_2M)) == SIZE_2M
+    assert [refcount[0] for refcount in lab.host.pamt_refcounts.values() if refcount[0]]
 
 
 def test_a_guest_at_register_level():

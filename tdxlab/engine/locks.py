@@ -33,9 +33,13 @@ class SpinLock(Words):
         self.put(0, 0)
         self.journal.gave(self, 0, True)
 
+    def held(self) -> bool:
+        """Does the running CPU hold it?"""
+        return bool(self.peek(0) == self.journal.cpu + 1)
+
     def assert_held(self) -> None:
         """`lockdep_assert_held`."""
-        assert self.peek(0) == self.journal.cpu + 1, f"CPU {self.journal.cpu} does not hold {self.name}"
+        assert self.held(), f"CPU {self.journal.cpu} does not hold {self.name}"
 
 
 class Mutex(SpinLock):

@@ -149,9 +149,13 @@ async def tdh_mem_track(host: Host, tdr: int) -> Status:
     return await seamcall(host, leaves.TDH_MEM_TRACK, rcx=tdr)
 
 
-async def tdh_mem_page_demote(host: Host, tdr: int, gpa: int, level: int, page: int) -> Answer:
-    """Split a page of `level`; `page` becomes the S-EPT page below."""
-    return await seamcall_ret(host, leaves.TDH_MEM_PAGE_DEMOTE, rcx=gpa_level(gpa, level), rdx=tdr, r8=page)
+async def tdh_mem_page_demote(
+    host: Host, tdr: int, gpa: int, level: int, page: int, pair: Sequence[int] = ()
+) -> Answer:
+    """Split a page of `level`; `page` becomes the S-EPT page below, `pair` the PAMT pages of a 2M range."""
+    pamt_pages = dict(zip(("r12", "r13"), pair, strict=False))
+    rcx = gpa_level(gpa, level)
+    return await seamcall_ret(host, leaves.TDH_MEM_PAGE_DEMOTE, rcx=rcx, rdx=tdr, r8=page, **pamt_pages)
 
 
 async def tdh_mem_page_remove(host: Host, tdr: int, gpa: int, level: int) -> Answer:

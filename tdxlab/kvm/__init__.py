@@ -3,13 +3,26 @@
 Read in this order: `kvm_main` (a VM, its locks and vCPUs), `lpage_info`, `spte`, `tdp_iter`, `mmu` (a fault), `tdp_mmu`
 (the mirror under mmu_lock for read), `tdp_mmu_write` (and for write), `tdx_sept` (the S-EPT follows), `tdx` (a vCPU's
 entries and exits), `tdx_build`; then what goes away: `mmu_invalidate`, `mem_attributes`, `gmem_invalidate`.  The open
-questions: `accept_level`, `inhibit_lock`, `prefault`, `split`, `gmem_convert`, `page_reference`, `teardown`.
+questions: `accept_level`, `inhibit_lock`, `prefault`, `split`, `gmem_convert`, `page_reference`,
+`teardown`; with Dynamic PAMT `pamt_cache`, `pamt_split_cache`, `demote`, and those of `host.dpamt`.
 """
 
 from tdxlab.host import dpamt
-from tdxlab.kvm import accept_level, gmem_convert, inhibit_lock, page_reference, prefault, split, teardown
+from tdxlab.kvm import (
+    accept_level,
+    demote,
+    gmem_convert,
+    inhibit_lock,
+    page_reference,
+    pamt_cache,
+    pamt_split_cache,
+    prefault,
+    split,
+    teardown,
+)
 
 QUESTIONS = (
     *(file.question for file in (accept_level, inhibit_lock, prefault, split, gmem_convert, page_reference, teardown)),
+    *(file.question for file in (pamt_cache, pamt_split_cache, demote)),
     *dpamt.QUESTIONS,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Journal, Record, Table
-from tdxlab.engine.locks import Mutex, RwLock
+from tdxlab.engine.locks import Mutex, RwLock, SpinLock
 from tdxlab.engine.step import WRITE, step
 from tdxlab.kvm.memory_cache import KvmMmuMemoryCache
 from tdxlab.spec.status import Status
@@ -55,13 +55,15 @@ class Kvm(Record):
     """`struct kvm` and `struct kvm_tdx`."""
 
     FIXED = Record.FIXED | {
-        "design", "host", "mmu_lock", "slots_lock", "pamt_cache_lock", "memslots", "vcpus", "mirror_root",
-        "mem_attr_array", "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
+        "design", "host", "mmu_lock", "slots_lock", "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",
+        "memslots", "vcpus", "mirror_root", "mem_attr_array", "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas",
+        "page_add_src", "pre_fault_allowed",
     }  # fmt: skip
     UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed")
     __slots__ = (  # noqa: RUF023
         # wired once, or changed only while no vCPU can run
-        "design", "host", "mmu_lock", "slots_lock", "pamt_cache_lock", "memslots", "vcpus", "mirror_root",
+        "design", "host", "mmu_lock", "slots_lock", "memslots", "vcpus", "mirror_root",
+        "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",  # PAMT pages for splits: see `pamt_split_cache`
         "mem_attr_array",  # {gfn: private?}, written under slots_lock but read without: every access is a touch
         "stat",  # {"pages_4k", "pages_2m"}: counted with each SPTE
         "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
@@ -78,6 +80,8 @@ class Kvm(Record):
         self.mmu_lock = RwLock(journal, f"mmu_lock:{name}")
         self.slots_lock = Mutex(journal, f"slots_lock:{name}")
         self.pamt_cache_lock = Mutex(journal, f"pamt_cache_lock:{name}")  # RFC v5: outside mmu_lock, for splits
+        self.prealloc_split_cache_lock = SpinLock(journal, f"prealloc_split_cache_lock:{name}")  # v3 of huge pages
+        self.pamt_cache = KvmMmuMemoryCache(journal, f"pamt_cache:{name}", name, self.split_cache_guard)
         self.memslots: tuple[KvmMemorySlot, ...] = ()
         self.vcpus: tuple[KvmVcpu, ...] = ()
         self.mirror_root: KvmMmuPage
@@ -95,6 +99,13 @@ class Kvm(Record):
     def if_mmu_lock_held_for_write(self, key: Any) -> tuple[RwLock, None] | None:
         """A guard: mmu_lock covers when held for write.  Under the read lock others write too, so touches are due."""
         return (self.mmu_lock, None) if self.journal.holds(self.mmu_lock, None, True) else None
+
+    def split_cache_guard(self, key: Any) -> tuple[SpinLock | RwLock, Any] | None:
+        """What covers the VM's PAMT pages depends on the design: its mutex, its spinlock, or mmu_lock for write."""
+        for lock, k in ((self.pamt_cache_lock, 0), (self.prealloc_split_cache_lock, 0), (self.mmu_lock, None)):
+            if self.journal.holds(lock, k, True):
+                return lock, k
+        return None
 
     def kvm_get_running_vcpu(self) -> KvmVcpu:
         """The vCPU that the running CPU is busy with."""
@@ -114,9 +125,10 @@ class KvmVcpu(Record):
     """`struct kvm_vcpu` and `struct vcpu_tdx`.  It runs on one CPU, which alone uses all but `mode` and `requests`."""
 
     FIXED = Record.FIXED | {"kvm", "vcpu_id", "cpu", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache",
-                            "mmu_external_spt_cache"}  # fmt: skip
+                            "mmu_external_spt_cache", "pamt_cache", "caches"}  # fmt: skip
     __slots__ = (  # noqa: RUF023
         "kvm", "vcpu_id", "cpu", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache", "mmu_external_spt_cache",
+        "pamt_cache",
         "mode", "requests",  # every access is a touch
         "vp_enter_ret", "exit_qualification", "ext_exit_qualification", "exit_gpa", "vmcall",  # this CPU: last TD exit
         "violation_gfn_start", "violation_gfn_end", "violation_request_level",  # this CPU: RFC v1 only
@@ -134,13 +146,21 @@ class KvmVcpu(Record):
         self.vmcall = (0, 0, 0)
         self.violation_gfn_start = self.violation_gfn_end = self.violation_request_level = 0
         self.run: tuple[Any, ...] = ()
-        self.mmu_shadow_page_cache = KvmMmuMemoryCache(kvm.journal, f"mmu_shadow_page_cache:{kvm.name}.{vcpu_id}", cpu)
-        self.mmu_external_spt_cache = KvmMmuMemoryCache(
-            kvm.journal, f"mmu_external_spt_cache:{kvm.name}.{vcpu_id}", cpu
-        )
+        self.mmu_shadow_page_cache = self._cache("mmu_shadow_page_cache")
+        self.mmu_external_spt_cache = self._cache("mmu_external_spt_cache")
+        self.pamt_cache = self._cache("pamt_cache")
         self.tdvpr_hpa = 0
         self.tdcx_hpas: tuple[int, ...] = ()
         kvm.vcpus = (*kvm.vcpus, self)
+
+    def _cache(self, name: str) -> KvmMmuMemoryCache:
+        kvm, cpu = self.kvm, self.cpu
+        return KvmMmuMemoryCache(kvm.journal, f"{name}:{kvm.name}.{self.vcpu_id}", kvm.name, lambda key: cpu)
+
+    @property
+    def caches(self) -> tuple[KvmMmuMemoryCache, ...]:
+        """All pages that it keeps ready."""
+        return self.mmu_shadow_page_cache, self.mmu_external_spt_cache, self.pamt_cache
 
 
 async def kvm_mmu_write_lock(kvm: Kvm, why: str) -> None:

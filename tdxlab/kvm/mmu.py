@@ -65,9 +65,8 @@ async def kvm_tdp_mmu_page_fault(fault: KvmPageFault) -> int:
 
 def mmu_topup_memory_caches(vcpu: KvmVcpu) -> bool:
     """Have enough pages for a walk from the root down, before the lock."""
-    return vcpu.mmu_external_spt_cache.topup(vcpu.kvm.host, PT64_ROOT_MAX_LEVEL) and (
-        vcpu.mmu_shadow_page_cache.topup(vcpu.kvm.host, PT64_ROOT_MAX_LEVEL)
-    )
+    kvm = vcpu.kvm
+    return bool(kvm.design.pamt_cache.topup(vcpu)) and vcpu.mmu_shadow_page_cache.topup(kvm.host, PT64_ROOT_MAX_LEVEL)
 
 
 async def kvm_mmu_faultin_pfn(fault: KvmPageFault) -> int:

@@ -46,7 +46,7 @@ async def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> int:
         if it.is_leaf and fault.prefetch:  # what is there, though larger, counts as done
             return RET_PF_SPURIOUS
 
-        spt_hpa, external_spt = vcpu.mmu_shadow_page_cache.alloc(), vcpu.mmu_external_spt_cache.alloc()
+        spt_hpa, external_spt = vcpu.mmu_shadow_page_cache.alloc(), kvm.design.pamt_cache.alloc_external_spt(vcpu)
         if it.is_leaf:  # a huge leaf above the goal: the hook refuses to split it under the read lock
             sp = child_of_huge(kvm, it, spt_hpa, external_spt)
         else:
@@ -125,7 +125,7 @@ async def set_external_spte_present(kvm: Kvm, it: TdpIter, new_spte: int) -> int
             await kvm_vm_bugged(kvm, "a present mirror SPTE would change")
             return -EBUSY
         return await tdx_sept.tdx_sept_split_private_spt(
-            kvm, it.gfn, it.level, new_spte.child.external_spt, mmu_lock_shared=True
+            kvm, it.gfn, it.level, spte_to_pfn(it.old_spte), new_spte.child.external_spt, mmu_lock_shared=True
         )
     if isinstance(new_spte, TableSpte):
         return await tdx_sept.tdx_sept_link_private_spt(kvm, it.gfn, it.level, new_spte.child.external_spt)

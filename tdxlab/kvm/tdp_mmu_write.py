@@ -8,6 +8,7 @@ Source: 6.16; RFC v2 patches 08 to 12 for splitting.
 
 from __future__ import annotations
 
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.kvm import tdx_sept
 from tdxlab.kvm.kvm_main import ENOMEM, Kvm, kvm_mmu_write_lock, kvm_vm_bugged
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE, gfn_round_for_level
@@ -28,7 +29,7 @@ async def tdp_mmu_set_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> None:
     elif isinstance(new_spte, TableSpte) and it.is_leaf:
         # RFC v2 ignores the result: where it fails, the hook has bugged the VM.
         await tdx_sept.tdx_sept_split_private_spt(
-            kvm, it.gfn, it.level, new_spte.child.external_spt, mmu_lock_shared=False
+            kvm, it.gfn, it.level, spte_to_pfn(it.old_spte), new_spte.child.external_spt, mmu_lock_shared=False
         )
     else:
         await kvm_vm_bugged(kvm, "a present mirror SPTE would change")
@@ -54,21 +55,28 @@ async def tdp_mmu_split_huge_pages_root(
     """
     kvm.mmu_lock.assert_held_write()
     pages: tuple[int, int] | None = None
-    split = 0
+    cache, split = kvm.design.pamt_split_cache, 0
     while it := _next_huge_leaf(kvm, start, end, target_level, only_cross_boundary):
-        if pages is None:
+        if pages is None or (kvm.host.dpamt and await cache.short(kvm)):
             kvm.mmu_lock.write_unlock()
-            pages = tdp_mmu_alloc_sp_for_split(kvm)
+            pages = pages or tdp_mmu_alloc_sp_for_split(kvm)
+            enough = pages is not None and (not kvm.host.dpamt or await cache.topup(kvm))
             await kvm_mmu_write_lock(kvm, "tdp_mmu_alloc_sp_for_split")
-            if pages is None:
+            if not enough:
+                free_unused(kvm, pages)
                 return -ENOMEM
             continue  # the lock was dropped: the leaf may be gone, so walk again
         await tdp_mmu_split_huge_page(kvm, it, *pages)
         pages = None
         split += 1
+    free_unused(kvm, pages)
+    return split
+
+
+def free_unused(kvm: Kvm, pages: tuple[int, int] | None) -> None:
+    """`tdp_mmu_free_sp` of a table that was never linked.  RFC v2 patch 21 forgets it where the top-up fails."""
     for page in pages or ():
         kvm.host.free_page(page)
-    return split
 
 
 def _next_huge_leaf(kvm: Kvm, start: int, end: int, target_level: int, only_cross_boundary: bool) -> TdpIter | None:
@@ -81,10 +89,11 @@ def _next_huge_leaf(kvm: Kvm, start: int, end: int, target_level: int, only_cros
 
 def tdp_mmu_alloc_sp_for_split(kvm: Kvm) -> tuple[int, int] | None:
     """Pages for a table of the mirror and for its S-EPT page.  Context: mmu_lock dropped, for this may sleep."""
-    spt_hpa = kvm.host.alloc_page()
+    asked = PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "tdp_mmu_alloc_sp_for_split", kvm.name
+    spt_hpa = kvm.host.alloc_page(*asked)
     if spt_hpa is None:
         return None
-    external_spt = kvm.host.alloc_page()
+    external_spt = kvm.host.alloc_page(*asked)
     if external_spt is None:
         kvm.host.free_page(spt_hpa)
         return None

@@ -11,6 +11,7 @@ import struct
 
 from tdxlab.engine.step import OTHERS, READ, step
 from tdxlab.host import seamcall
+from tdxlab.host.dpamt import tdx_alloc_control_page
 from tdxlab.kvm.kvm_main import (
     EBUSY,
     EINVAL,
@@ -40,7 +41,7 @@ async def tdx_td_init(kvm: Kvm, *, max_vcpus: int, attributes: int = 0) -> int:
     if kvm.state != TD_STATE_UNINITIALIZED:
         return -EINVAL
     host = kvm.host
-    pages = [host.alloc_page() for _ in range(1 + TDCS_PAGES)]
+    pages = [await tdx_alloc_control_page(host, kvm.name) for _ in range(1 + TDCS_PAGES)]
     root = host.alloc_page()
     if None in pages or root is None:
         return -ENOMEM
@@ -82,7 +83,7 @@ async def tdx_td_vcpu_init(vcpu: KvmVcpu) -> int:
     kvm, host = vcpu.kvm, vcpu.kvm.host
     if kvm.state != TD_STATE_INITIALIZED:
         return -EINVAL
-    pages = [host.alloc_page() for _ in range(TDVPS_PAGES)]
+    pages = [await tdx_alloc_control_page(host, kvm.name) for _ in range(TDVPS_PAGES)]
     if None in pages:
         return -ENOMEM
     vcpu.tdvpr_hpa, *tdcx = (page for page in pages if page is not None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
+from tdxlab.host.dpamt import tdx_pamt_get, tdx_pamt_put
 from tdxlab.host.seamcall import Answer
 from tdxlab.kvm.kvm_main import (
     EBUSY,
@@ -49,22 +50,36 @@ def tdx_gmem_private_max_mapping_level(fault: KvmPageFault) -> int:
 async def tdx_sept_link_private_spt(kvm: Kvm, gfn: int, level: int, private_spt: int | None) -> int:
     """Give the module a page for the table below the entry of `level`: TDH.MEM.SEPT.ADD.  Returns 0 or -errno."""
     assert private_spt is not None
+    if ret := await _get_for_fault(kvm, private_spt, PG_LEVEL_4K):
+        return ret
     err, _, _ = await seamcall.tdh_mem_sept_add(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt)
+    if err.error:
+        await tdx_pamt_put(kvm.host, private_spt, PG_LEVEL_4K)
     return await _mapped(kvm, err, "tdh_mem_sept_add")
 
 
 async def tdx_sept_set_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
     """Map a page: TDH.MEM.PAGE.AUG, or at build time TDH.MEM.PAGE.ADD.  Returns 0 or -errno."""
     gpa, hpa = gfn << PAGE_SHIFT, pfn << PAGE_SHIFT
+    if ret := await _get_for_fault(kvm, hpa, level):
+        return ret
     if kvm.state == TD_STATE_RUNNABLE:
         err, _, _ = await seamcall.tdh_mem_page_aug(kvm.host, kvm.tdr_hpa, gpa, level, hpa)
-        ret = await _mapped(kvm, err, "tdh_mem_page_aug")
+        what = "tdh_mem_page_aug"
     else:
         err, _, _ = await seamcall.tdh_mem_page_add(kvm.host, kvm.tdr_hpa, gpa, level, hpa, kvm.page_add_src)
-        ret = await _mapped(kvm, err, "tdh_mem_page_add")
+        what = "tdh_mem_page_add"
+    if err.error:
+        await tdx_pamt_put(kvm.host, hpa, level)
+    ret = await _mapped(kvm, err, what)
     if not ret:
         await kvm.design.page_reference.mapped(kvm, gfn, level)
     return ret
+
+
+async def _get_for_fault(kvm: Kvm, hpa: int, level: int) -> int:
+    # whose cache: the vCPU that faults runs here, and under mmu_lock nothing can be allocated
+    return await tdx_pamt_get(kvm.host, hpa, level, kvm.design.pamt_cache.pages(kvm.kvm_get_running_vcpu()))
 
 
 async def _mapped(kvm: Kvm, err: Status, what: str) -> int:
@@ -80,11 +95,10 @@ async def _mapped(kvm: Kvm, err: Status, what: str) -> int:
 
 
 async def tdx_sept_split_private_spt(
-    kvm: Kvm, gfn: int, level: int, private_spt: int | None, *, mmu_lock_shared: bool
+    kvm: Kvm, gfn: int, level: int, pfn: int, private_spt: int | None, *, mmu_lock_shared: bool
 ) -> int:
-    """Split a 2M leaf of the S-EPT into 512: BLOCK, TRACK and kick, DEMOTE.  Returns 0 or -errno.
+    """Split a 2M leaf of the S-EPT into 512: BLOCK, TRACK and kick, DEMOTE, see `demote`.  Returns 0 or -errno.
 
-    No UNBLOCK follows: DEMOTE leaves a present table whose entries are not blocked.
     Context: mmu_lock held for write.  Under the read lock it is refused: were DEMOTE busy, the UNBLOCK that takes BLOCK
     back could be busy as well.
     """
@@ -97,16 +111,7 @@ async def tdx_sept_split_private_spt(
 
     assert private_spt is not None
     kvm.journal.note("split", gpa=gfn << PAGE_SHIFT, level=level)
-    if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
-        return ret
-    await tdx_track(kvm)
-    err = await _without_vcpus(
-        kvm, lambda: seamcall.tdh_mem_page_demote(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt)
-    )
-    if err.error:
-        await kvm_vm_bugged(kvm, f"tdh_mem_page_demote: {err}")
-        return -EIO
-    return 0
+    return int(await kvm.design.demote.split(kvm, gfn, level, pfn, private_spt))
 
 
 async def tdx_sept_zap_private_spte(kvm: Kvm, gfn: int, level: int) -> int:
@@ -115,7 +120,7 @@ async def tdx_sept_zap_private_spte(kvm: Kvm, gfn: int, level: int) -> int:
     Context: mmu_lock held for write.
     """
     kvm.mmu_lock.assert_held_write()
-    err = await _without_vcpus(
+    err = await tdh_do_no_vcpus(
         kvm, lambda: seamcall.tdh_mem_range_block(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level)
     )
     if err.error:
@@ -146,12 +151,14 @@ async def tdx_track(kvm: Kvm) -> None:
 
 
 async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
-    """Unmap a leaf: BLOCK, TRACK and kick, REMOVE, WBINVD of each 4K.  Returns 0 or -errno.
+    """Unmap a leaf: BLOCK, TRACK and kick, REMOVE, WBINVD of each 4K; then its PAMT reference.  Returns 0 or -errno.
 
     Once the HKID is released one RECLAIM does it.  On failure the page stays the TD's: see `page_reference`.
     Context: mmu_lock held for write.  Left out: resetting the page's content (CPUs with the partial-write erratum).
     """
     ret = await (_reclaim_leaf(kvm, pfn) if kvm.hkid < 0 else _remove_leaf(kvm, gfn, level, pfn))
+    if not ret:
+        await tdx_pamt_put(kvm.host, pfn << PAGE_SHIFT, level)
     reference = kvm.design.page_reference
     await (reference.failed if ret else reference.unmapped)(kvm, gfn, level)
     return ret
@@ -168,7 +175,7 @@ async def _remove_leaf(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
     if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
         return ret
     await tdx_track(kvm)
-    err = await _without_vcpus(
+    err = await tdh_do_no_vcpus(
         kvm, lambda: seamcall.tdh_mem_page_remove(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level)
     )
     for i in range(0 if err.error else KVM_PAGES_PER_HPAGE(level)):
@@ -204,8 +211,11 @@ async def tdx_no_vcpus_enter_stop(kvm: Kvm) -> None:
     kvm.wait_for_sept_zap = False
 
 
-async def _without_vcpus(kvm: Kvm, call: Callable[[], Awaitable[Answer]]) -> Status:
-    # BUSY: the guest or a TDH.VP.ENTER holds the entry.  Nobody can while vCPUs are kept out, so once more is enough.
+async def tdh_do_no_vcpus(kvm: Kvm, call: Callable[[], Awaitable[Answer]]) -> Status:
+    """Make a call; if the guest or a TDH.VP.ENTER holds the entry, keep vCPUs out and make it once more.
+
+    The name is that of 6.19.  Context: mmu_lock held for write.
+    """
     err, _, _ = await call()
     if tdx_operand_busy(err):
         await tdx_no_vcpus_enter_start(kvm)

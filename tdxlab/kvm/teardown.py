@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
+from tdxlab.host.dpamt import tdx_free_control_page
 from tdxlab.kvm.kvm_main import (
     KVM_REQ_TLB_FLUSH,
     Kvm,
@@ -65,11 +66,11 @@ async def kvm_destroy_vm(kvm: Kvm) -> None:
     for vcpu in kvm.vcpus:
         for page in (*vcpu.tdcx_hpas, vcpu.tdvpr_hpa):
             await tdx_reclaim_control_page(kvm, page)
-        for cache in (vcpu.mmu_shadow_page_cache, vcpu.mmu_external_spt_cache):
+        for cache in vcpu.caches:
             await step((cache, None, WRITE), at="mmu_free_memory_caches")
-            for page in cache.objects:
-                kvm.host.free_page(page)
-            cache.objects = ()
+            cache.free_all(kvm.host)
+    await step((kvm.pamt_cache, None, WRITE), at="free the VM's PAMT pages")
+    kvm.pamt_cache.free_all(kvm.host)
     await kvm_mmu_write_lock(kvm, "kvm_mmu_uninit_tdp_mmu")
     tables = list(tables_bottom_up(kvm.mirror_root))
     kvm.mmu_lock.write_unlock()
@@ -129,7 +130,7 @@ async def tdx_reclaim_control_page(kvm: Kvm, page: int) -> None:
     if err.error:
         kvm.journal.note("warn", what=f"page {page:#x} is leaked: {err}")
     else:
-        kvm.host.free_page(page)
+        await tdx_free_control_page(kvm.host, page)
 
 
 def tables_bottom_up(sp: KvmMmuPage) -> Iterator[KvmMmuPage]:

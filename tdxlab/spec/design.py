@@ -74,15 +74,19 @@ class Question:
 SEED = {
     "accept_level": "guest_inhibit",
     "inhibit_lock": "test_first",
+    "demote": "one_pair",
+    "pamt_cache": "generic",
     "pamt_get_put": "v2",
     "pamt_lock": "global",
     "pamt_refcounts": "sparse",
+    "pamt_split_cache": "vm_generic",
     "prefault": "as_large_as_allowed",
     "split": "cross_boundary_flush",
     "guest_memfd": "thp",
     "page_reference": "none",
     "teardown": "fast",
 }
+WITHOUT_DPAMT = {"pamt_get_put": "none", "pamt_cache": "tdx_owned"}
 PRESETS: dict[str, dict[str, str]] = {
     "seed": {},
     "rfc_v1": {"accept_level": "per_vcpu", "prefault": "force_4k"},
@@ -92,10 +96,19 @@ PRESETS: dict[str, dict[str, str]] = {
     "inhibit_write": {"inhibit_lock": "write"},
     "inhibit_read": {"inhibit_lock": "read"},
     "inhibit_read_upgrade": {"inhibit_lock": "read_upgrade"},
-    "seed_nak": {"split": "cross_boundary", "guest_memfd": "hugetlb_in_place", "teardown": "slow"},
-    "y2026": {"split": "head_tail", "guest_memfd": "hugetlb_in_place", "teardown": "slow"},
-    "mainline_616": {"accept_level": "only_4k", "split": "none", "page_reference": "per_leaf", "teardown": "slow"},
-    "mainline_72": {"accept_level": "only_4k", "split": "none", "teardown": "slow"},
+    "seed_nak": {
+        "split": "cross_boundary", "guest_memfd": "hugetlb_in_place", "teardown": "slow",
+        "demote": "pair_each_try", "pamt_cache": "mixed", "pamt_get_put": "v4", "pamt_split_cache": "vm_list",
+    },
+    "y2026": {
+        "split": "head_tail", "guest_memfd": "hugetlb_in_place", "teardown": "slow",
+        "demote": "under_pamt_lock", "pamt_cache": "tdx_owned", "pamt_get_put": "v6", "pamt_refcounts": "flat",
+        "pamt_split_cache": "vcpu_or_vm",
+    },
+    "mainline_616": {
+        "accept_level": "only_4k", "split": "none", "page_reference": "per_leaf", "teardown": "slow", **WITHOUT_DPAMT,
+    },
+    "mainline_72": {"accept_level": "only_4k", "split": "none", "teardown": "slow", **WITHOUT_DPAMT},
 }
 ABOUT = {
     "seed": "RFC v2 of the huge-page series (2025-08-07), with which the discussion starts",
@@ -106,8 +119,8 @@ ABOUT = {
     "inhibit_write": "RFC v2 without the look at GUEST_INHIBIT before mmu_lock is taken",
     "inhibit_read": "GUEST_INHIBIT is set under mmu_lock for read, after the split",
     "inhibit_read_upgrade": "GUEST_INHIBIT is set under mmu_lock for read, before the split",
-    "seed_nak": "the huge-page series v3 (2026-01-06), attributes and shared memory in guest_memfd",
-    "y2026": "RFC v5 (2026-01-28): what a conversion splits is its first and its last block",
+    "seed_nak": "the huge-page series v3 (2026-01-06), attributes and shared memory in guest_memfd; DPAMT v4",
+    "y2026": "RFC v5 (2026-01-28): what a conversion splits is its first and its last block; DPAMT v6 (2026-05-25)",
     "mainline_616": "Linux 6.16: private memory is mapped at 4K only",
     "mainline_72": "Linux 7.2: as 6.16, without a reference for each page that is mapped",
 }

@@ -18,7 +18,7 @@ from tdxlab.spec.levels import LEVEL_2M, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.pamt import PT_PAMT
 from tdxlab.spec.status import TDX_OPERAND_BUSY
 
-VERSIONS = tuple(get_put.question.variants)
+VERSIONS = tuple(name for name in get_put.question.variants if name != "none")
 PAGE = (4 << 30) + 100 * SIZE_2M  # of a range that nobody else uses
 
 

@@ -10,9 +10,17 @@ Read `refcount`, `pair`, then the question `get_put` with its answers in the ord
 from __future__ import annotations
 
 from tdxlab.host.dpamt import get_put, hints, lock, refcount, v1, v2, v3, v4, v5, v6
+from tdxlab.host.dpamt.control_page import tdx_alloc_control_page, tdx_free_control_page
 from tdxlab.host.dpamt.get_put import tdx_pamt_get, tdx_pamt_put
 
 VERSIONS = hints, v1, v2, v3, v4, v5, v6
 QUESTIONS = get_put.question, lock.question, refcount.question
 
-__all__ = ["QUESTIONS", "VERSIONS", "tdx_pamt_get", "tdx_pamt_put"]
+__all__ = [
+    "QUESTIONS",
+    "VERSIONS",
+    "tdx_alloc_control_page",
+    "tdx_free_control_page",
+    "tdx_pamt_get",
+    "tdx_pamt_put",
+]

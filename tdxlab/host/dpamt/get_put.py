@@ -19,6 +19,21 @@ from tdxlab.spec.levels import PG_LEVEL_4K
 question = Question("pamt_get_put", __doc__)
 
 
+# --- none: a kernel that does not turn Dynamic PAMT on ---
+
+
+async def nothing_to_get(host: Host, hpa: int, pages: PamtPages) -> int:
+    """The module has its PAMT from the start."""
+    return 0
+
+
+async def nothing_to_put(host: Host, hpa: int) -> None:
+    """Nothing was got."""
+
+
+question.variant("none", get=nothing_to_get, put=nothing_to_put, source="Linux 6.16 to 7.2: PAMT is allocated at boot")
+
+
 async def tdx_pamt_get(host: Host, hpa: int, level: int, pages: PamtPages) -> int:
     """Have the pair of the page's range in place.  Returns 0 or -errno.  Context: may be under mmu_lock."""
     if not host.dpamt or level != PG_LEVEL_4K:

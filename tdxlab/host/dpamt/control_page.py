@@ -1,0 +1,24 @@
+"""Pages that the host gives to the module for its own use: TDR, TDCS, TDVPR, TDCX.  (v1 to v4: tdx_alloc_page)"""
+
+from __future__ import annotations
+
+from tdxlab.host.dpamt.get_put import tdx_pamt_get, tdx_pamt_put
+from tdxlab.host.dpamt.pair import FromAllocator
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
+from tdxlab.host.host import Host
+from tdxlab.spec.levels import PG_LEVEL_4K
+
+
+async def tdx_alloc_control_page(host: Host, memcg: str) -> int | None:
+    """A page whose range has its pair; None if there is no memory for either.  Context: may sleep."""
+    page = host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "tdx_alloc_control_page", memcg)
+    if page is not None and await tdx_pamt_get(host, page, PG_LEVEL_4K, FromAllocator(host, memcg)):
+        host.free_page(page)
+        return None
+    return page
+
+
+async def tdx_free_control_page(host: Host, page: int) -> None:
+    """Context: the module has given the page back."""
+    await tdx_pamt_put(host, page, PG_LEVEL_4K)
+    host.free_page(page)
