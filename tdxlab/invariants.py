@@ -77,7 +77,7 @@ class Sweep:
         ]
         owners = Invariant("one owner for each page", lambda: list(self.owners()), self.quiet)
         leaked = Invariant("no page leaked", self.leaked, self.ended)
-        pairs = Invariant("PAMT pairs behind counts", self.pamt_pairs, lambda: not self.lab.host.pamt_lock.peek(0))
+        pairs = Invariant("PAMT pairs behind counts", self.pamt_pairs, self.no_pair_changes)
         return (*tables, owners, leaked, pairs, Invariant("no lock leaked", self.locks, self.ended))
 
     def ended(self) -> bool:
@@ -242,8 +242,14 @@ class Sweep:
         return self.lab.host.allocator.handed_out() - used - PAGE_SIZE * len(list(self.pamt_pages()))
 
     def pamt_pages(self) -> Iterator[tuple[int, str]]:
-        """(page, what for) of each pair in the module."""
-        return ((page, "a PAMT page") for pair in self.paired().values() for page in pair)
+        """(page, what for) of each pair in the module, and of those that wait for it in a pool."""
+        pool = self.lab.host.pamt_pool.values()
+        return ((page, "a PAMT page") for pages in (*self.paired().values(), *pool) for page in pages)
+
+    def no_pair_changes(self) -> bool:
+        """Is nobody between a count and its pair?"""
+        host = self.lab.host
+        return not any(lock.peek(0) for lock in (host.pamt_lock, *host.pamt_range_locks.values()))
 
     def paired(self) -> dict[int, tuple[int, int]]:
         """{2M range: its pair}."""

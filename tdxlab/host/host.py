@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from tdxlab.engine.cells import Journal, Table
-from tdxlab.engine.locks import Atomic, Mutex, SpinLock
+from tdxlab.engine.locks import Atomic, Mutex, RwLock, SpinLock
 from tdxlab.engine.step import READ, WRITE, Pause, Touch, one_step, step
 from tdxlab.host.fail_nth import FailNth
 from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT, Gfp, might_sleep
@@ -29,7 +29,8 @@ class Host:
 
     __slots__ = (
         "allocator", "charges", "cpus", "design", "dpamt", "fail_nth", "global_hkid", "hkids", "irqs_off", "journal",
-        "memory", "page_memcg", "pamt", "pamt_lock", "pamt_refcounts", "tdmr", "tdx_lock",
+        "memory", "page_memcg", "pamt", "pamt_lock", "pamt_pool", "pamt_range_locks", "pamt_refcounts", "pamt_rwlock",
+        "tdmr", "tdx_lock",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +54,12 @@ class Host:
         self.fail_nth = FailNth(self.journal)
         self.design = design
         self.pamt_lock = SpinLock(self.journal, "pamt_lock (host)")
+        # of designs that were turned down, see `dpamt.lock`
+        self.pamt_range_locks: OnDemand[int, RwLock] = OnDemand(  # {2M range: its lock}
+            lambda hpa: RwLock(self.journal, f"pamt_range_lock:{hpa:#x}")
+        )
+        self.pamt_rwlock = RwLock(self.journal, "pamt_rwlock")
+        self.pamt_pool = Table(self.journal, "pamt_pool", (), int)  # {CPU: pages for pairs}
         self.pamt_refcounts: OnDemand[int, Atomic] = OnDemand(  # {number of a 2M range: its users at 4K}
             lambda n: Atomic(self.journal, f"pamt_refcount:{n * SIZE_2M:#x}")
         )

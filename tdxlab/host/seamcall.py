@@ -177,12 +177,11 @@ async def tdh_phymem_page_reclaim(host: Host, page: int) -> Status:
     return await seamcall(host, leaves.TDH_PHYMEM_PAGE_RECLAIM, rcx=page)
 
 
-async def tdh_phymem_pamt_add(host: Host, hpa: int, pair: Sequence[int]) -> Status:
+async def tdh_phymem_pamt_add(host: Host, hpa: int, pair: Sequence[int]) -> Regs:
     """Give a 2M range its page pair."""
-    return await seamcall(host, leaves.TDH_PHYMEM_PAMT_ADD, rcx=hpa | LEVEL_2M, rdx=pair[0], r8=pair[1])
+    return await seamcall_regs(host, leaves.TDH_PHYMEM_PAMT_ADD, rcx=hpa | LEVEL_2M, rdx=pair[0], r8=pair[1])
 
 
-async def tdh_phymem_pamt_remove(host: Host, hpa: int) -> tuple[Status, tuple[int, ...]]:
-    """Take a 2M range's page pair back.  Returns (status, the pages)."""
-    regs = await seamcall_regs(host, leaves.TDH_PHYMEM_PAMT_REMOVE, rcx=hpa | LEVEL_2M)
-    return regs.status, () if regs.status.error else (regs.rdx, regs.r8)
+async def tdh_phymem_pamt_remove(host: Host, hpa: int) -> Regs:
+    """Take a 2M range's page pair back.  RDX, R8: the pages."""
+    return await seamcall_regs(host, leaves.TDH_PHYMEM_PAMT_REMOVE, rcx=hpa | LEVEL_2M)

@@ -10,7 +10,7 @@ from tdxlab.engine.claims import at_end, of_history
 from tdxlab.engine.explore import Result, explore
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import READ, step
-from tdxlab.host.dpamt import get_put, refcount, tdx_pamt_get, tdx_pamt_put
+from tdxlab.host.dpamt import get_put, lock, refcount, tdx_pamt_get, tdx_pamt_put
 from tdxlab.host.dpamt.pair import FromAllocator
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.lab import Lab
@@ -174,6 +174,68 @@ def test_which_races_a_version_has(version: str) -> None:
 def test_which_races_a_version_has_under_every_schedule(version: str) -> None:
     result = races(version, (1, 1))
     assert result.complete and broken(result) == RACES[version]
+
+
+# --- locks ---
+
+OTHER = PAGE + SIZE_2M
+
+
+def crossed(variant: str) -> Result:
+    """Two CPUs back two ranges with pairs that lie in each other's range."""
+    lab = Lab(design=f"y2026,pamt_lock={variant}", dpamt=True)
+
+    class Given:
+        def __init__(self, page: int) -> None:
+            self.pages = [page, page + 0x1000]
+
+        def take(self) -> int:
+            return self.pages.pop()
+
+    async def user(hpa: int, pages_in: int) -> None:
+        await step(at="a fault")
+        if await tdx_pamt_get(lab.host, hpa, PG_LEVEL_4K, Given(pages_in + 0x10000)):
+            lab.journal.note("failed")
+
+    def never(kind: str, **what: str) -> Callable[[list[dict[str, str]]], bool]:
+        return lambda history: (
+            not any(note["kind"] == kind and all(note[k] == v for k, v in what.items()) for note in history)
+        )
+
+    program = Program(
+        lab.journal,
+        lambda: [user(PAGE, OTHER), user(OTHER, PAGE)],
+        (of_history("never busy", never("seamcall", status="TDX_OPERAND_BUSY")), of_history("works", never("failed"))),
+    )
+    return explore(program, bound=1, max_executions=2_000, check_reads=True)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected", "deadlock"),
+    [
+        ("global", set(), False),
+        ("exclusive_2m", {"never busy", "works"}, False),
+        ("rwlock_2m", {"never busy", "works"}, True),  # a run that does not end breaks both
+        ("rwlock_2m_in_order", set(), False),
+        ("pool", set(), False),
+        ("rwlock_retry", {"never busy"}, False),
+        ("spin", {"never busy"}, False),
+    ],
+)
+def test_which_lock_keeps_two_calls_off_that_use_pages_of_each_others_range(
+    variant: str, expected: set[str], deadlock: bool
+) -> None:
+    result = crossed(variant)
+    assert broken(result) == expected and ("deadlock" in result.outcomes) == deadlock
+
+
+@pytest.mark.parametrize("variant", lock.question.variants)
+def test_under_each_lock_the_pair_comes_and_goes(variant: str) -> None:
+    lab = Lab(design=f"y2026,pamt_lock={variant}", dpamt=True, grain="seamcall")
+    lab.alone(get(lab))
+    assert backed(lab)
+    lab.alone(put(lab))
+    assert not backed(lab) and not lab.journal.locks_of(0)
 
 
 @pytest.mark.parametrize(("version", "believed"), [("v1", False), ("v2", True), ("v5", True), ("v6", False)])

@@ -1,4 +1,4 @@
-"""Page pairs: where they come from, and how the module gets them.
+"""Page pairs: where they come from, and how the module gets them.  Both are also a matter of the question `lock`.
 
 Left out: resetting the content of a pair before it is freed, as versions from v3 on do for CPUs with an erratum.
 """
@@ -6,11 +6,13 @@ Left out: resetting the content of a pair before it is freed, as versions from v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from tdxlab.host import seamcall
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
+from tdxlab.hw.cpu import Regs
 from tdxlab.spec.levels import PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import Status
 
@@ -43,7 +45,7 @@ def alloc_pair(host: Host, pages: PamtPages) -> Pair | None:
     """Two pages, or none."""
     taken: list[int] = []
     while len(taken) < TDX_DPAMT_ENTRY_PAGE_CNT:
-        page = pages.take()
+        page = host.design.pamt_lock.page(host, pages)
         if page is None:
             free_pair(host, tuple(taken))
             return None
@@ -52,19 +54,23 @@ def alloc_pair(host: Host, pages: PamtPages) -> Pair | None:
 
 
 def free_pair(host: Host, pair: Pair) -> None:
-    """To the page allocator, wherever they came from."""
+    """A pair that is no longer the module's, or never was."""
     for page in pair:
-        host.free_page(page)
+        host.design.pamt_lock.free_page(host, page)
 
 
 async def tdx_pamt_add(host: Host, hpa: int, pair: Pair) -> Status:
     """TDH.PHYMEM.PAMT.ADD for the range of `hpa`."""
-    return await seamcall.tdh_phymem_pamt_add(host, hpa & -SIZE_2M, pair)
+    make = partial(seamcall.tdh_phymem_pamt_add, host, hpa & -SIZE_2M, pair)
+    regs: Regs = await host.design.pamt_lock.call(host, make)
+    return regs.status
 
 
 async def tdx_pamt_remove(host: Host, hpa: int) -> tuple[Status, Pair]:
     """TDH.PHYMEM.PAMT.REMOVE for the range of `hpa`.  Returns the pages that are the host's again."""
-    return await seamcall.tdh_phymem_pamt_remove(host, hpa & -SIZE_2M)
+    make = partial(seamcall.tdh_phymem_pamt_remove, host, hpa & -SIZE_2M)
+    regs: Regs = await host.design.pamt_lock.call(host, make)
+    return regs.status, () if regs.status.error else (regs.rdx, regs.r8)
 
 
 def warn(host: Host, hpa: int, what: str, err: Status) -> None:
