@@ -83,7 +83,7 @@ HOST_LEAVES = tuple(leaf for leaf in HANDLERS if leaf.side == "host")
 GUEST_LEAVES = tuple(leaf for leaf in HANDLERS if leaf.side == "guest")
 ANY_LEAF, SPOILT, ODD_RAX, SHUTDOWN = 0.08, 0.15, 0.01, 0.1  # how often
 TRIES, MEETS = 4, 0.5
-INTERRUPTS, TAKES_INTERRUPT, INSTALLS = 0.03, 0.5, 0.3
+INTERRUPTS, TAKES_INTERRUPT, INSTALLS, SPOILS_TDMRS = 0.03, 0.5, 0.3, 0.3
 LEAVES_GUEST, DIES, ACCESSES, AGAIN = 0.08, 0.002, 0.3, 0.75
 
 
@@ -173,7 +173,7 @@ def begun(fuzzer: Fuzzer, cpu: int) -> InProgress | None:
     if draw.leaf is leaves.TDH_SYS_SHUTDOWN and fuzzer.running:
         return None  # left out in the emulation: a SEAMCALL in progress makes it BUSY
     if draw.leaf is leaves.TDH_SYS_CONFIG:
-        machine.tell_tdmrs(*tdmrs(dice))
+        machine.tell_tdmrs(*tdmrs(dice, dice.randrange(1, 4) if happens(dice, SPOILS_TDMRS) else 0))
     return seamcall(machine, cpu, registers(draw, dice))
 
 

@@ -325,10 +325,10 @@ IN_TDMR_INFO: tuple[Callable[[int, Random], int], ...] = (
 # fmt: on
 
 
-def tdmrs(dice: Random) -> tuple[list[int], list[list[int]]]:
-    """Pointers to TDMR_INFOs and the words of each: as they should be, or some of them spoilt."""
+def tdmrs(dice: Random, spoilt: int) -> tuple[list[int], list[list[int]]]:
+    """Pointers to TDMR_INFOs and the words of each: as they should be, but for so many words."""
     pointers, infos = [*at.INFOS], [at.tdmr_info(n) for n in range(len(at.INFOS))]
-    for _ in range(dice.randrange(4)):
+    for _ in range(spoilt):
         words = dice.choice((pointers, *infos, *infos))
         n = dice.randrange(len(words))
         words[n] = dice.choice(IN_TDMR_INFO)(words[n], dice) % (1 << 64)

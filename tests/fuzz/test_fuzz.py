@@ -74,7 +74,7 @@ def test_random_tdmrs_are_taken_in_order_or_refused_for_each_reason() -> None:
     fuzzer = Fuzzer(Machine("1.5.25", configured=False), dice := Random(0))
     machine = fuzzer.machine
     for _ in range(TDMRS_TOLD):
-        machine.tell_tdmrs(*tdmrs(dice))
+        machine.tell_tdmrs(*tdmrs(dice, dice.randrange(4)))
         call = seamcall(machine, 0, {"rax": leaves.TDH_SYS_CONFIG.number, "rcx": HOST, "rdx": 3, "r8": MODULE_HKID})
         while not call.ended:
             call.step(check_reads=False)
