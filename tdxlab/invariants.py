@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tdxlab.engine.claims import Invariant
 from tdxlab.engine.step import Steps
+from tdxlab.kvm.direct_root import direct_tables
 from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, spte_to_pfn
@@ -207,6 +208,8 @@ class Sweep:
         for hpa in (kvm.tdr_hpa, *kvm.tdcs_hpas):
             yield hpa, "a TD's control page"
         yield kvm.mirror_root.spt_hpa, "a table of the mirror"
+        yield from ((hpa, "a table of the shared EPT") for hpa in direct_tables(kvm))
+        yield from ((hpa, "userspace memory") for hpa in kvm.mm.values())
         for pair in pairs:
             if isinstance(pair.spte, TableSpte):
                 yield pair.spte.child.spt_hpa, "a table of the mirror"

@@ -25,11 +25,12 @@ from tdxlab.hw.cpu import GRAINS, Access, Cpu, Guest, GuestFault, NotModelled, R
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.invariants import Sweep
+from tdxlab.kvm.direct_root import kvm_mmu_load
 from tdxlab.kvm.kvm_main import Kvm, KvmMemorySlot, KvmVcpu
 from tdxlab.kvm.mmu import mmu_topup_memory_caches
 from tdxlab.kvm.prefault import kvm_vcpu_pre_fault_memory
 from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
-from tdxlab.kvm.userspace import kvm_set_memory_region, run_vcpu
+from tdxlab.kvm.userspace import OnExit, kvm_set_memory_region, run_vcpu, stop
 from tdxlab.module.dispatch import TdxModule
 from tdxlab.picture import picture
 from tdxlab.spec.bits import EptViolation
@@ -243,6 +244,7 @@ class Lab:
         for cpu in range(count):  # on its own CPU: VP.INIT ties the vCPU to where it is made
             self.must(tdx_td_vcpu_init(KvmVcpu(kvm, cpu)), cpu)
             self.alone(_topup(kvm.vcpus[cpu]), cpu)
+            self.must(kvm_mmu_load(kvm.vcpus[cpu]), cpu)
         td = Td(self, kvm)
         self.tds.append(td)
         if image:
@@ -295,9 +297,12 @@ class Td:
         """Its first memslot."""
         return self.kvm.memslots[0]
 
-    async def vcpu(self, n: int, program: GuestProgram) -> int:
-        """vCPU n's thread, running `program`: an actor for CPU n.  Returns 0 or -errno."""
-        return await run_vcpu(self.kvm.vcpus[n], Guest(program))
+    async def vcpu(self, n: int, program: GuestProgram, on_exit: OnExit = stop) -> int:
+        """vCPU n's thread, running `program`: an actor for CPU n.  Returns 0 or -errno.
+
+        on_exit: what userspace answers where the guest asks for a device, or the like.
+        """
+        return await run_vcpu(self.kvm.vcpus[n], Guest(program), on_exit)
 
     async def prefault(self, n: int, gpa: int, nbytes: int) -> int:
         """KVM_PRE_FAULT_MEMORY on vCPU n: an actor for CPU n, or part of one.  Returns the bytes done, or -errno."""

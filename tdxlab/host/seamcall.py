@@ -7,7 +7,7 @@ Left out: CLFLUSH before a page changes its HKID, retries for lack of entropy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tdxlab.host.host import Host
 from tdxlab.hw.cpu import Guest, Regs
@@ -95,9 +95,14 @@ async def tdh_vp_init(host: Host, tdvpr: int, initial_rcx: int) -> Status:
     return await seamcall(host, leaves.TDH_VP_INIT, rcx=tdvpr, rdx=initial_rcx)
 
 
-async def tdh_vp_enter(host: Host, tdvpr: int, guest: Guest) -> Regs:
-    """Run the vCPU until its TD exit.  Returns all registers."""
-    return await host.cpu.vp_enter(tdvpr, guest)
+async def tdh_vp_enter(host: Host, tdvpr: int, guest: Guest, args: Mapping[str, int]) -> Regs:
+    """Run the vCPU until its TD exit.  args: the guest's registers after TDG.VP.VMCALL.  Returns all registers."""
+    return await host.cpu.vp_enter(tdvpr, guest, **args)
+
+
+async def tdh_vp_wr(host: Host, tdvpr: int, field: int, data: int, mask: int) -> Status:
+    """Write a field of the vCPU."""
+    return await seamcall(host, leaves.TDH_VP_WR, rcx=tdvpr, rdx=field, r8=data, r9=mask)
 
 
 async def tdh_vp_flush(host: Host, tdvpr: int) -> Status:

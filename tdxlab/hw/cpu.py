@@ -21,9 +21,9 @@ from tdxlab.spec.leaves import TDG_VP_VMCALL, TDH_VP_ENTER, Leaf
 from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE, index, shift, tdx_level_to_pg_level
 from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import Vector
+from tdxlab.spec.vmcall import EXIT_REASON_HLT
 
 T = TypeVar("T")
-EXIT_REASON_HLT = 12  # the sub-function of TDG.VP.VMCALL that a guest's idle loop asks for
 GRAINS = "lock", "seamcall"
 R10_AND_R11 = 1 << 10 | 1 << 11
 WORD_BYTES = 8

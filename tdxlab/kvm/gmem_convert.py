@@ -6,9 +6,9 @@ userspace converts pages of the file *in place*.  Then what is shared is mapped 
 A variant consists of
   convert(kvm, start, end, private)  what userspace does to convert guest frames; returns 0 or -errno
   get_pfn(slot, gfn)                 (frame, order of its folio) for a fault
+  hva_to_pfn(kvm, slot, gfn)         the frame of shared memory, as userspace has it; 0 for none
 Source: the cover letter of RFC v2 names both back ends, 2M THP and HugeTLB with in-place conversion; patch 17 for the
-order.  Left out: mapping what is shared, a shared EPT that is zapped, MIXED for attributes that are kept in a file
-(INFERRED: the order of the folio tells).
+order.  Left out: MIXED for attributes that are kept in a file (INFERRED: the order of the folio tells).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tdxlab.kvm.gmem_invalidate import (
 from tdxlab.kvm.guest_memfd import Gmem, kvm_gmem_get_pfn
 from tdxlab.kvm.kvm_main import EAGAIN, EINVAL, Kvm, KvmMemorySlot
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
+from tdxlab.kvm.user_memory import hva_to_pfn
 from tdxlab.spec.design import Question
 
 question = Question("guest_memfd", __doc__)
@@ -33,6 +34,7 @@ question.variant(
     "thp",
     convert=kvm_vm_set_mem_attributes,
     get_pfn=kvm_gmem_get_pfn,
+    hva_to_pfn=hva_to_pfn,
     source="the series that adds 2M transparent huge pages to guest_memfd, [4] in the cover letter of RFC v2",
 )
 
@@ -71,9 +73,10 @@ async def to_shared(gmem: Gmem, start: int, end: int) -> int:
 
 
 async def to_private(gmem: Gmem, start: int, end: int) -> int:
-    """Unmap from the host (left out), see that nobody refers to it, merge.  Returns 0, or -EAGAIN and changes nothing.
+    """See that nobody refers to it, zap the shared EPT, merge.  Returns 0, or -EAGAIN and changes nothing.
 
     A reference that is not expected may be a device's, which would go on writing to what is the TD's.
+    Left out: unmapping it from the host.
     """
     whole = gmem.first_of(start), gmem.first_of(end - 1) + (1 << gmem.order)
     await gmem.filemap_invalidate_lock.write_lock()
@@ -81,6 +84,7 @@ async def to_private(gmem: Gmem, start: int, end: int) -> int:
     ret = 0 if gmem.is_safe(start, end) else -EAGAIN
     if not ret:
         await kvm_gmem_invalidate_begin(gmem, *whole)
+        await kvm_gmem_zap(gmem, start, end, shared=True)
         await set_shared(gmem, start, end, False)
         await merge_folios(gmem, *whole)
         await kvm_gmem_invalidate_end(gmem, *whole)
@@ -123,6 +127,16 @@ async def set_shared(gmem: Gmem, start: int, end: int, shared: bool) -> None:
             kvm.mem_attr_array.put(gfn, not shared)
 
 
+async def kvm_gmem_fault(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:
+    """The file's own page, if it is shared; else SIGBUS, and 0."""
+    gmem, index = slot.gmem, slot.gmem_index(gfn)
+    await gmem.filemap_invalidate_lock.read_lock()
+    await step((gmem.shared, index, READ), at=f"is {gfn:#x} shared?")
+    pfn = (await kvm_gmem_get_pfn(slot, gfn))[0] if gmem.shared[index] else 0
+    gmem.filemap_invalidate_lock.read_unlock()
+    return pfn
+
+
 async def get_pfn_locked(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
     """As always, but not while the file is being converted."""
     await slot.gmem.filemap_invalidate_lock.read_lock()
@@ -135,5 +149,6 @@ question.variant(
     "hugetlb_in_place",
     convert=kvm_gmem_convert,
     get_pfn=get_pfn_locked,
+    hva_to_pfn=kvm_gmem_fault,
     source="HugeTLB in-place conversion v2, [5] in the cover letter of RFC v2; RFC v2 patch 17",
 )

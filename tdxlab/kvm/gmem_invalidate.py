@@ -10,6 +10,7 @@ Source: RFC v2 patch 17.  Left out: release and error_folio, which zap whole fil
 
 from __future__ import annotations
 
+from tdxlab.kvm.direct_root import direct_zap_leafs
 from tdxlab.kvm.guest_memfd import Gmem
 from tdxlab.kvm.kvm_main import KVM_REQ_TLB_FLUSH, kvm_make_all_cpus_request, kvm_mmu_write_lock
 from tdxlab.kvm.mmu_invalidate import mmu_invalidate_begin, mmu_invalidate_end, mmu_invalidate_range_add
@@ -51,15 +52,18 @@ async def kvm_gmem_split_private(gmem: Gmem, start: int, end: int) -> int:
     return 0
 
 
-async def kvm_gmem_zap(gmem: Gmem, start: int, end: int) -> int:
-    """Zap the range in every VM, with one flush for each.  Returns 0, but for a split that comes too late."""
-    ret = 0
+async def kvm_gmem_zap(gmem: Gmem, start: int, end: int, *, shared: bool = False) -> int:
+    """Zap the range in every VM, with one flush for each.  Returns 0, but for a split that comes too late.
+
+    shared: what is mapped in the shared EPT, and not in the S-EPT.
+    """
+    ret, zap = 0, direct_zap_leafs if shared else tdp_mmu_zap_leafs
     for kvm, ranges in gmem.bindings(start, end):
         await kvm_mmu_write_lock(kvm, "kvm_gmem_zap")
-        zapped = [await tdp_mmu_zap_leafs(kvm, first, last) for first, last in ranges]
+        zapped = [await zap(kvm, first, last) for first, last in ranges]
         if any(zapped):
             await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
-        for first, last in ranges:
+        for first, last in () if shared else ranges:
             ret = ret or await kvm.design.split.after_zap(kvm, first, last)
         kvm.mmu_lock.write_unlock()
     return ret

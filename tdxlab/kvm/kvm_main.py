@@ -6,6 +6,7 @@ while vCPUs run), MMU notifiers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Journal, Record, Table
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tdxlab.kvm.tdp_iter import KvmMmuPage
     from tdxlab.spec.design import Design
 
-EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EINVAL, EOPNOTSUPP = 5, 11, 12, 14, 16, 22, 95
+EINTR, EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EINVAL, EOPNOTSUPP = 4, 5, 11, 12, 14, 16, 22, 95
 
 # enum kvm_tdx_state
 TD_STATE_UNINITIALIZED, TD_STATE_INITIALIZED, TD_STATE_RUNNABLE = range(3)
@@ -56,15 +57,19 @@ class Kvm(Record):
 
     FIXED = Record.FIXED | {
         "design", "host", "mmu_lock", "slots_lock", "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",
-        "memslots", "vcpus", "mirror_root", "mem_attr_array", "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas",
-        "page_add_src", "pre_fault_allowed",
+        "memslots", "vcpus", "mirror_root", "mem_attr_array", "mm", "direct_root", "cpuid", "msr_filter", "stat",
+        "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
     }  # fmt: skip
     UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed")
     __slots__ = (  # noqa: RUF023
         # wired once, or changed only while no vCPU can run
         "design", "host", "mmu_lock", "slots_lock", "memslots", "vcpus", "mirror_root",
         "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",  # PAMT pages for splits: see `pamt_split_cache`
+        "direct_root",  # HPA of the root of the shared EPT
+        "cpuid",  # {(leaf, subleaf): (EAX, EBX, ECX, EDX)}, KVM_SET_CPUID2
+        "msr_filter",  # {index: "r", "w" or "rw"}: what userspace wants to see to itself, KVM_X86_SET_MSR_FILTER
         "mem_attr_array",  # {gfn: private?}, written under slots_lock but read without: every access is a touch
+        "mm",  # {gfn: HPA}: the process's pages behind the memslots; every access is a touch
         "stat",  # {"pages_4k", "pages_2m"}: counted with each SPTE
         "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
         # written under mmu_lock for write but also read without it: every access is a touch
@@ -86,6 +91,10 @@ class Kvm(Record):
         self.vcpus: tuple[KvmVcpu, ...] = ()
         self.mirror_root: KvmMmuPage
         self.mem_attr_array = Table(journal, f"mem_attr_array:{name}", True)
+        self.mm = Table(journal, f"mm:{name}", 0)
+        self.direct_root = 0
+        self.cpuid: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self.msr_filter: dict[int, str] = {}
         self.stat = Table(journal, f"stat:{name}", 0, self.if_mmu_lock_held_for_write)
         self.state, self.hkid, self.tdr_hpa = TD_STATE_UNINITIALIZED, -1, 0
         self.tdcs_hpas: tuple[int, ...] = ()
@@ -130,22 +139,32 @@ class KvmVcpu(Record):
         "kvm", "vcpu_id", "cpu", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache", "mmu_external_spt_cache",
         "pamt_cache",
         "mode", "requests",  # every access is a touch
-        "vp_enter_ret", "exit_qualification", "ext_exit_qualification", "exit_gpa", "vmcall",  # this CPU: last TD exit
+        "pir",  # vectors posted for the guest; every access is a touch
+        "signal",  # is a signal pending for the thread?  every access is a touch
+        "vp_enter_ret", "exit_qualification", "ext_exit_qualification", "exit_gpa",  # this CPU: last TD exit
+        "vp_enter_args",  # this CPU: registers of the guest after a TDVMCALL; replaced, never changed
+        "msrs", "mp_state", "map_gpa_next", "map_gpa_end",  # this CPU
         "violation_gfn_start", "violation_gfn_end", "violation_request_level",  # this CPU: RFC v1 only
-        "run",  # this CPU: struct kvm_run, what userspace is told
+        "run", "answer",  # this CPU: struct kvm_run, what userspace is told and what it answers
+        "complete_userspace_io",  # this CPU: what is to be done with the answer
     )  # fmt: skip
 
     def __init__(self, kvm: Kvm, cpu: int) -> None:
         vcpu_id = len(kvm.vcpus)
-        own: Guard = lambda key: None if key in ("mode", "requests") else cpu  # noqa: E731
+        own: Guard = lambda key: None if key in ("mode", "requests", "pir", "signal") else cpu  # noqa: E731
         super().__init__(kvm.journal, f"kvm_vcpu:{kvm.name}.{vcpu_id}", own)
         self.kvm, self.vcpu_id, self.cpu = kvm, vcpu_id, cpu
         self.mode, self.requests = OUTSIDE_GUEST_MODE, 0
         self.vp_enter_ret = Status(0)
         self.exit_qualification = self.ext_exit_qualification = self.exit_gpa = 0
-        self.vmcall = (0, 0, 0)
+        self.vp_enter_args: dict[str, int] = {}
+        self.pir, self.signal, self.mp_state = frozenset[int](), False, 0
+        self.msrs = Table(kvm.journal, f"msrs:{kvm.name}.{vcpu_id}", 0, lambda key: cpu)
+        self.map_gpa_next = self.map_gpa_end = 0
         self.violation_gfn_start = self.violation_gfn_end = self.violation_request_level = 0
         self.run: tuple[Any, ...] = ()
+        self.answer = 0
+        self.complete_userspace_io: Callable[[KvmVcpu], int] | None = None
         self.mmu_shadow_page_cache = self._cache("mmu_shadow_page_cache")
         self.mmu_external_spt_cache = self._cache("mmu_external_spt_cache")
         self.pamt_cache = self._cache("pamt_cache")

@@ -11,6 +11,7 @@ Source: RFC v2 patches 15 and 16; 6.16 for `mmu_invalidate_range_add` before a r
 from __future__ import annotations
 
 from tdxlab.engine.step import READ, WRITE, Touch, step
+from tdxlab.kvm.direct_root import direct_zap_leafs
 from tdxlab.kvm.kvm_main import (
     EINVAL,
     KVM_REQ_TLB_FLUSH,
@@ -49,6 +50,7 @@ async def _pre_set(kvm: Kvm, start: int, end: int, private: bool) -> int:
     for slot, first, last in kvm.slots_in(start, end):
         await invalidate_partly_changed(kvm, slot, first, last)
         if private:
+            flush = await direct_zap_leafs(kvm, first, last) or flush
             continue
         ret = await kvm.design.split.before_zap(kvm, first, last)
         if ret:

@@ -1,6 +1,7 @@
 """A TD's vCPU: enter, leave, and see why.  (arch/x86/kvm/vmx/tdx.c, and vcpu_enter_guest of arch/x86/kvm/x86.c)
 
-Left out: shared memory's faults (a guest asks for conversion by TDVMCALL), signals, interrupts for the guest.
+Interrupts for the guest are posted: a vector waits in `pir` until the vCPU is entered, or the processor sees it at
+once.  What the guest then does with it is its own affair.  Left out: NMIs, the local APIC's timer and IPIs.
 Source: 6.16; RFC v2 patch 14 for the accept level.
 """
 
@@ -8,45 +9,95 @@ from __future__ import annotations
 
 from tdxlab.engine.step import OTHERS, READ, WRITE, step
 from tdxlab.host import seamcall
-from tdxlab.hw.cpu import EXIT_REASON_HLT, Guest
+from tdxlab.hw.cpu import Guest
 from tdxlab.kvm.accept_level import tdx_accept_level
-from tdxlab.kvm.kvm_main import EIO, IN_GUEST_MODE, KVM_REQ_TLB_FLUSH, KVM_REQ_VM_DEAD, OUTSIDE_GUEST_MODE, KvmVcpu
+from tdxlab.kvm.direct_root import handle_shared_ept_violation
+from tdxlab.kvm.kvm_main import (
+    EINTR,
+    EIO,
+    IN_GUEST_MODE,
+    KVM_REQ_TLB_FLUSH,
+    KVM_REQ_VM_DEAD,
+    OUTSIDE_GUEST_MODE,
+    KvmVcpu,
+    kvm_make_all_cpus_request,
+)
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, PFERR_WRITE_MASK, kvm_mmu_do_page_fault
 from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
+from tdxlab.kvm.tdvmcall import KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, handle_tdvmcall
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
 from tdxlab.spec.bits import EptViolation, ExtendedQualification, field
 from tdxlab.spec.levels import PAGE_SHIFT
 from tdxlab.spec.tdstate import ExitReason, ExtendedExit
-from tdxlab.spec.vmcall import TDVMCALL_MAP_GPA
+from tdxlab.spec.vmcall import SHARED_BIT
 
 EXIT_NAMES: dict[int, str] = {
     ExitReason.EXTERNAL_INTERRUPT: "external interrupt",
+    ExitReason.TRIPLE_FAULT: "triple fault",
     ExitReason.TDCALL: "TDCALL",
     ExitReason.EPT_VIOLATION: "EPT violation",
 }
 
 # What the exit handlers say to the run loop, if not -errno: to userspace, or into the guest again.
 EXIT_TO_USERSPACE, RESUME_GUEST = 0, 1
+NOT_GIVEN_BACK = ("rax", "rcx", "rip")  # of the guest's registers after a TDVMCALL: not its host's to answer in
 
 
 async def kvm_arch_vcpu_ioctl_run(vcpu: KvmVcpu, guest: Guest) -> int:
     """KVM_RUN: run `guest` until userspace is needed.  Returns 0 with `vcpu.run` saying why, or -errno."""
+    await step((vcpu, "pir", READ), at=f"KVM_RUN vCPU {vcpu.vcpu_id}")
+    complete, vcpu.complete_userspace_io, vcpu.run = vcpu.complete_userspace_io, None, ()
+    if complete is not None and complete(vcpu) == EXIT_TO_USERSPACE:
+        return 0
     while True:
+        if vcpu.mp_state == KVM_MP_STATE_HALTED and guest.done:  # a thread ends with its program
+            vcpu.mp_state, vcpu.run = KVM_MP_STATE_RUNNABLE, ("KVM_EXIT_HLT",)
+            return 0
+        if vcpu.mp_state == KVM_MP_STATE_HALTED:
+            await vcpu_block(vcpu)
         ret = await vcpu_enter_guest(vcpu, guest)
         if ret <= 0:
             return ret
+
+
+async def vcpu_block(vcpu: KvmVcpu) -> None:
+    """Wait for an interrupt that the guest can take, a request or a signal."""
+    deaf = vcpu.vp_enter_args["r12"]
+    vcpu.kvm.journal.note("halt", vcpu=vcpu.vcpu_id)
+    wakers = ("requests", "signal") if deaf else ("requests", "signal", "pir")
+    await step(
+        *((vcpu, name, READ) for name in wakers),
+        at=f"vCPU {vcpu.vcpu_id} sleeps",
+        ready=lambda: any(vcpu.peek(name) for name in wakers),
+    )
+    vcpu.mp_state = KVM_MP_STATE_RUNNABLE
+
+
+async def tdx_deliver_interrupt(vcpu: KvmVcpu, vector: int) -> None:
+    """Post an interrupt.  A vCPU that is in the guest takes it there, without a TD exit; one that sleeps wakes up."""
+    await step((vcpu, "mode", READ), (vcpu, "pir", WRITE), at=f"post vector {vector:#x} for vCPU {vcpu.vcpu_id}")
+    if vcpu.mode == IN_GUEST_MODE:
+        vcpu.kvm.journal.note("posted_interrupt", vcpu=vcpu.vcpu_id, vectors=[vector])
+    else:
+        vcpu.pir |= {vector}
 
 
 async def vcpu_enter_guest(vcpu: KvmVcpu, guest: Guest) -> int:
     """One entry and its exit.  Returns -errno, EXIT_TO_USERSPACE or a positive number for "again"."""
     await vcpu.kvm.host.local_irq_disable()
     # One step.  On hardware: mode written, barrier, requests read; the kicker in the opposite order.
-    await step((vcpu, "mode", WRITE), (vcpu, "requests", WRITE), at=f"enter vCPU {vcpu.vcpu_id}")
-    if vcpu.requests & KVM_REQ_VM_DEAD:
+    events = ((vcpu, "pir", WRITE), (vcpu, "signal", READ))
+    await step((vcpu, "mode", WRITE), (vcpu, "requests", WRITE), *events, at=f"enter vCPU {vcpu.vcpu_id}")
+    if vcpu.requests & KVM_REQ_VM_DEAD or vcpu.signal:
+        dead = vcpu.requests & KVM_REQ_VM_DEAD
         await vcpu.kvm.host.local_irq_enable()
-        return -EIO
+        vcpu.run = () if dead else ("KVM_EXIT_INTR",)
+        return -EIO if dead else -EINTR
     if vcpu.requests & KVM_REQ_TLB_FLUSH:
         tdx_flush_tlb_all(vcpu)
+    if vcpu.pir:
+        vcpu.kvm.journal.note("posted_interrupt", vcpu=vcpu.vcpu_id, vectors=sorted(vcpu.pir))
+        vcpu.pir = frozenset()
     vcpu.requests = 0
     vcpu.mode = IN_GUEST_MODE
     entered = await tdx_vcpu_run(vcpu, guest)
@@ -56,7 +107,7 @@ async def vcpu_enter_guest(vcpu: KvmVcpu, guest: Guest) -> int:
     if not entered:
         await step(at="try to enter again", ready=OTHERS)
         return RESUME_GUEST
-    return await tdx_handle_exit(vcpu, guest)
+    return await tdx_handle_exit(vcpu)
 
 
 def tdx_flush_tlb_all(vcpu: KvmVcpu) -> None:
@@ -73,39 +124,31 @@ async def tdx_vcpu_run(vcpu: KvmVcpu, guest: Guest) -> bool:
     await step((kvm, "wait_for_sept_zap", READ), at="wait_for_sept_zap?")
     if kvm.wait_for_sept_zap:
         return False
-    regs = await seamcall.tdh_vp_enter(kvm.host, vcpu.tdvpr_hpa, guest)
+    regs = await seamcall.tdh_vp_enter(kvm.host, vcpu.tdvpr_hpa, guest, vcpu.vp_enter_args)
     if tdx_operand_busy(regs.status):
         return False
     vcpu.vp_enter_ret = regs.status
     vcpu.exit_qualification, vcpu.ext_exit_qualification, vcpu.exit_gpa = regs.rcx, regs.rdx, regs.r8
-    vcpu.vmcall = (regs.r11, regs.r12, regs.r13)
+    called = regs.status.detail == ExitReason.TDCALL
+    vcpu.vp_enter_args = {k: v for k, v in regs.as_dict().items() if k not in NOT_GIVEN_BACK} if called else {}
     return True
 
 
-async def tdx_handle_exit(vcpu: KvmVcpu, guest: Guest) -> int:
+async def tdx_handle_exit(vcpu: KvmVcpu) -> int:
     """Why did the TD exit?  Returns -errno, EXIT_TO_USERSPACE or a positive number for "resume the guest"."""
     reason = vcpu.vp_enter_ret.detail
     vcpu.kvm.journal.note("exit", vcpu=vcpu.vcpu_id, reason=EXIT_NAMES.get(reason, str(vcpu.vp_enter_ret)))
+    if reason == ExitReason.TRIPLE_FAULT:
+        vcpu.run = ("KVM_EXIT_SHUTDOWN",)
+        return EXIT_TO_USERSPACE
     if vcpu.vp_enter_ret.code or reason not in EXIT_NAMES:
         vcpu.run = ("KVM_EXIT_INTERNAL_ERROR", vcpu.vp_enter_ret)
         return -EIO
     if reason == ExitReason.EPT_VIOLATION:
         return await tdx_handle_ept_violation(vcpu)
     if reason == ExitReason.TDCALL:
-        return handle_tdvmcall(vcpu, guest)
+        return handle_tdvmcall(vcpu)
     return RESUME_GUEST
-
-
-def handle_tdvmcall(vcpu: KvmVcpu, guest: Guest) -> int:
-    """The guest asks for a service: it is idle, or wants memory converted.  Both are userspace's business here."""
-    function, gpa, nbytes = vcpu.vmcall
-    if guest.done or function == EXIT_REASON_HLT:
-        vcpu.run = ("KVM_EXIT_HLT",)
-    elif function == TDVMCALL_MAP_GPA:
-        vcpu.run = ("KVM_HC_MAP_GPA_RANGE", gpa, nbytes)
-    else:
-        vcpu.run = ("KVM_EXIT_TDX", function)
-    return EXIT_TO_USERSPACE
 
 
 async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:
@@ -113,11 +156,17 @@ async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:
 
     The fault is tried again here and not by the guest: a vCPU that faults too often at one instruction makes the
     module take the S-EPT lock in TDH.VP.ENTER.  Always a write fault, since private pages are always RWX.
+    An interrupt for the guest, a signal, or the VM's end breaks the loop.
     """
     kvm, gpa = vcpu.kvm, vcpu.exit_gpa
+    if gpa & SHARED_BIT:
+        kvm.journal.note("fault", gpa=gpa, accept_level=0, vcpu=vcpu.vcpu_id)
+        ret = await handle_shared_ept_violation(vcpu)
+        return ret if ret < 0 else RESUME_GUEST
     kvm.journal.note("fault", gpa=gpa, accept_level=tdx_accept_level(vcpu), vcpu=vcpu.vcpu_id)
     if tdx_is_pending_violation(vcpu):
         vcpu.run = ("KVM_EXIT_SHUTDOWN", "access to a page that was not accepted, and the guest takes no #VE")
+        await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
         return -EIO
     design = kvm.design.accept_level
     if await design.on_violation(vcpu, gpa >> PAGE_SHIFT):
@@ -127,7 +176,10 @@ async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:
         ret = await kvm_mmu_do_page_fault(vcpu, gpa, error_code)
         if ret != RET_PF_RETRY:
             return ret if ret < 0 else RESUME_GUEST
-        await step((vcpu, "requests", READ), at="retry the fault", ready=OTHERS)
+        looks = [(vcpu, name, READ) for name in ("requests", "pir", "signal")]
+        await step(*looks, at="retry the fault", ready=OTHERS)
+        if vcpu.pir or vcpu.signal:
+            return RESUME_GUEST
         if vcpu.requests & KVM_REQ_VM_DEAD:
             return -EIO
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.host.dpamt import tdx_free_control_page
+from tdxlab.kvm.direct_root import free_shared_memory
 from tdxlab.kvm.kvm_main import (
     KVM_REQ_TLB_FLUSH,
     Kvm,
@@ -80,6 +81,7 @@ async def kvm_destroy_vm(kvm: Kvm) -> None:
         kvm.host.free_page(sp.spt_hpa)
     for page in (*kvm.tdcs_hpas, kvm.tdr_hpa):
         await tdx_reclaim_control_page(kvm, page)
+    await free_shared_memory(kvm)
 
 
 async def zap_private(kvm: Kvm) -> None:

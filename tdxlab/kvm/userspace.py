@@ -1,17 +1,27 @@
 """What a VMM does with its ioctls: memslots before the TD runs, a thread for each vCPU, conversions it is asked for.
 
-A stand-in for QEMU or a selftest.  Left out: shared memory's own pages, devices.
+A stand-in for QEMU or a selftest.  Of devices it knows none: what a guest asks of them goes to `on_exit`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.cpu import Guest
 from tdxlab.kvm.guest_memfd import Gmem
-from tdxlab.kvm.kvm_main import EFAULT, EINVAL, Kvm, KvmMemorySlot, KvmVcpu
+from tdxlab.kvm.kvm_main import EAGAIN, EFAULT, EINTR, EINVAL, Kvm, KvmMemorySlot, KvmVcpu
 from tdxlab.kvm.lpage_info import LpageInfo
 from tdxlab.kvm.tdx import kvm_arch_vcpu_ioctl_run
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE
-from tdxlab.spec.vmcall import SHARED_BIT
+
+OnExit = Callable[[tuple[Any, ...]], Awaitable[int | None]]
+"""What userspace answers to an exit, given `struct kvm_run`; None: it enters no more."""
+
+
+async def stop(run: tuple[Any, ...]) -> None:
+    """Whatever the guest asks for, this is the end."""
 
 
 def kvm_set_memory_region(kvm: Kvm, gpa: int, nbytes: int, *, order: int) -> KvmMemorySlot:
@@ -26,24 +36,36 @@ def kvm_set_memory_region(kvm: Kvm, gpa: int, nbytes: int, *, order: int) -> Kvm
     return slot
 
 
-async def run_vcpu(vcpu: KvmVcpu, guest: Guest) -> int:
+async def run_vcpu(vcpu: KvmVcpu, guest: Guest, on_exit: OnExit = stop) -> int:
     """A vCPU's thread: KVM_RUN until the guest has nothing left to do.  Returns 0 or -errno.
 
+    Of a conversion that fails the guest hears if userspace is told to try again, or that there is no such memory
+    (assumed: any other failure is the end).
     Left out: a vCPU that moves to another CPU (VP.FLUSH where it was).
     """
     here = vcpu.kvm.journal.cpu
     assert here == vcpu.cpu, f"vCPU {vcpu.vcpu_id} was made on CPU {vcpu.cpu} and cannot run on CPU {here}"
     while True:
         ret = await kvm_arch_vcpu_ioctl_run(vcpu, guest)
+        answer: int | None = 0
         match vcpu.run:
+            case ("KVM_EXIT_INTR",) if ret == -EINTR:
+                await step((vcpu, "signal", WRITE), at="signal handler")
+                vcpu.signal, ret = False, 0
+                continue
             case ("KVM_EXIT_MEMORY_FAULT", gpa, private) if ret == -EFAULT:
                 ret = await convert(vcpu.kvm, gpa, PAGE_SIZE, private=private)
-            case ("KVM_HC_MAP_GPA_RANGE", gpa, nbytes) if not ret:
-                ret = await convert(vcpu.kvm, gpa & ~SHARED_BIT, nbytes, private=not gpa & SHARED_BIT)
-            case _:
+            case ("KVM_EXIT_HYPERCALL", "KVM_HC_MAP_GPA_RANGE", gpa, nbytes, private) if not ret:
+                ret = await convert(vcpu.kvm, gpa, nbytes, private=private)
+                if ret in (-EAGAIN, -EINVAL):
+                    answer, ret = -ret, 0
+            case ("KVM_EXIT_HLT",) | ("KVM_EXIT_SHUTDOWN", *_):
                 return ret
-        if ret:
+            case run if not ret:
+                answer = await on_exit(run)
+        if ret or answer is None:
             return ret
+        vcpu.answer = answer
 
 
 async def convert(kvm: Kvm, gpa: int, nbytes: int, *, private: bool) -> int:

@@ -99,6 +99,6 @@ def test_setting_the_bit_under_the_read_lock_can_leave_a_2m_leaf(go, design, stu
 
     runs = [
         go(actors, design, scheduler=seeded(n), grain="seamcall", max_steps=300, memory="2M", check_reads=False)
-        for n in range(24)
+        for n in range(48)
     ]
     assert any(ran.trace.ended == "cut" for ran in runs) is stuck
