@@ -173,7 +173,7 @@ def _boot(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.boot import boot
     from tdxlab.views.boots import boot_data, boot_text
 
-    booted = boot(args.design, args.memory, args.vcpus, args.module)
+    booted = boot(args.design, args.memory, args.vcpus, args.module, args.dpamt)
     return boot_data(booted), boot_text(booted), 0
 
 
@@ -262,6 +262,7 @@ def _parser() -> Parser:
         sub.add_argument("--memory", default=memory, help="of the TD (default: %(default)s)")
         sub.add_argument("--module", default="1.5.25", help="version of the TDX module (default: %(default)s)")
     boot.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
+    boot.add_argument("--dpamt", action="store_true", help="with Dynamic PAMT")
     replay = command("replay", _replay, "recordings of the real module against the emulated one")
     replay.add_argument("files", nargs="+", metavar="FILE")
     replay.add_argument("--module", help="play with this version (default: what the recording says)")

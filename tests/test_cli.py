@@ -114,7 +114,7 @@ def test_the_browser_of_the_lab_can_be_left_alone(monkeypatch: pytest.MonkeyPatc
     assert given == [["--no-browser"], ["--debug"]]
 
 
-@pytest.mark.parametrize("command", ["lab", "run", "step", "replay"])
+@pytest.mark.parametrize("command", ["lab", "run", "step", "replay", "boot", "guests"])
 def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -151,6 +151,10 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: st
         ["replay", str(ORACLE / "tour.jsonl.gz"), "--only", "nonsuch"],
         ["replay", __file__],
         ["lab", "--port", "many"],
+        ["boot", "--memory", "64M"],
+        ["boot", "--vcpus", "0"],
+        ["guests", "--memory", "3M"],
+        ["guests", "--design", "nonsuch"],
     ],
     ids=" ".join,
 )

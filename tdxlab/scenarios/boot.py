@@ -14,6 +14,7 @@ from tdxlab.engine.run import together
 from tdxlab.guest import firmware
 from tdxlab.guest.accept import GuestProgram
 from tdxlab.guest.linux import UnacceptedMemory
+from tdxlab.invariants import Sweep
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.lab import Lab, Td, nbytes
 from tdxlab.scenarios.tally import Tally
@@ -65,7 +66,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Boot:
-    """A boot that has ended.  choices: the design's.  lost: bytes that did not come back from it."""
+    """A boot that has ended.  choices: the design's.  lost: bytes that did not come back.  twice: what did twice."""
 
     memory: int
     vcpus: int
@@ -73,6 +74,7 @@ class Boot:
     choices: Mapping[str, str]
     phases: tuple[Phase, ...]
     lost: int
+    twice: tuple[str, ...]
 
     def total(self, until: str = "teardown") -> Counter[str]:
         """The counts of all phases up to that one."""
@@ -93,15 +95,23 @@ class Boot:
                 yield row.text, row.number, ours.get(row.what, 0)
 
 
-def boot(design: str = "seed", memory: str = "4G", vcpus: int = 8, module: str = "1.5.25", thin: int = 1) -> Boot:
-    """Boot a TD and take it down.  thin: one of so many conversions is made, for tests.
+def boot(
+    design: str = "seed",
+    memory: str = "4G",
+    vcpus: int = 8,
+    module: str = "1.5.25",
+    dpamt: bool = False,
+    thin: int = 1,
+) -> Boot:
+    """Boot a TD and take it down.
 
+    dpamt: with Dynamic PAMT, whose pages count too.  thin: one of so many conversions is made, for tests.
     Raises ValueError with a sentence: sizes that do not fit, or a design under which the guest does not go on.
     """
     size = nbytes(memory)
     slots = firmware.memslots(size)
     # each CPU allocates from a share of its own, and vCPU 0 may need all the memory
-    lab = Lab(design, module, cpus=vcpus, memory=f"{vcpus * -(-size // SIZE_1G) + 1}G", grain="seamcall")
+    lab = Lab(design, module, dpamt, cpus=vcpus, memory=f"{vcpus * -(-size // SIZE_1G) + 1}G", grain="seamcall")
     before = lab.host.allocator.handed_out()
     td = lab.create_td(memory=[(gpa, f"{length >> 10}K") for gpa, length in slots], finalize=False)
     for gpa, npages in firmware.images():
@@ -118,7 +128,7 @@ def boot(design: str = "seed", memory: str = "4G", vcpus: int = 8, module: str =
         _teardown(td),
     )
     lost = lab.host.allocator.handed_out() - before
-    return Boot(size, vcpus, lab.design.name, lab.design.choices, phases, lost)
+    return Boot(size, vcpus, lab.design.name, lab.design.choices, phases, lost, tuple(Sweep(lab).owners()))
 
 
 def _phase(td: Td, name: str, programs: Sequence[GuestProgram]) -> Phase:

@@ -16,6 +16,8 @@ ROWS: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("fault 4K", "fault", {"accept_level": PG_LEVEL_4K}),
     ("split", "split", {}),
     ("REMOVE", "seamcall", {"leaf": "TDH.MEM.PAGE.REMOVE"}),
+    ("PAMT.ADD", "seamcall", {"leaf": "TDH.PHYMEM.PAMT.ADD"}),
+    ("PAMT.REMOVE", "seamcall", {"leaf": "TDH.PHYMEM.PAMT.REMOVE"}),
     ("kick", "kick", {}),
     ("inhibit", "mmu_lock_write", {"why": "guest inhibit"}),
     ("SEAMCALL", "seamcall", {}),

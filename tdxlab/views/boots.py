@@ -23,6 +23,7 @@ def boot_data(boot: Boot) -> dict[str, Any]:
         "design": boot.design,
         "phases": {p.name: {c: p.counts.get(c, 0) for c in COLUMNS} | _pages(p.pages) for p in boot.phases},
         "lost": boot.lost,
+        "twice": list(boot.twice),
         "published": [{"what": what, "published": told, "here": ours} for what, told, ours in boot.beside()],
         "assumed": list(ASSUMED),
     }
@@ -38,7 +39,8 @@ def boot_text(boot: Boot) -> str:
     rows = [[row, *(phase[row] for phase in data["phases"].values())] for row in (*COLUMNS, *PAGES)]
     beside = [list(row.values()) for row in data["published"]]
     parts = [
-        f"A TD of {boot.memory >> 20} MiB with {boot.vcpus} vCPUs under {boot.design}; {boot.lost} bytes are lost",
+        f"A TD of {boot.memory >> 20} MiB with {boot.vcpus} vCPUs under {boot.design}; {boot.lost} bytes are lost, "
+        f"{len(boot.twice)} pages came back twice",
         tabulate(rows, ["", *data["phases"]]),
         tabulate(beside, ["at login", "published", "here"]) if beside else "",
         "Assumed:\n" + "\n".join(f"- {sentence}" for sentence in ASSUMED),
