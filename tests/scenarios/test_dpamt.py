@@ -14,6 +14,11 @@ SCENARIOS = load_all()
 BOOT = "linux-boot"
 
 
+def designs(name: str) -> list[str]:
+    """Those of a scenario that have Dynamic PAMT."""
+    return [d for d in SCENARIOS[name].breaks if Design.parse(d).choices["pamt_get_put"] != "none"]
+
+
 def runs_with_dynamic_pamt(name: str, design: str) -> None:
     """A design under which guests never get on does so here too: the run is cut."""
     scenario = SCENARIOS[name]
@@ -25,15 +30,14 @@ def runs_with_dynamic_pamt(name: str, design: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name != BOOT])
 def test_a_scenario_runs_with_dynamic_pamt(name: str) -> None:
-    runs_with_dynamic_pamt(name, next(iter(SCENARIOS[name].breaks)))
+    runs_with_dynamic_pamt(name, designs(name)[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_runs_with_dynamic_pamt_under_each_design(name: str) -> None:
-    for design in SCENARIOS[name].breaks:
-        if Design.parse(design).choices["pamt_get_put"] != "none":
-            runs_with_dynamic_pamt(name, design)
+    for design in designs(name):
+        runs_with_dynamic_pamt(name, design)
 
 
 def test_a_count_without_a_pair_is_told() -> None:
