@@ -1,7 +1,8 @@
 """Making a TD: KVM_TDX_INIT_VM, INIT_VCPU, INIT_MEM_REGION, FINALIZE_VM.  (arch/x86/kvm/vmx/tdx.c)
 
-Each returns 0 or -errno.  Left out: CPUID configuration, freeing what was taken when a step fails (a set-up that
-fails is an error of whoever wrote it), more than one package.
+Each returns 0 or -errno.  What fails before the module has a page frees all that was taken; after that the pages wait
+for the VM to be destroyed (GEN), which a TD that was never initialised cannot be here.
+Left out: CPUID configuration, more than one package.
 Source: 6.16; pages are added as from 6.19 on, see `tdx_sept`.
 """
 
@@ -11,7 +12,8 @@ import struct
 
 from tdxlab.engine.step import OTHERS, READ, step
 from tdxlab.host import seamcall
-from tdxlab.host.dpamt import tdx_alloc_control_page
+from tdxlab.host.dpamt import tdx_alloc_control_pages, tdx_free_control_pages
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.kvm.kvm_main import (
     EBUSY,
     EINVAL,
@@ -22,12 +24,13 @@ from tdxlab.kvm.kvm_main import (
     TD_STATE_UNINITIALIZED,
     Kvm,
     KvmVcpu,
+    kvm_vm_bugged,
 )
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, PFERR_WRITE_MASK, kvm_mmu_do_page_fault
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.kvm.tdp_mmu import RET_PF_FIXED, RET_PF_RETRY
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
-from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_512G
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, PG_LEVEL_512G
 from tdxlab.spec.status import Status
 
 TDCS_PAGES, TDVPS_PAGES = 6, 6  # the TDVPR is the first of a vCPU's
@@ -41,21 +44,26 @@ async def tdx_td_init(kvm: Kvm, *, max_vcpus: int, attributes: int = 0) -> int:
     if kvm.state != TD_STATE_UNINITIALIZED:
         return -EINVAL
     host = kvm.host
-    pages = [await tdx_alloc_control_page(host, kvm.name) for _ in range(1 + TDCS_PAGES)]
-    root = host.alloc_page()
-    if None in pages or root is None:
+    pages = await tdx_alloc_control_pages(host, kvm.name, 1 + TDCS_PAGES)
+    if pages is None:
         return -ENOMEM
-    kvm.tdr_hpa, *tdcs = (page for page in pages if page is not None)
-    kvm.tdcs_hpas = tuple(tdcs)
-    kvm.mirror_root = KvmMmuPage(kvm, 0, PG_LEVEL_512G, root, None)
+    root = host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "mmu_alloc_root", kvm.name)
+    if root is None:
+        await tdx_free_control_pages(host, pages)
+        return -ENOMEM
 
     await host.tdx_lock.lock()
     hkid = host.tdx_guest_keyid_alloc()
-    err = await seamcall.tdh_mng_create(host, kvm.tdr_hpa, hkid or 0)
+    created = hkid is not None and not (await seamcall.tdh_mng_create(host, pages[0], hkid)).error
+    if hkid is not None and not created:
+        host.tdx_guest_keyid_free(hkid)
     host.tdx_lock.unlock()
-    if hkid is None or err.error:
+    if hkid is None or not created:
+        await tdx_free_control_pages(host, pages)
+        host.free_page(root)
         return -EIO
-    kvm.hkid = hkid
+    kvm.hkid, kvm.tdr_hpa, kvm.tdcs_hpas = hkid, pages[0], pages[1:]
+    kvm.mirror_root = KvmMmuPage(kvm, 0, PG_LEVEL_512G, root, None)
     if (await seamcall.tdh_mng_key_config(host, kvm.tdr_hpa)).error:
         return -EIO
     for page in kvm.tdcs_hpas:
@@ -83,13 +91,14 @@ async def tdx_td_vcpu_init(vcpu: KvmVcpu) -> int:
     kvm, host = vcpu.kvm, vcpu.kvm.host
     if kvm.state != TD_STATE_INITIALIZED:
         return -EINVAL
-    pages = [await tdx_alloc_control_page(host, kvm.name) for _ in range(TDVPS_PAGES)]
-    if None in pages:
+    pages = await tdx_alloc_control_pages(host, kvm.name, TDVPS_PAGES)
+    if pages is None:
         return -ENOMEM
-    vcpu.tdvpr_hpa, *tdcx = (page for page in pages if page is not None)
-    vcpu.tdcx_hpas = tuple(tdcx)
-    if (await seamcall.tdh_vp_create(host, kvm.tdr_hpa, vcpu.tdvpr_hpa)).error:
+    if (err := await seamcall.tdh_vp_create(host, kvm.tdr_hpa, pages[0])).error:
+        await tdx_free_control_pages(host, pages)
+        await kvm_vm_bugged(kvm, f"tdh_vp_create: {err}")
         return -EIO
+    vcpu.tdvpr_hpa, vcpu.tdcx_hpas = pages[0], pages[1:]
     for page in vcpu.tdcx_hpas:
         if (await seamcall.tdh_vp_addcx(host, vcpu.tdvpr_hpa, page)).error:
             return -EIO

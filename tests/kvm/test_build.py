@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tdxlab.engine.claims import of_history
 from tdxlab.engine.explore import explore
 from tdxlab.host import seamcall
-from tdxlab.kvm.tdx_build import tdx_vcpu_init_mem_region
+from tdxlab.kvm.kvm_main import EIO, ENOMEM, Kvm, KvmVcpu
+from tdxlab.kvm.tdx_build import tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import count
 from tdxlab.spec.levels import PAGE_SIZE
@@ -29,3 +32,33 @@ def test_a_busy_page_add_is_tried_again_until_it_works() -> None:
     result = explore(program, bound=1, check_reads=True, max_executions=400)
     assert set(result.outcomes) == {"done"} and set(done) == {0}
     assert not result.claims["never busy"].holds, "some schedule has to make it busy"
+
+
+INIT_VM = (
+    *(("tdx_alloc_control_page", nth) for nth in (1, 7)),
+    *(("tdx_alloc_pamt_pages", nth) for nth in (1, 2)),
+    ("mmu_alloc_root", 1),
+    ("TDH.MNG.CREATE", 1),
+)
+
+
+@pytest.mark.parametrize(("site", "nth"), INIT_VM)
+def test_an_init_vm_that_fails_leaves_nothing_behind(site: str, nth: int) -> None:
+    lab = Lab(design="y2026", dpamt=True, cpus=1)
+    before = lab.host.allocator.handed_out()
+    lab.host.fail_nth.plan(site, nth)
+    kvm = Kvm(lab.journal, "td0", lab.host, lab.design)
+    assert lab.alone(tdx_td_init(kvm, max_vcpus=1)) == (-EIO if site.startswith("TDH") else -ENOMEM)
+    assert lab.host.allocator.handed_out() == before and not any(lab.host.hkids.values())
+    assert not any(refcount[0] for refcount in lab.host.pamt_refcounts.values())
+    assert lab.alone(tdx_td_init(kvm, max_vcpus=1)) == 0
+
+
+@pytest.mark.parametrize(("site", "nth"), [("tdx_alloc_control_page", 6), ("TDH.VP.CREATE", 1)])
+def test_an_init_vcpu_that_fails_leaves_nothing_behind(site: str, nth: int) -> None:
+    lab = Lab(design="y2026", dpamt=True, cpus=1)
+    td = lab.create_td(memory="2M", vcpus=0, finalize=False)
+    before = lab.host.allocator.handed_out()
+    lab.host.fail_nth.plan(site, nth)
+    assert lab.alone(tdx_td_vcpu_init(KvmVcpu(td.kvm, 0))) == (-EIO if site.startswith("TDH") else -ENOMEM)
+    assert lab.host.allocator.handed_out() == before and td.kvm.vm_bugged == site.startswith("TDH")

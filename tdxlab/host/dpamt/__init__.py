@@ -10,7 +10,11 @@ Read `refcount`, `pair`, then the question `get_put` with its answers in the ord
 from __future__ import annotations
 
 from tdxlab.host.dpamt import get_put, hints, lock, refcount, v1, v2, v3, v4, v5, v6
-from tdxlab.host.dpamt.control_page import tdx_alloc_control_page, tdx_free_control_page
+from tdxlab.host.dpamt.control_page import (
+    tdx_alloc_control_pages,
+    tdx_free_control_page,
+    tdx_free_control_pages,
+)
 from tdxlab.host.dpamt.get_put import tdx_pamt_get, tdx_pamt_put
 
 VERSIONS = hints, v1, v2, v3, v4, v5, v6
@@ -19,8 +23,9 @@ QUESTIONS = get_put.question, lock.question, refcount.question
 __all__ = [
     "QUESTIONS",
     "VERSIONS",
-    "tdx_alloc_control_page",
+    "tdx_alloc_control_pages",
     "tdx_free_control_page",
+    "tdx_free_control_pages",
     "tdx_pamt_get",
     "tdx_pamt_put",
 ]

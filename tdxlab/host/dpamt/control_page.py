@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tdxlab.host.dpamt.get_put import tdx_pamt_get, tdx_pamt_put
 from tdxlab.host.dpamt.pair import FromAllocator
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
@@ -18,7 +20,25 @@ async def tdx_alloc_control_page(host: Host, memcg: str) -> int | None:
     return page
 
 
+async def tdx_alloc_control_pages(host: Host, memcg: str, count: int) -> tuple[int, ...] | None:
+    """As many as asked for, or none."""
+    pages: list[int] = []
+    while len(pages) < count:
+        page = await tdx_alloc_control_page(host, memcg)
+        if page is None:
+            await tdx_free_control_pages(host, pages)
+            return None
+        pages.append(page)
+    return tuple(pages)
+
+
 async def tdx_free_control_page(host: Host, page: int) -> None:
     """Context: the module has given the page back."""
     await tdx_pamt_put(host, page, PG_LEVEL_4K)
     host.free_page(page)
+
+
+async def tdx_free_control_pages(host: Host, pages: Iterable[int]) -> None:
+    """Each of them."""
+    for page in pages:
+        await tdx_free_control_page(host, page)
