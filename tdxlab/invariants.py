@@ -221,9 +221,9 @@ class Sweep:
             for cache in vcpu.caches:
                 yield from ((hpa, "in a vCPU's cache") for hpa in cache.objects)
         yield from ((hpa, "in a VM's cache") for hpa in kvm.pamt_cache.objects)
-        for slot in kvm.memslots:
-            folio = "2M folio of guest_memfd" if slot.gmem.order else "a folio of guest_memfd"
-            yield from ((hpa, folio) for hpa in slot.gmem.folios.values())
+        for gmem in kvm.guest_memfds:
+            folio = "2M folio of guest_memfd" if gmem.order else "a folio of guest_memfd"
+            yield from ((hpa, folio) for hpa in gmem.folios.values())
 
     def free(self) -> Iterator[tuple[int, str]]:
         """(page or 2M block, in which list it is free)."""

@@ -294,8 +294,9 @@ class Td:
 
     @property
     def slot(self) -> KvmMemorySlot:
-        """Its first memslot."""
-        return self.kvm.memslots[0]
+        """Its first memslot, for who looks at the machine."""
+        slot: KvmMemorySlot = self.kvm.peek("memslots")[0]
+        return slot
 
     async def vcpu(self, n: int, program: GuestProgram, on_exit: OnExit = stop) -> int:
         """vCPU n's thread, running `program`: an actor for CPU n.  Returns 0 or -errno.

@@ -6,8 +6,13 @@ and IRQ state.  The module's try-locks are another thing: `tdxlab.hw.sharex`.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import TypeVar
+
 from tdxlab.engine.cells import Journal, Words
-from tdxlab.engine.step import ADD, READ, SHARE, WRITE, step
+from tdxlab.engine.step import ADD, READ, SHARE, WRITE, Pause, Touch, step
+
+T = TypeVar("T")
 
 
 class SpinLock(Words):
@@ -102,6 +107,39 @@ class RwSem(RwLock):
     """`struct rw_semaphore`: as an rwlock, but its holders may sleep."""
 
     __slots__ = ()
+
+
+class Srcu(Words):
+    """`struct srcu_struct`: readers never wait; a writer waits for those that were there before it.
+
+    Word 0 says at which of words 1 and 2 a new reader counts itself in.  Left out: weak memory order, a second flip.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        super().__init__(journal, name, [0, 0, 0])
+
+    async def reading(self, inside: Coroutine[Pause, list[Touch], T]) -> T:
+        """Run `inside` between `srcu_read_lock` and `srcu_read_unlock`."""
+        try:
+            await step((self, None, SHARE), at=f"srcu_read_lock {self.name}")
+            counter = 1 + self.peek(0)
+            self.put(counter, self.peek(counter) + 1)
+            self.journal.took(self, None, False)
+            result = await inside
+            self.put(counter, self.peek(counter) - 1)
+            self.journal.gave(self, None, False)
+            return result
+        finally:
+            inside.close()  # abandoned before it began
+
+    async def synchronize(self) -> None:
+        """`synchronize_srcu`: wait until all have left who may still see what was there before."""
+        await step((self, None, WRITE), at=f"flip {self.name}")
+        counter = 1 + self.peek(0)
+        self.put(0, 1 - self.peek(0))
+        await step((self, None, WRITE), at=f"synchronize_srcu {self.name}", ready=lambda: self.peek(counter) == 0)
 
 
 class Atomic(Words):

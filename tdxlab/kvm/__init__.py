@@ -2,9 +2,10 @@
 
 Read in this order: `kvm_main` (a VM, its locks and vCPUs), `lpage_info`, `spte`, `tdp_iter`, `mmu` (a fault), `tdp_mmu`
 (the mirror under mmu_lock for read), `tdp_mmu_write` (and for write), `tdx_sept` (the S-EPT follows), `tdx` (a vCPU's
-entries and exits), `tdx_build`; then what goes away: `mmu_invalidate`, `mem_attributes`, `gmem_invalidate`.  The open
-questions: `accept_level`, `inhibit_lock`, `prefault`, `split`, `gmem_convert`, `page_reference`,
-`teardown`; with Dynamic PAMT `pamt_cache`, `pamt_split_cache`, `demote`, and those of `host.dpamt`.
+entries and exits), `tdx_build`; then what goes away: `mmu_invalidate`, `mem_attributes`, `gmem_invalidate`,
+`memslots`.  The open questions: `accept_level`, `inhibit_lock`, `prefault`, `max_mapping_level`, `invalid_slot`,
+`split`, `gmem_convert`, `page_reference`, `teardown`; with Dynamic PAMT `pamt_cache`, `pamt_split_cache`, `demote`, and
+those of `host.dpamt`.
 """
 
 from tdxlab.host import dpamt
@@ -13,6 +14,8 @@ from tdxlab.kvm import (
     demote,
     gmem_convert,
     inhibit_lock,
+    invalid_slot,
+    max_mapping_level,
     page_reference,
     pamt_cache,
     pamt_split_cache,
@@ -21,8 +24,9 @@ from tdxlab.kvm import (
     teardown,
 )
 
+FAULTS = (accept_level, inhibit_lock, prefault, max_mapping_level, invalid_slot)
 QUESTIONS = (
-    *(file.question for file in (accept_level, inhibit_lock, prefault, split, gmem_convert, page_reference, teardown)),
+    *(file.question for file in (*FAULTS, split, gmem_convert, page_reference, teardown)),
     *(file.question for file in (pamt_cache, pamt_split_cache, demote)),
     *dpamt.QUESTIONS,
 )

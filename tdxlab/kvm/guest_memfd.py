@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 
 
 class Gmem:
-    """An inode.  order: of the folios that it allocates, 9 (2M) or 0 (4K).  folios: {first index: HPA}, the page cache.
+    """An inode of `npages` pages.  order: of the folios that it allocates, 9 (2M) or 0 (4K).
 
+    folios: {first index: HPA}, the page cache.
     split: {first index: is this 2M folio split?}.  references: {index: of a 4K page, beside the page cache's own}.
-    kept: {index: why this page must never be freed}.  shared: {index: is it shared, in this file?}.
+    kept: {index: must this page never be freed?}.  shared: {index: is it shared, in this file?}.
     kvms: the VMs that have it open; a memslot of theirs that uses it is a binding.
     """
 
     __slots__ = (
-        "filemap_invalidate_lock", "folios", "host", "kept", "kvms", "order", "references", "shared", "split",
+        "filemap_invalidate_lock", "folios", "host", "kept", "kvms", "npages", "order", "references", "shared", "split",
     )  # fmt: skip
 
-    def __init__(self, journal: Journal, name: str, host: Host, order: int) -> None:
-        self.host, self.order = host, order
+    def __init__(self, journal: Journal, name: str, host: Host, order: int, npages: int) -> None:
+        self.host, self.order, self.npages = host, order, npages
         self.folios = Table(journal, f"gmem:{name}")
         self.split = Table(journal, f"gmem:{name}.split", False)
         self.references = Table(journal, f"gmem:{name}.references")
-        self.kept = Table(journal, f"gmem:{name}.kept", None)
+        self.kept = Table(journal, f"gmem:{name}.kept", False)
         self.filemap_invalidate_lock = RwSem(journal, f"filemap_invalidate_lock:{name}")
         self.shared = Table(journal, f"gmem:{name}.shared", False)
         self.kvms: tuple[Kvm, ...] = ()

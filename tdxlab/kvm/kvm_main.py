@@ -1,7 +1,6 @@
 """A VM: its locks, vCPUs, memslots and requests.  (virt/kvm/kvm_main.c, struct kvm with struct kvm_tdx inside)
 
-Left out: kvm->lock and vcpu->mutex (set-ups run alone, a vCPU belongs to one CPU), SRCU (memslots do not change
-while vCPUs run), MMU notifiers.
+Left out: kvm->lock and vcpu->mutex (set-ups run alone, a vCPU belongs to one CPU), MMU notifiers.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Journal, Record, Table
-from tdxlab.engine.locks import Mutex, RwLock, SpinLock
+from tdxlab.engine.locks import Mutex, RwLock, SpinLock, Srcu
 from tdxlab.engine.step import WRITE, step
 from tdxlab.kvm.memory_cache import KvmMmuMemoryCache
 from tdxlab.spec.status import Status
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from tdxlab.kvm.tdp_iter import KvmMmuPage
     from tdxlab.spec.design import Design
 
-EINTR, EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EINVAL, EOPNOTSUPP = 4, 5, 11, 12, 14, 16, 22, 95
+EINTR, EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EEXIST, EINVAL, EOPNOTSUPP = 4, 5, 11, 12, 14, 16, 17, 22, 95
 
 # enum kvm_tdx_state
 TD_STATE_UNINITIALIZED, TD_STATE_INITIALIZED, TD_STATE_RUNNABLE = range(3)
@@ -39,13 +38,22 @@ REQUEST_NOTES = {KVM_REQ_OUTSIDE_GUEST_MODE: "kick", KVM_REQ_VM_DEAD: "vm_dead",
 
 
 class KvmMemorySlot:
-    """`struct kvm_memory_slot`: guest frames backed by a range of a guest_memfd."""
+    """`struct kvm_memory_slot`: guest frames backed by a range of a guest_memfd.  It never changes.
 
-    __slots__ = ("base_gfn", "gmem", "gmem_pgoff", "lpage_info", "npages")
+    invalid: KVM_MEMSLOT_INVALID, it is being deleted.
+    """
 
-    def __init__(self, base_gfn: int, npages: int, gmem: Gmem, gmem_pgoff: int, lpage_info: LpageInfo) -> None:
+    __slots__ = ("base_gfn", "gmem", "gmem_pgoff", "invalid", "lpage_info", "npages")
+
+    def __init__(
+        self, base_gfn: int, npages: int, gmem: Gmem, gmem_pgoff: int, lpage_info: LpageInfo, *, invalid: bool = False
+    ) -> None:
         self.base_gfn, self.npages, self.gmem, self.gmem_pgoff = base_gfn, npages, gmem, gmem_pgoff
-        self.lpage_info = lpage_info
+        self.lpage_info, self.invalid = lpage_info, invalid
+
+    def as_invalid(self) -> KvmMemorySlot:
+        """The same slot, about to go."""
+        return KvmMemorySlot(self.base_gfn, self.npages, self.gmem, self.gmem_pgoff, self.lpage_info, invalid=True)
 
     def gmem_index(self, gfn: int) -> int:
         """`kvm_gmem_get_index`: where in the file the page of `gfn` is."""
@@ -57,14 +65,16 @@ class Kvm(Record):
 
     FIXED = Record.FIXED | {
         "design", "host", "mmu_lock", "slots_lock", "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",
-        "memslots", "vcpus", "mirror_root", "mem_attr_array", "mm", "direct_root", "cpuid", "msr_filter", "stat",
-        "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
+        "srcu", "guest_memfds", "vcpus", "mirror_root", "mem_attr_array", "mm", "direct_root", "cpuid", "msr_filter",
+        "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
     }  # fmt: skip
     UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed")
     __slots__ = (  # noqa: RUF023
         # wired once, or changed only while no vCPU can run
-        "design", "host", "mmu_lock", "slots_lock", "memslots", "vcpus", "mirror_root",
+        "design", "host", "mmu_lock", "slots_lock", "srcu", "vcpus", "mirror_root",
         "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",  # PAMT pages for splits: see `pamt_split_cache`
+        "guest_memfds",  # the files that userspace has made for this VM
+        "memslots",  # replaced under slots_lock; who reads them sees the old or the new, and holds srcu
         "direct_root",  # HPA of the root of the shared EPT
         "cpuid",  # {(leaf, subleaf): (EAX, EBX, ECX, EDX)}, KVM_SET_CPUID2
         "msr_filter",  # {index: "r", "w" or "rw"}: what userspace wants to see to itself, KVM_X86_SET_MSR_FILTER
@@ -80,14 +90,16 @@ class Kvm(Record):
     )  # fmt: skip
 
     def __init__(self, journal: Journal, name: str, host: Host, design: Design) -> None:
-        super().__init__(journal, name, lambda key: (self.slots_lock, 0) if key in self.UNDER_SLOTS_LOCK else None)
+        super().__init__(journal, name, self._guard)
         self.design, self.host = design, host
         self.mmu_lock = RwLock(journal, f"mmu_lock:{name}")
         self.slots_lock = Mutex(journal, f"slots_lock:{name}")
+        self.srcu = Srcu(journal, f"srcu:{name}")
         self.pamt_cache_lock = Mutex(journal, f"pamt_cache_lock:{name}")  # RFC v5: outside mmu_lock, for splits
         self.prealloc_split_cache_lock = SpinLock(journal, f"prealloc_split_cache_lock:{name}")  # v3 of huge pages
         self.pamt_cache = KvmMmuMemoryCache(journal, f"pamt_cache:{name}", name, self.split_cache_guard)
         self.memslots: tuple[KvmMemorySlot, ...] = ()
+        self.guest_memfds: tuple[Gmem, ...] = ()
         self.vcpus: tuple[KvmVcpu, ...] = ()
         self.mirror_root: KvmMmuPage
         self.mem_attr_array = Table(journal, f"mem_attr_array:{name}", True)
@@ -104,6 +116,11 @@ class Kvm(Record):
         self.mmu_invalidate_range_start = self.mmu_invalidate_range_end = 0
         self.wait_for_sept_zap = False
         self.vm_bugged = False
+
+    def _guard(self, key: Any) -> tuple[Mutex, int] | int | None:
+        if key == "memslots":
+            return self.journal.cpu
+        return (self.slots_lock, 0) if key in self.UNDER_SLOTS_LOCK else None
 
     def if_mmu_lock_held_for_write(self, key: Any) -> tuple[RwLock, None] | None:
         """A guard: mmu_lock covers when held for write.  Under the read lock others write too, so touches are due."""

@@ -3,8 +3,9 @@
 Order: top up caches, sample mmu_invalidate_seq, ask guest_memfd for the frame, read_lock, look if all that is stale,
 choose the level, map.  The level is the least of: folio, the vendor's word, lpage_info, a table that is there already.
 
-Left out: fast_page_fault and write tracking (neither ever applies to private memory), shared memory's page table.
-Source: 6.16; up to 6.17 the vendor is asked when the frame is looked up.
+Left out: fast_page_fault and write tracking (neither ever applies to private memory); the cap of a slot whose dirty
+pages are tracked, which no slot with a guest_memfd can be.
+Source: 6.16.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tdxlab.engine.step import READ, Touch, step
-from tdxlab.kvm import tdx_sept
 from tdxlab.kvm.kvm_main import EFAULT, ENOMEM, Kvm, KvmMemorySlot, KvmVcpu
 from tdxlab.kvm.levels import kvm_max_level_for_order
 from tdxlab.kvm.lpage_info import kvm_lpage_info_max_mapping_level
@@ -70,21 +70,31 @@ def mmu_topup_memory_caches(vcpu: KvmVcpu) -> bool:
 
 
 async def kvm_mmu_faultin_pfn(fault: KvmPageFault) -> int:
-    """Sample the invalidation count, check the attribute, get the frame.  Returns RET_PF_CONTINUE, RETRY or -errno."""
+    """Sample the invalidation count, look at attribute and slot, get the frame.
+
+    Returns RET_PF_CONTINUE, RETRY or -errno.  Invalidation is looked at twice without a lock, before the frame and
+    after it.  Context: SRCU.
+    """
     kvm = fault.vcpu.kvm
-    await step(*invalidate_touches(kvm), (kvm.mem_attr_array, fault.gfn, READ), at="sample mmu_invalidate_seq")
+    looks = (kvm.mem_attr_array, fault.gfn, READ), (kvm, "memslots", READ)
+    await step(*invalidate_touches(kvm), *looks, at="sample mmu_invalidate_seq")
     fault.mmu_seq = kvm.mmu_invalidate_seq
     fault.slot = kvm.gfn_to_memslot(fault.gfn)
     if fault.slot is None or not kvm.mem_attr_array[fault.gfn]:
         return kvm_mmu_prepare_memory_fault_exit(fault)
+    if fault.slot.invalid:
+        return kvm.design.invalid_slot.prefetch if fault.prefetch else RET_PF_RETRY
     if mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn):
         return RET_PF_RETRY
     fault.pfn, order = await kvm.design.guest_memfd.get_pfn(fault.slot, fault.gfn)
     if not fault.pfn:
         kvm_mmu_prepare_memory_fault_exit(fault)
         return -ENOMEM
-    fault.max_level = kvm_max_private_mapping_level(fault, order)
-    return RET_PF_CONTINUE
+    level = min(fault.max_level, kvm_max_level_for_order(order))
+    fault.max_level = kvm.design.max_mapping_level.at_faultin(fault, level)
+    # as before: what is known to fail need not wait for mmu_lock
+    await step(*invalidate_touches(kvm), at="is it being invalidated now?")
+    return RET_PF_RETRY if mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn) else RET_PF_CONTINUE
 
 
 def kvm_mmu_prepare_memory_fault_exit(fault: KvmPageFault) -> int:
@@ -92,14 +102,6 @@ def kvm_mmu_prepare_memory_fault_exit(fault: KvmPageFault) -> int:
     private = bool(fault.error_code & PFERR_PRIVATE_ACCESS)
     fault.vcpu.run = ("KVM_EXIT_MEMORY_FAULT", fault.gfn << PAGE_SHIFT, private)
     return -EFAULT
-
-
-def kvm_max_private_mapping_level(fault: KvmPageFault, order: int) -> int:
-    """The folio's level, unless the vendor asks for less; 0 from the vendor is no restriction."""
-    level = min(fault.max_level, kvm_max_level_for_order(order))
-    if level == PG_LEVEL_4K:
-        return level
-    return min(level, tdx_sept.tdx_gmem_private_max_mapping_level(fault) or level)
 
 
 def is_page_fault_stale(kvm: Kvm, fault: KvmPageFault) -> bool:
@@ -120,4 +122,5 @@ def lpage_touches(fault: KvmPageFault) -> list[Touch]:
 def kvm_mmu_hugepage_adjust(fault: KvmPageFault) -> None:
     """goal_level: the largest level that lpage_info allows.  Context: mmu_lock held for read."""
     assert fault.slot is not None
-    fault.goal_level = kvm_lpage_info_max_mapping_level(fault.slot.lpage_info, fault.gfn, fault.max_level)
+    level = kvm_lpage_info_max_mapping_level(fault.slot.lpage_info, fault.gfn, fault.max_level)
+    fault.goal_level = fault.vcpu.kvm.design.max_mapping_level.under_lock(fault, level)

@@ -36,7 +36,7 @@ question.variant("force_4k", max_level=prefetch_4k, source="RFC v1 patch 13")
 async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
     """KVM_PRE_FAULT_MEMORY: map the page at `gpa`.  Returns the bytes done, at most `nbytes`, or -errno.
 
-    What is there already counts as done.  Context: the vCPU's own CPU, no lock held; not before FINALIZE.
+    What is there already counts as done.  Context: SRCU, the vCPU's own CPU; not before FINALIZE.
     """
     kvm = vcpu.kvm
     if not kvm.pre_fault_allowed:
@@ -59,7 +59,8 @@ async def kvm_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int
     """The whole range, page by page.  Returns the bytes done, or -errno if none."""
     done = 0
     while done < nbytes:
-        ret = await kvm_arch_vcpu_pre_fault_memory(vcpu, gpa + done, nbytes - done)
+        page = kvm_arch_vcpu_pre_fault_memory(vcpu, gpa + done, nbytes - done)
+        ret = await vcpu.kvm.srcu.reading(page)
         if ret < 0:
             return done or ret
         done += ret

@@ -145,7 +145,7 @@ async def tdx_handle_exit(vcpu: KvmVcpu) -> int:
         vcpu.run = ("KVM_EXIT_INTERNAL_ERROR", vcpu.vp_enter_ret)
         return -EIO
     if reason == ExitReason.EPT_VIOLATION:
-        return await tdx_handle_ept_violation(vcpu)
+        return await vcpu.kvm.srcu.reading(tdx_handle_ept_violation(vcpu))
     if reason == ExitReason.TDCALL:
         return handle_tdvmcall(vcpu)
     return RESUME_GUEST
@@ -177,11 +177,13 @@ async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:
         if ret != RET_PF_RETRY:
             return ret if ret < 0 else RESUME_GUEST
         looks = [(vcpu, name, READ) for name in ("requests", "pir", "signal")]
-        await step(*looks, at="retry the fault", ready=OTHERS)
+        await step(*looks, (kvm, "memslots", READ), at="retry the fault", ready=OTHERS)
         if vcpu.pir or vcpu.signal:
             return RESUME_GUEST
         if vcpu.requests & KVM_REQ_VM_DEAD:
             return -EIO
+        if kvm.design.invalid_slot.leaves_local_retry(vcpu, gpa >> PAGE_SHIFT):
+            return RESUME_GUEST
 
 
 def tdx_is_pending_violation(vcpu: KvmVcpu) -> bool:

@@ -62,8 +62,8 @@ async def kvm_destroy_vm(kvm: Kvm) -> None:
     Context: no vCPU runs any more, and none ever will.  What the module does not give back is leaked, with a WARN.
     """
     await kvm.design.teardown.take_back(kvm)
-    for slot in kvm.memslots:
-        await slot.gmem.truncate(slot.gmem_pgoff, slot.gmem_pgoff + slot.npages)
+    for gmem in kvm.guest_memfds:
+        await gmem.truncate(0, gmem.npages)
     for vcpu in kvm.vcpus:
         for page in (*vcpu.tdcx_hpas, vcpu.tdvpr_hpa):
             await tdx_reclaim_control_page(kvm, page)

@@ -12,7 +12,7 @@ from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.cpu import Guest
 from tdxlab.kvm.guest_memfd import Gmem
 from tdxlab.kvm.kvm_main import EAGAIN, EFAULT, EINTR, EINVAL, Kvm, KvmMemorySlot, KvmVcpu
-from tdxlab.kvm.lpage_info import LpageInfo
+from tdxlab.kvm.memslots import new_memslot
 from tdxlab.kvm.tdx import kvm_arch_vcpu_ioctl_run
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE
 
@@ -27,11 +27,13 @@ async def stop(run: tuple[Any, ...]) -> None:
 def kvm_set_memory_region(kvm: Kvm, gpa: int, nbytes: int, *, order: int) -> KvmMemorySlot:
     """A memslot of private memory, backed by a guest_memfd of its own.  Context: no vCPU has run."""
     base_gfn, npages = gpa >> PAGE_SHIFT, nbytes >> PAGE_SHIFT
+    if kvm.slots_in(base_gfn, base_gfn + npages):
+        raise ValueError(f"memslots may not overlap: there is one already in {gpa:#x} to {gpa + nbytes:#x}")
     name = f"{kvm.name}.{len(kvm.memslots)}"
-    gmem = Gmem(kvm.journal, name, kvm.host, order)
-    gmem.kvms = (kvm,)
-    lpage_info = LpageInfo(kvm.journal, f"lpage_info:{name}", base_gfn, npages)
-    slot = KvmMemorySlot(base_gfn, npages, gmem, base_gfn % (1 << order), lpage_info)
+    pgoff = base_gfn % (1 << order)
+    gmem = Gmem(kvm.journal, name, kvm.host, order, -(-(pgoff + npages) >> order << order))
+    gmem.kvms, kvm.guest_memfds = (kvm,), (*kvm.guest_memfds, gmem)
+    slot = new_memslot(kvm, base_gfn, npages, gmem, pgoff)
     kvm.memslots = (*kvm.memslots, slot)
     return slot
 

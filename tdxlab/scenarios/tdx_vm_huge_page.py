@@ -93,6 +93,17 @@ async def converted_before_it_is_mapped(guest: Guest) -> None:
     await accept_page(guest, BLOCKS[1], PG_LEVEL_2M)
 
 
+PROGRAMS: tuple[GuestProgram, ...] = (
+    touches(BLOCKS[0]),
+    share_and_back(BLOCKS[0]),
+    share_and_back(BLOCKS[0] + 10 * PAGE_SIZE),
+    share(BLOCKS[0] + PAGE_SIZE, BLOCKS[0] + 10 * PAGE_SIZE),
+    converted_before_it_is_mapped,
+    share(BLOCKS[1], nbytes=SIZE_2M),
+)
+"""The six stages of the form of v3."""
+
+
 def all_shared_then_private(lab: Lab, td: Td) -> None:
     """What the test does with its memory before the guest runs."""
     for private in (False, True):
@@ -155,13 +166,5 @@ def tdx_vm_huge_page(lab: Lab) -> Program:
     """
     td = lab.create_td(memory="4M", vcpus=1)
     all_shared_then_private(lab, td)
-    programs = (
-        touches(BLOCKS[0]),
-        share_and_back(BLOCKS[0]),
-        share_and_back(BLOCKS[0] + 10 * PAGE_SIZE),
-        share(BLOCKS[0] + PAGE_SIZE, BLOCKS[0] + 10 * PAGE_SIZE),
-        converted_before_it_is_mapped,
-        share(BLOCKS[1], nbytes=SIZE_2M),
-    )
     claim = of_history("ST02", partial(as_expected, expected=V3))
-    return lab.program(lambda: [selftest(td, programs)], [claim], ["the selftest"])
+    return lab.program(lambda: [selftest(td, PROGRAMS)], [claim], ["the selftest"])

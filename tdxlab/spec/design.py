@@ -81,11 +81,14 @@ SEED = {
     "pamt_refcounts": "sparse",
     "pamt_split_cache": "vm_generic",
     "prefault": "as_large_as_allowed",
+    "max_mapping_level": "at_faultin",
+    "invalid_slot": "retry",
     "split": "cross_boundary_flush",
     "guest_memfd": "thp",
     "page_reference": "none",
     "teardown": "fast",
 }
+LINUX_618 = {"max_mapping_level": "under_lock", "invalid_slot": "leave", "teardown": "slow"}
 WITHOUT_DPAMT = {"pamt_get_put": "none", "pamt_cache": "tdx_owned"}
 PRESETS: dict[str, dict[str, str]] = {
     "seed": {},
@@ -97,18 +100,32 @@ PRESETS: dict[str, dict[str, str]] = {
     "inhibit_read": {"inhibit_lock": "read"},
     "inhibit_read_upgrade": {"inhibit_lock": "read_upgrade"},
     "seed_nak": {
-        "split": "cross_boundary", "guest_memfd": "hugetlb_in_place", "teardown": "slow",
-        "demote": "pair_each_try", "pamt_cache": "mixed", "pamt_get_put": "v4", "pamt_split_cache": "vm_list",
+        **LINUX_618,
+        "split": "cross_boundary",
+        "guest_memfd": "hugetlb_in_place",
+        "demote": "pair_each_try",
+        "pamt_cache": "mixed",
+        "pamt_get_put": "v4",
+        "pamt_split_cache": "vm_list",
     },
     "y2026": {
-        "split": "head_tail", "guest_memfd": "hugetlb_in_place", "teardown": "slow",
-        "demote": "under_pamt_lock", "pamt_cache": "tdx_owned", "pamt_get_put": "v6", "pamt_refcounts": "flat",
+        **LINUX_618,
+        "split": "head_tail",
+        "guest_memfd": "hugetlb_in_place",
+        "demote": "under_pamt_lock",
+        "pamt_cache": "tdx_owned",
+        "pamt_get_put": "v6",
+        "pamt_refcounts": "flat",
         "pamt_split_cache": "vcpu_or_vm",
     },
     "mainline_616": {
-        "accept_level": "only_4k", "split": "none", "page_reference": "per_leaf", "teardown": "slow", **WITHOUT_DPAMT,
+        "accept_level": "only_4k",
+        "split": "none",
+        "page_reference": "per_leaf",
+        "teardown": "slow",
+        **WITHOUT_DPAMT,
     },
-    "mainline_72": {"accept_level": "only_4k", "split": "none", "teardown": "slow", **WITHOUT_DPAMT},
+    "mainline_72": {**LINUX_618, "accept_level": "only_4k", "split": "none", **WITHOUT_DPAMT},
 }
 ABOUT = {
     "seed": "RFC v2 of the huge-page series (2025-08-07), with which the discussion starts",

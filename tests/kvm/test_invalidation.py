@@ -96,7 +96,7 @@ def test_a_hole_is_truncated_while_the_invalidation_is_in_progress():
 
 
 async def punch(td, start, end):
-    return await kvm_gmem_punch_hole(td.slot.gmem, start, end)
+    return await kvm_gmem_punch_hole(td.kvm.guest_memfds[0], start, end)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,174 @@
+"""Memslots come and go: what is lost with one, what stays, and vCPUs that fault in it meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from unittest.mock import patch
+
+import pytest
+
+from tdxlab.engine.locks import Srcu
+from tdxlab.engine.run import run, seeded, story
+from tdxlab.engine.step import step
+from tdxlab.guest.programs import accepts, touches
+from tdxlab.kvm import mmu, tdx_sept
+from tdxlab.kvm.kvm_main import EAGAIN, EEXIST, EINVAL
+from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
+from tdxlab.kvm.memslots import kvm_create_memslot, kvm_delete_memslot, kvm_move_memslot
+from tdxlab.kvm.mmu import KvmPageFault
+from tdxlab.lab import Lab
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+
+SLOTS = [(0, "2M"), (SIZE_2M, "2M")]
+
+
+def two_slots(design="seed", **options):
+    lab = Lab(design=design, **options)
+    return lab, lab.create_td(memory=SLOTS)
+
+
+def whys(lab):
+    return [note["why"] for note in lab.journal.notes if note["kind"] == "mmu_lock_write"]
+
+
+@pytest.mark.parametrize("pages", [512, 3])
+def test_row_22_a_slot_goes_with_each_of_its_leaves_and_one_flush(pages):
+    """Row 11 or row 12 for every private leaf."""
+    lab, td = two_slots(cpus=1)
+    wanted = [(SIZE_2M, PG_LEVEL_2M)] if pages == 512 else [(SIZE_2M + n * PAGE_SIZE, PG_LEVEL_4K) for n in range(3)]
+    lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_2M), *wanted)))
+    lab.journal.notes.clear()
+    assert lab.alone(kvm_delete_memslot(td.kvm, 512)) == 0
+    notes = lab.journal.notes
+    calls = Counter(note["leaf"].removeprefix("TDH.") for note in notes if note["kind"] == "seamcall")
+    leaves = len(wanted)
+    each = dict.fromkeys(("MEM.RANGE.BLOCK", "MEM.TRACK", "MEM.PAGE.REMOVE"), leaves)
+    assert calls == {**each, "PHYMEM.PAGE.WBINVD": pages}
+    kinds = Counter(note["kind"] for note in notes)
+    assert (kinds["kick"], kinds["tlb_flush"]) == (leaves, 1) and whys(lab) == ["kvm_mmu_zap_memslot"]
+    assert td.kvm.stat["pages_2m"] == 1, "the other slot is left alone"
+
+
+def test_a_slot_that_comes_back_has_lost_what_was_in_it():
+    lab, td = two_slots(cpus=1)
+    slot = td.kvm.memslots[1]
+    lab.alone(td.vcpu(0, accepts((SIZE_2M, PG_LEVEL_2M))))
+    lab.alone(kvm_delete_memslot(td.kvm, 512))
+    assert td.kvm.gfn_to_memslot(512) is None
+    assert lab.alone(kvm_create_memslot(td.kvm, 512, 512, slot.gmem, slot.gmem_pgoff)) == 0
+    lab.journal.notes.clear()
+    lab.alone(td.vcpu(0, touches(SIZE_2M)))
+    calls = [note["status"] for note in lab.journal.notes if note.get("leaf") == "TDG.MEM.PAGE.ACCEPT"]
+    assert calls == ["TDX_SUCCESS"], "the page is pending: the guest has to accept it anew"
+
+
+def test_guest_inhibit_goes_with_the_slot_but_the_table_stays():
+    lab, td = two_slots(cpus=1)
+    slot = td.kvm.memslots[1]
+    lab.alone(td.vcpu(0, accepts((SIZE_2M, PG_LEVEL_4K))))
+    assert hugepage_test_guest_inhibit(slot.lpage_info, 512, PG_LEVEL_2M)
+    lab.alone(kvm_delete_memslot(td.kvm, 512))
+    lab.alone(kvm_create_memslot(td.kvm, 512, 512, slot.gmem, slot.gmem_pgoff))
+    assert not hugepage_test_guest_inhibit(td.kvm.memslots[1].lpage_info, 512, PG_LEVEL_2M)
+    lab.alone(td.vcpu(0, touches(SIZE_2M)))
+    assert td.kvm.stat["pages_4k"] == 1 and td.kvm.stat["pages_2m"] == 0
+
+
+def test_slots_that_overlap_are_refused():
+    lab, td = two_slots(cpus=1)
+    gmem = td.kvm.memslots[1].gmem
+    for base, npages in ((0, 1), (1023, 8), (511, 2)):
+        assert lab.alone(kvm_create_memslot(td.kvm, base, npages, gmem, 0)) == -EEXIST
+    assert lab.alone(kvm_create_memslot(td.kvm, 1024, 512, gmem, 0)) == 0 and len(td.kvm.memslots) == 3
+    with pytest.raises(ValueError, match="memslots may not overlap"):
+        lab.create_td(memory=[(0, "4M"), (SIZE_2M, "2M")])
+
+
+def test_a_slot_with_guest_memfd_is_not_moved():
+    lab, td = two_slots(cpus=1)
+    assert kvm_move_memslot(td.kvm, 512, 4096) == -EINVAL
+    assert lab.alone(kvm_delete_memslot(td.kvm, 4096)) == -EINVAL
+
+
+# --- a vCPU faults in a slot that goes ---
+
+
+def fault_and_delete(design):
+    lab, td = two_slots(design)
+    actors = lambda: [td.vcpu(0, touches(SIZE_2M)), kvm_delete_memslot(td.kvm, 512)]  # noqa: E731
+    return lab.program(actors, max_steps=2_000)
+
+
+def test_each_waits_for_the_other_until_6_18():
+    trace = run(fault_and_delete("seed"), story([(0, "sample mmu_invalidate_seq"), (1, None)]), check_reads=True)
+    assert trace.ended == "cut" and "retry the fault" in {event.at for event in trace.events[-3:]}
+
+
+@pytest.mark.parametrize("design", ["seed_nak", "y2026", "mainline_72"])
+def test_from_6_18_the_vcpu_gives_way(design):
+    trace = run(fault_and_delete(design), story([(0, "sample mmu_invalidate_seq"), (1, None)]), check_reads=True)
+    assert trace.ended == "done"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_is_mapped_in_a_slot_that_is_gone(seed):
+    """The invariants look for a leaf without a slot."""
+    assert run(fault_and_delete("seed_nak"), seeded(seed), check_reads=True).ended == "done"
+
+
+def test_that_needs_the_wait_for_srcu():
+    async def at_once(srcu):
+        await step(at="do not wait")
+
+    with (
+        patch.object(Srcu, "synchronize", at_once),
+        pytest.raises(AssertionError, match="mirror and guest_memfd"),
+    ):
+        run(fault_and_delete("seed_nak"), story([(0, "cmpxchg to FROZEN_SPTE"), (1, None)]))
+        run(fault_and_delete("seed_nak"), story([(0, "read_lock mmu_lock"), (1, None)]))
+
+
+@pytest.mark.parametrize(("design", "answer"), [("seed_nak", -EAGAIN)])
+def test_a_prefault_in_a_slot_that_goes_is_told_to_come_back(design, answer):
+    lab, td = two_slots(design)
+    answers = []
+
+    async def prefault():
+        answers.append(await td.prefault(0, SIZE_2M, PAGE_SIZE))
+
+    program = lab.program(lambda: [prefault(), kvm_delete_memslot(td.kvm, 512)])
+    run(program, story([(0, "pre-fault"), (1, None)]))
+    assert answers == [answer]
+
+
+# --- the order of a fault's looks ---
+
+
+def test_an_invalidation_that_began_after_the_sample_is_seen_before_the_lock_is_taken():
+    lab = Lab(cpus=1)
+    td = lab.create_td(memory="2M")
+    real = td.kvm.design.guest_memfd.get_pfn
+
+    async def get_pfn(slot, gfn):
+        found = await real(slot, gfn)
+        td.kvm.mmu_invalidate_seq += 1
+        return found
+
+    with patch.object(td.kvm.design.guest_memfd, "get_pfn", get_pfn):
+        fault = KvmPageFault(td.kvm.vcpus[0], 0, mmu.PFERR_PRIVATE_ACCESS)
+        assert lab.alone(mmu.kvm_mmu_faultin_pfn(fault)) == mmu.RET_PF_RETRY
+
+
+@pytest.mark.parametrize(("design", "locked"), [("seed", False), ("seed,max_mapping_level=under_lock", True)])
+def test_the_vendor_is_asked_under_mmu_lock_from_6_18(design, locked):
+    lab = Lab(design=design, cpus=1)
+    td = lab.create_td(memory="2M")
+    real, seen = tdx_sept.tdx_gmem_private_max_mapping_level, []
+
+    def asked(fault):
+        seen.append(td.kvm.mmu_lock.peek(1) == 1)
+        return real(fault)
+
+    with patch.object(tdx_sept, "tdx_gmem_private_max_mapping_level", asked):
+        lab.alone(td.vcpu(0, touches(0)))
+    assert set(seen) == {locked} and td.kvm.stat["pages_2m"] == 1
