@@ -12,7 +12,11 @@ SCENARIOS = list(load_all().values())
 CASES = [pytest.param(s, design, id=f"{s.name}-{design}") for s in SCENARIOS for design in s.breaks]
 CONTROLS = [pytest.param(s, c, id=f"{s.name}-{c.claim}-{c.text}") for s in SCENARIOS for c in s.controls]
 RELIEFS = [pytest.param(s, c, id=f"{s.name}-{c.design}-{c.text}") for s in SCENARIOS for c in s.reliefs]
-LEDGER = {f"HP{n:02}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 14, 19, 20, 22, 24, 25, 37, 43)} | {"WL05", "WL07", "ST02"}
+LEDGER = (
+    {f"HP{n:02}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 14, 19, 20, 22, 24, 25, 37, 43)}
+    | {"WL05", "WL07", "ST02"}
+    | {f"ST{n}" for n in (*range(10, 18), *range(20, 26))}
+)
 
 
 def test_every_claim_of_this_stage_has_a_scenario() -> None:
