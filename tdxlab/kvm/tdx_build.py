@@ -30,18 +30,22 @@ from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, PFERR_WRITE_MASK, kvm_mmu_do_pa
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.kvm.tdp_mmu import RET_PF_FIXED, RET_PF_RETRY
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
+from tdxlab.spec.fields import Attributes
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, PG_LEVEL_512G
 from tdxlab.spec.status import Status
 
 TDCS_PAGES, TDVPS_PAGES = 6, 6  # the TDVPR is the first of a vCPU's
 XFAM, EPTP_4_LEVEL, TSC_1_GHZ = 0xE7, 0x1E, 40
-SEPT_VE_DISABLE = 1 << 28
+KVM_SUPPORTED_TD_ATTRS = Attributes.SEPT_VE_DISABLE  # no DEBUG: there is no ioctl for what a debugger would read
 EXTEND_BYTES = 256
 
 
 async def tdx_td_init(kvm: Kvm, *, max_vcpus: int, attributes: int = 0) -> int:
-    """KVM_TDX_INIT_VM: the TD's root and control pages, its key, its parameters; and the mirror's root."""
-    if kvm.state != TD_STATE_UNINITIALIZED:
+    """KVM_TDX_INIT_VM: the TD's root and control pages, its key, its parameters; and the mirror's root.
+
+    -EINVAL for attributes that KVM_TDX_CAPABILITIES does not tell, whatever the module can.
+    """
+    if kvm.state != TD_STATE_UNINITIALIZED or attributes & ~KVM_SUPPORTED_TD_ATTRS:
         return -EINVAL
     host = kvm.host
     pages = await tdx_alloc_control_pages(host, kvm.name, 1 + TDCS_PAGES)

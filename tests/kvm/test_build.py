@@ -7,11 +7,22 @@ import pytest
 from tdxlab.engine.claims import of_history
 from tdxlab.engine.explore import explore
 from tdxlab.host import seamcall
-from tdxlab.kvm.kvm_main import EIO, ENOMEM, Kvm, KvmVcpu
+from tdxlab.kvm.kvm_main import EINVAL, EIO, ENOMEM, Kvm, KvmVcpu
 from tdxlab.kvm.tdx_build import tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import count
+from tdxlab.spec.fields import Attributes
 from tdxlab.spec.levels import PAGE_SIZE
+
+
+@pytest.mark.parametrize("attributes", [Attributes.DEBUG, Attributes.PERFMON | Attributes.SEPT_VE_DISABLE, 1 << 5])
+def test_attributes_beyond_the_capabilities_are_refused_before_anything_is_taken(attributes: int) -> None:
+    lab = Lab()
+    kvm = Kvm(lab.journal, "td", lab.host, lab.design)
+    free = lab.host.allocator.handed_out()
+    assert lab.alone(tdx_td_init(kvm, max_vcpus=1, attributes=attributes)) == -EINVAL
+    assert lab.host.allocator.handed_out() == free
+    assert lab.alone(tdx_td_init(kvm, max_vcpus=1, attributes=Attributes.SEPT_VE_DISABLE)) == 0
 
 
 def test_a_busy_page_add_is_tried_again_until_it_works() -> None:
