@@ -1,7 +1,6 @@
 """The selftest tdx_vm_huge_page, in the form that came with RFC v2 and in that of v3.
 
 Between two stages of its guest the host looks at `pages_2m`.
-Left out: the guest writes to a page's shared alias to have it converted; here it asks with MapGPA.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from tdxlab.hw.cpu import Guest
 from tdxlab.lab import Lab, Td
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, SIZE_2M
+from tdxlab.spec.vmcall import SHARED_BIT
 
 AREA = 0x8000_0000
 BLOCKS = 0, SIZE_2M
@@ -49,6 +49,11 @@ def as_expected(history: History, expected: Sequence[Stage]) -> bool:
     return stages(history) == expected and demotes == 1 and levels == {1}
 
 
+async def all_of_block_1_shared(guest: Guest) -> None:
+    """A whole leaf goes."""
+    await map_gpa(guest, BLOCKS[1], SIZE_2M, shared=True)
+
+
 async def selftest(td: Td, programs: Sequence[GuestProgram]) -> None:
     """The test's own process: run the guest stage by stage."""
     for n, program in enumerate(programs):
@@ -57,22 +62,28 @@ async def selftest(td: Td, programs: Sequence[GuestProgram]) -> None:
         td.kvm.journal.note("stage", pages_2m=td.kvm.stat["pages_2m"])
 
 
+async def write_shared(guest: Guest, gpa: int) -> None:
+    """Write to a page's shared alias: if it is private, an exit asks userspace to convert it."""
+    done = await guest.access(gpa | SHARED_BIT, write=True)
+    assert done, f"the guest panics: {done.name}"
+
+
 def share_and_back(gpa: int) -> GuestProgram:
-    """Have a page converted to shared, then touch it as private: an exit asks userspace to convert it back."""
+    """Write to a page as shared, then as private memory."""
 
     async def program(guest: Guest) -> None:
-        await map_gpa(guest, gpa, PAGE_SIZE, shared=True)
+        await write_shared(guest, gpa)
         await touch(guest, gpa)
 
     return program
 
 
-def share(*pages: int, nbytes: int = PAGE_SIZE) -> GuestProgram:
-    """Have memory converted to shared."""
+def share(*pages: int) -> GuestProgram:
+    """Write to pages as shared memory."""
 
     async def program(guest: Guest) -> None:
         for gpa in pages:
-            await map_gpa(guest, gpa, nbytes, shared=True)
+            await write_shared(guest, gpa)
 
     return program
 
@@ -89,6 +100,7 @@ def touches(gpa: int) -> GuestProgram:
 async def converted_before_it_is_mapped(guest: Guest) -> None:
     """The first page of block 1 to shared, all of it to private, ACCEPT at 2M: no table was ever there."""
     await map_gpa(guest, BLOCKS[1], PAGE_SIZE, shared=True)
+    await write_shared(guest, BLOCKS[1])
     await map_gpa(guest, BLOCKS[1], SIZE_2M, shared=False)
     await accept_page(guest, BLOCKS[1], PG_LEVEL_2M)
 
@@ -99,7 +111,7 @@ PROGRAMS: tuple[GuestProgram, ...] = (
     share_and_back(BLOCKS[0] + 10 * PAGE_SIZE),
     share(BLOCKS[0] + PAGE_SIZE, BLOCKS[0] + 10 * PAGE_SIZE),
     converted_before_it_is_mapped,
-    share(BLOCKS[1], nbytes=SIZE_2M),
+    all_of_block_1_shared,
 )
 """The six stages of the form of v3."""
 

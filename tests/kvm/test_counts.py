@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from tdxlab.guest.programs import accepts, touches_then_accepts
+from tdxlab.hw.cpu import Guest
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.lab import Lab, Td
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
 from tdxlab.spec.status import TDX_OPERAND_BUSY
+from tdxlab.spec.vmcall import SHARED_BIT
 
 HUGE = ("seed", "seed_nak", "y2026")
 PRESETS = (*HUGE, "mainline_616", "mainline_72")
@@ -44,6 +46,15 @@ def accept(*pages: tuple[int, int]) -> Action:
 def touch(page: int) -> Action:
     """The guest touches a page, which stays pending."""
     return lambda lab, td: must(lab, td.vcpu(0, touches_then_accepts(page * PAGE_SIZE)))
+
+
+def write_shared(page: int) -> Action:
+    """The guest writes to a page's shared alias."""
+
+    async def program(guest: Guest) -> None:
+        assert await guest.access(page * PAGE_SIZE | SHARED_BIT, write=True)
+
+    return lambda lab, td: must(lab, td.vcpu(0, program))
 
 
 def share(start: int, end: int, *, private: bool = False) -> Action:
@@ -151,7 +162,8 @@ ROWS = [
     Row("15", add_image(0), add_image(1), Counter({"PAGE.ADD": 1}), td=BUILD),
     Row("15 measured", add_image(0), add_image(1, measure=True), Counter({"PAGE.ADD": 1, "EXTEND": 16}), td=BUILD),
     Row("16", add_image(0), punch(0, 512), ZAP_4K - Counter({"TRACK": 1}), 0, 1, td=BUILD),
-    Row("23", share(5, 6), share(5, 6, private=True), Counter()),
+    Row("23 mapped", write_shared(5), share(5, 6, private=True), Counter(), 0, 1),
+    Row("23 not mapped", share(5, 6), share(5, 6, private=True), Counter()),
     Row("24", both(huge(0), share(5, 6), share(5, 6, private=True)), touch(5), AUG, presets=HUGE),
 ]
 CASES = [pytest.param(row, preset, id=f"{row.number}-{preset}") for row in ROWS for preset in row.presets]
