@@ -38,6 +38,7 @@ from tdxlab.spec.design import Design
 from tdxlab.spec.features import modelled
 from tdxlab.spec.leaves import TDH_VP_ENTER, Leaf, named
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G
+from tdxlab.spec.status import Status
 
 T = TypeVar("T")
 SIZE = re.compile("([0-9]+)([KMGTkmgt])")
@@ -208,6 +209,14 @@ class Lab:
         if not isinstance(lp, int) or not 0 <= lp < len(self.cpus):
             raise ValueError(f"there is no logical processor {lp!r}: they are 0 to {len(self.cpus) - 1}")
         return self.cpus[lp]
+
+    def fail(self, site: str, nth: int = 1, *, cpu: int = 0, status: Status | None = None) -> None:
+        """Let the n-th use of a site on a CPU fail, from now on: a leaf, or who asks for a page (`fail_nth.SITES`).
+
+        status: what the leaf answers in the module's place.  Raises ValueError with a sentence.
+        """
+        self._lp(cpu)
+        self.host.fail_nth.plan(site, nth, cpu=cpu, status=status)
 
     # --- TDs ---
 

@@ -1,13 +1,28 @@
 """Failures on purpose: the n-th use of a call site fails.  (As the kernel's /proc/<pid>/fail-nth.)
 
-A site is the kernel function that asks for a page ("tdp_mmu_alloc_sp_for_split"), or a leaf ("TDH.MEM.PAGE.AUG").
+A site is the kernel function or the cache that asks for a page ("tdp_mmu_alloc_sp_for_split"), or a leaf
+("TDH.MEM.PAGE.AUG").
 Uses are counted on each CPU by itself, so that what fails does not depend on who was first.
 """
 
 from __future__ import annotations
 
 from tdxlab.engine.cells import Journal, Table
+from tdxlab.spec.leaves import TDH_VP_ENTER, named
 from tdxlab.spec.status import Status
+
+SITES = {
+    "kvm_gmem_get_folio": "a folio of guest_memfd",
+    "kvm_mmu_memory_cache_alloc": "a page in the place of one that a cache should have had",
+    "mmu_alloc_root": "the mirror's root",
+    "mmu_external_spt_cache": "a page for a table of the S-EPT, kept ready",
+    "mmu_shadow_page_cache": "a page for a table of the mirror, kept ready",
+    "pamt_cache": "a PAMT page, kept ready by a vCPU or a VM",
+    "tdp_mmu_alloc_sp_for_split": "both pages of a table that replaces a huge leaf",
+    "tdx_alloc_control_page": "a page of a TD or of a vCPU",
+    "tdx_alloc_pamt_pages": "a PAMT page for a control page's range",
+}
+"""Who asks for pages, and for what."""
 
 Plan = tuple[int, Status | None]
 """How many uses are left, the failing one included; what a SEAMCALL then answers."""
@@ -23,11 +38,16 @@ class FailNth(Table):
         super().__init__(journal, "fail_nth", None, lambda key: journal.cpu)
 
     def plan(self, site: str, nth: int, *, cpu: int = 0, status: Status | None = None) -> None:
-        """Let the n-th use from now on fail; the uses after it succeed."""
+        """Let the n-th use from now on fail; the uses after it succeed.  Raises ValueError with a sentence."""
+        if site not in SITES and (not site.startswith("TDH.") or named(site) is TDH_VP_ENTER):
+            raise ValueError(f"what can fail is a leaf but TDH.VP.ENTER, or one of {', '.join(SITES)}; not {site!r}")
+        if nth < 1:
+            raise ValueError(f"uses are counted from 1, so none is number {nth}")
         self.put((cpu, site), (nth, status))
 
     def should_fail(self, site: str) -> Plan | None:
         """Count a use by the running CPU.  Returns the plan if this is the one."""
+        assert site in SITES or site.startswith("TDH."), f"{site} is missing in SITES"
         key = self.journal.cpu, site
         plan: Plan | None = self.peek(key)  # unaudited: it is the experimenter's, no state of the machine
         if plan is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tdxlab.engine.cells import Journal, Table
 from tdxlab.engine.locks import RwSem
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
+from tdxlab.host.gfp import GFP_KERNEL
 from tdxlab.host.host import Host
 from tdxlab.kvm.kvm_main import KvmMemorySlot
 from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K
@@ -72,7 +73,7 @@ class Gmem:
 
     def alloc_folio(self, index: int) -> int:
         """Put a new folio into the page cache, if memory is left.  The caller has touched the entry."""
-        hpa = self.host.alloc_page(PG_LEVEL_2M if self.order else PG_LEVEL_4K)
+        hpa = self.host.alloc_page(PG_LEVEL_2M if self.order else PG_LEVEL_4K, GFP_KERNEL, "kvm_gmem_get_folio")
         if hpa is not None:
             self.folios.put(index, hpa)
         return hpa or 0

@@ -80,6 +80,23 @@ def test_the_nth_use_of_a_site_fails():
     assert asked[0] and asked[1] is None and asked[2]
 
 
+@pytest.mark.parametrize(("site", "nth", "cpu"), [("kmalloc", 1, 0), ("TDH.VP.ENTER", 1, 0), ("TDH.NO", 1, 0),
+                                                  ("pamt_cache", 0, 0), ("pamt_cache", 1, 2)])  # fmt: skip
+def test_what_cannot_be_made_to_fail_is_refused_with_a_sentence(site, nth, cpu):
+    with pytest.raises(ValueError, match=r"\w+ .* \w+"):
+        Lab().fail(site, nth, cpu=cpu)
+
+
+@pytest.mark.parametrize("design", ["seed", "y2026"])
+@pytest.mark.parametrize("site", ["mmu_external_spt_cache", "mmu_shadow_page_cache", "pamt_cache"])
+def test_a_cache_that_cannot_be_filled_to_its_last_page_still_serves(site, design):
+    """The n-th page fails: the generic caches hold more than is asked for, those of TDX exactly as much."""
+    lab = Lab(design=design, dpamt=True, cpus=1)
+    lab.fail(site)
+    td = lab.create_td(memory="2M", folio="4K")
+    assert lab.alone(td.prefault(0, 0, 0x1000)) == 0x1000 and not td.kvm.vm_bugged
+
+
 def test_a_seamcall_that_is_to_fail_does_not_reach_the_module():
     lab = Lab()
     td = lab.create_td()
