@@ -6,7 +6,7 @@ there, tries the fault again, and looks at that list all the time: each waits fo
 A variant consists of
   leaves_local_retry(vcpu, gfn)  does the loop that tries a fault again end, so that SRCU is dropped?
   prefetch                       what a pre-fault is told, which has no guest to go back to
-Source: 6.16 and the pull text of 6.18 (vmx/tdx.c, mmu/mmu.c).
+Source: 6.16 (vmx/tdx.c, mmu/mmu.c), and the text with which 6.18 was pulled.
 """
 
 from __future__ import annotations
