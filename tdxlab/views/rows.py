@@ -123,6 +123,8 @@ def _pages(cell: str, key: Any, old: Any, new: Any) -> tuple[str, int]:
         if key[1] == "cut":
             return "allocator", (new or 0) - (old or 0)
         return "allocator", 0 if key[1] in ("block", "blocks") else len(old or ()) - len(new or ())
+    if cell in ("charges", "page_memcg"):  # who pays for them
+        return "allocator", 0
     if key == "objects":
         return cell, len(old) - len(new)
     return "", 0

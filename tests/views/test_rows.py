@@ -49,6 +49,7 @@ def test_lists_of_free_pages_are_counted() -> None:
 
     assert told(cut, cache) == ["allocator: 2 pages taken", "cache:0: 1 page taken"]
     assert told(back) == ["allocator: 2 pages given back"]
+    assert told(("page_memcg", 0x3000, "", "td0"), ("charges", (0, "td0"), 0, 1)) == []
     assert told(cut, back) == [] and told(("free_pages", (0, "blocks"), 1, 2)) == []
 
 
