@@ -22,6 +22,7 @@ from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY,
 
 T = TypeVar("T")
 EXCLUSIVE, HP = SharexWord.EXCLUSIVE, SharexWord.HP
+TAKEN_OR_HP = EXCLUSIVE | HP
 READER = 1 << 2
 ENTRY_LOCK, ENTRY_HP = SeptEntry.LOCK, SeptEntry.HP
 
@@ -52,39 +53,53 @@ class Held:
 
     An attempt pauses by itself where other code awaits `step`: it is what leaves do most, and costs a quarter less so.
 
-    Where the journal's CPU runs `alone`, attempts and the release do not pause: nobody would come in.
+    A call that runs alone does not pause, nor write the words of its locks as long as it meets nobody else's: who
+    would read them?  What they would be more is in `unwritten`.
 
     The key of a Secure-EPT entry's own lock is ("entry", index), or ("entry", None) for all entries of a page.
     `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step.
     The dispatcher alone calls `release`, so an abandoned call gives nothing back.
     """
 
-    __slots__ = ("host", "journal", "locks")
+    __slots__ = ("host", "journal", "locks", "unwritten")
 
     def __init__(self, journal: Journal, host: bool = True) -> None:
         self.journal, self.host = journal, host
         self.locks: list[Lock] = []
+        self.unwritten: dict[tuple[int, int], int] | None = {} if journal.alone else None
 
     @types.coroutine
     def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take a share, or refuse BUSY with `operand`."""
         touch: Touch = lock, i, SHARE
+        if (unwritten := self.unwritten) is not None:
+            own = unwritten.get(key := (id(lock), i), 0)
+            if not (lock[i] | own) & TAKEN_OR_HP:
+                unwritten[key] = own + READER
+                self.locks.append((lock, i, False))
+                return [touch]
+            self.write_out()
         mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
         word = lock[i]
-        if word & (EXCLUSIVE | HP):
+        if word & TAKEN_OR_HP:
             if word & EXCLUSIVE or not self.host:
                 raise self._refused(lock, i, operand, mine, READER)
             word &= ~HP
         lock.put(i, word + READER)
-        if not self.locks:
-            self.journal.began(self.locks)
-        self.locks.append((lock, i, False))
+        self._took((lock, i, False))
         return mine
 
     @types.coroutine
     def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take the lock alone, or refuse BUSY with `operand`."""
         touch: Touch = lock, i, WRITE
+        if (unwritten := self.unwritten) is not None:
+            key = id(lock), i
+            if not lock[i] and key not in unwritten:
+                unwritten[key] = EXCLUSIVE
+                self.locks.append((lock, i, True))
+                return [touch]
+            self.write_out()
         mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
         word = lock[i]
         if word and (word != HP or not self.host):
@@ -96,6 +111,7 @@ class Held:
     @types.coroutine
     def upgrade(self, lock: Sharex, i: int, operand: int) -> Attempt[None]:
         """Make this call's share exclusive; works for the only reader."""
+        self.write_out()
         touch: Touch = lock, i, WRITE
         mine = [touch] if self.journal.alone else (yield None, (touch,), None)
         if lock[i] & ~HP != READER:
@@ -141,6 +157,11 @@ class Held:
 
         One step: as many outcomes as with one each, and fewer events.
         """
+        if self.unwritten is not None:
+            if some is None:
+                self._forget()
+                return
+            self.write_out()
         locks = self.locks if some is None else list(some)
         if locks:
             if not self.journal.alone:
@@ -153,6 +174,8 @@ class Held:
 
     def give(self, lock: Cell, key: Key) -> None:
         """Give a lock that is held alone back before the others, within the caller's step."""
+        if isinstance(lock, Sharex):
+            self.write_out()
         self._give([(lock, key, True)])
 
     def _give(self, locks: list[Lock]) -> None:
@@ -170,23 +193,44 @@ class Held:
             for lock in locks:
                 self.locks.remove(lock)
         if locks is self.locks or not self.locks:
-            self.journal.ended(self.locks)
+            if self.unwritten is None:
+                self.journal.ended(self.locks)
             self.locks = []  # the old list stays what was given back, in the journal
 
     def hand_over(self) -> None:
         """The call ends without giving back what it still holds: the processor keeps it."""
+        self.write_out()
         kept, self.locks = self.locks, []
         self.journal.ended(kept)
         self.journal.held.setdefault(self.journal.cpu, []).extend(kept)
 
     def take_over(self, kept: Sequence[Lock]) -> None:
         """Hold what an earlier call handed over."""
+        self.write_out()
         for lock in kept:
             self.journal.held[self.journal.cpu].remove(lock)
             self._took(lock)
 
+    def write_out(self) -> None:
+        """From here on the words of the locks are what they are for a call that does not run alone."""
+        if self.unwritten is None:
+            return
+        self.unwritten = None
+        if self.locks:
+            self.journal.began(self.locks)
+        for cell, key, exclusive in self.locks:
+            if isinstance(cell, Sharex):
+                cell.put(key, EXCLUSIVE if exclusive else cell[key] + READER)
+
+    def _forget(self) -> None:
+        # what was not written need not be given back
+        for cell, key, _ in self.locks:
+            if type(key) is tuple:
+                give_entries(cell, key[1])
+        self.locks = []
+
     def _took(self, lock: Lock) -> None:
-        if not self.locks:
+        if not self.locks and self.unwritten is None:
             self.journal.began(self.locks)
         self.locks.append(lock)
 
