@@ -87,5 +87,6 @@ class Call(VmExit):
         except NotModelled:
             await self.held.release()
             raise
-        await self.held.release()
+        if self.held.locks:
+            await self.held.release()
         return status

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tdxlab.engine.cells import Words
 from tdxlab.engine.step import READ, WRITE, Touch, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import l2_attributes, sept
@@ -41,23 +42,26 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
     # --- all checks passed ---
     assert rule.result is not None
     hpa, polled = entry.hpa, ((call.cpu.lp, "interrupt", READ), entry.touch())
+    pages, first, alone = call.memory.pages, (hpa | call.td.key) & call.memory.keyed, call.cpu.journal.alone
     touches = await step(entry.touch(), at="accept")
-    chunk, last = field(entry.word, PROGRESS) if level == LEVEL_2M else 0, ENTRIES**level - 1
-    while chunk < last:
-        clear(call, hpa + chunk * PAGE_SIZE, touches)
+    chunk, chunks = field(entry.word, PROGRESS) if level == LEVEL_2M else 0, ENTRIES**level
+    while True:
+        if (page := pages.get(first + chunk * PAGE_SIZE)) is not None:
+            clear(page, touches)
         chunk += 1
-        touches = await step(*polled, at="poll")
+        if chunk == chunks:
+            break
+        if not alone:
+            touches = await step(*polled, at="poll")
         if call.cpu.interrupt_pending():
             write_entry(call, entry, sept.leaf(call.td, hpa, entry.state) | place(chunk, PROGRESS))
             raise Interrupted
-    clear(call, hpa + last * PAGE_SIZE, touches)
     write_entry(call, entry, sept.leaf(call.td, hpa, rule.result))
 
 
-def clear(call: Call, hpa: int, touches: list[Touch]) -> None:
-    """Fill a frame with zeros; one that nobody has written is so already.  Adds the write to `touches`."""
-    page = call.memory.pages.get((hpa | call.td.key) & call.memory.keyed)
-    if page is not None and any(page.peek(None)):
+def clear(page: Words, touches: list[Touch]) -> None:
+    """Fill a frame that somebody has looked at with zeros; the others are so.  Adds the write to `touches`."""
+    if any(page.peek(None)):
         touches.append((page, None, WRITE))
         page.fill([0] * ENTRIES)
 
