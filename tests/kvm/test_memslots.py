@@ -33,7 +33,7 @@ def whys(lab):
 
 @pytest.mark.parametrize("pages", [512, 3])
 def test_row_22_a_slot_goes_with_each_of_its_leaves_and_one_flush(pages):
-    """Row 11 or row 12 for every private leaf."""
+    """As the operations 11 and 12 of `test_counts` for every private leaf."""
     lab, td = two_slots(cpus=1)
     wanted = [(SIZE_2M, PG_LEVEL_2M)] if pages == 512 else [(SIZE_2M + n * PAGE_SIZE, PG_LEVEL_4K) for n in range(3)]
     lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_2M), *wanted)))
