@@ -1,7 +1,7 @@
 """SEAMCALLs, kicks and flushes of each operation: the numbered rows of the table that was checked against the lists.
 
-Uncontended, a S-EPT of four levels, no vCPU inside: each kick is a request without an IPI.  Operation 4 (filling a cache) and
-the columns for PAMT pages are for a machine with Dynamic PAMT.
+Uncontended, a S-EPT of four levels, no vCPU inside: each kick is a request without an IPI.  Operation 4 (filling a
+cache) and the columns for PAMT pages are for a machine with Dynamic PAMT.
 """
 
 from __future__ import annotations
