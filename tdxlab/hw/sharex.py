@@ -54,7 +54,7 @@ class Held:
     An attempt pauses by itself where other code awaits `step`: it is what leaves do most, and costs a quarter less so.
 
     A call that runs alone does not pause, nor write the words of its locks as long as it meets nobody else's: who
-    would read them?  What they would be more is in `unwritten`.
+    would read them?  How much more they would be is in `unwritten`, and `locks` has those of Secure-EPT entries only.
 
     The key of a Secure-EPT entry's own lock is ("entry", index), or ("entry", None) for all entries of a page.
     `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step.
@@ -66,17 +66,16 @@ class Held:
     def __init__(self, journal: Journal, host: bool = True) -> None:
         self.journal, self.host = journal, host
         self.locks: list[Lock] = []
-        self.unwritten: dict[tuple[int, int], int] | None = {} if journal.alone else None
+        self.unwritten: dict[tuple[Sharex, int], int] | None = {} if journal.alone else None
 
     @types.coroutine
     def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take a share, or refuse BUSY with `operand`."""
         touch: Touch = lock, i, SHARE
         if (unwritten := self.unwritten) is not None:
-            own = unwritten.get(key := (id(lock), i), 0)
+            own = unwritten.get(key := (lock, i), 0)
             if not (lock[i] | own) & TAKEN_OR_HP:
                 unwritten[key] = own + READER
-                self.locks.append((lock, i, False))
                 return [touch]
             self.write_out()
         mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
@@ -94,10 +93,8 @@ class Held:
         """Take the lock alone, or refuse BUSY with `operand`."""
         touch: Touch = lock, i, WRITE
         if (unwritten := self.unwritten) is not None:
-            key = id(lock), i
-            if not lock[i] and key not in unwritten:
-                unwritten[key] = EXCLUSIVE
-                self.locks.append((lock, i, True))
+            if not lock[i] and (lock, i) not in unwritten:
+                unwritten[lock, i] = EXCLUSIVE
                 return [touch]
             self.write_out()
         mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
@@ -152,17 +149,17 @@ class Held:
         self._took((page, ("entry", None), True))
         return words
 
-    async def release(self, some: Sequence[Lock] | None = None) -> None:
-        """Give everything (or some) back, last taken first.
+    async def release(self, *some: Cell) -> None:
+        """Give everything back, or the locks of some cells; last taken first.
 
         One step: as many outcomes as with one each, and fewer events.
         """
-        if self.unwritten is not None:
-            if some is None:
-                self._forget()
-                return
+        if some:
             self.write_out()
-        locks = self.locks if some is None else list(some)
+        elif self.unwritten is not None:
+            self._forget()
+            return
+        locks = [lock for lock in self.locks if lock[0] in some] if some else self.locks
         if locks:
             if not self.journal.alone:
                 touches = [
@@ -215,19 +212,21 @@ class Held:
         """From here on the words of the locks are what they are for a call that does not run alone."""
         if self.unwritten is None:
             return
-        self.unwritten = None
+        taken: list[Lock] = []
+        for (lock, i), more in self.unwritten.items():
+            lock.put(i, lock[i] + more)
+            taken += [(lock, i, True)] if more == EXCLUSIVE else [(lock, i, False)] * (more // READER)
+        self.unwritten, self.locks = None, [*taken, *self.locks]
         if self.locks:
             self.journal.began(self.locks)
-        for cell, key, exclusive in self.locks:
-            if isinstance(cell, Sharex):
-                cell.put(key, EXCLUSIVE if exclusive else cell[key] + READER)
 
     def _forget(self) -> None:
         # what was not written need not be given back
-        for cell, key, _ in self.locks:
-            if type(key) is tuple:
-                give_entries(cell, key[1])
-        self.locks = []
+        assert self.unwritten is not None
+        self.unwritten.clear()
+        for page, key, _ in self.locks:
+            give_entries(page, key[1])
+        self.locks.clear()
 
     def _took(self, lock: Lock) -> None:
         if not self.locks and self.unwritten is None:

@@ -87,6 +87,5 @@ class Call(VmExit):
         except NotModelled:
             await self.held.release()
             raise
-        if self.held.locks:
-            await self.held.release()
+        await self.held.release()
         return status

@@ -164,7 +164,7 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
         await zero_step.check(call, td, vcpu)
 
     # --- all checks passed ---
-    await call.held.release([lock for lock in call.held.locks if lock[0] in (td.op_state_lock, td.sept_tree)])
+    await call.held.release(td.op_state_lock, td.sept_tree)
     await step((vcpu, None, WRITE), at="VM entry")
     call.held.hand_over()
     load_guest(call, td, vcpu)
@@ -183,7 +183,7 @@ async def enter_epoch(call: Call, td: Td, vcpu: Vcpu) -> None:
         call.cpu.tlb.flush()
     call.cpu.lp.tlb_of = vcpu.tdvpr
     vcpu.epoch = td.td_epoch
-    await call.held.release(call.held.locks[-1:])
+    await call.held.release(td.epoch_lock)
 
 
 def load_guest(call: Call, td: Td, vcpu: Vcpu) -> None:
