@@ -43,6 +43,8 @@ class Player:
         self.only, self.explained, self.share = only, explained, share
         self.begun: dict[int, int] = {}  # calls before each part and case that is played, by its number
         self.units = 0  # parts and cases so far, played or not
+        self.dealt = [0] * share[1]  # lines of each share
+        self.owner, self.since = 0, 0  # whose the last part or case is, and from which line on
         self.count = Count(before)
         self.selected = False
         self.machine: Machine | None = None
@@ -57,6 +59,7 @@ class Player:
         """Run one recording.  Raises ValueError with a sentence that names the file, and the line."""
         self.count.file, self.parts.source, self.machine, self.selected = path.name, None, None, False
         self.set_ups.clear()
+        self.since = 0  # where the file ends not every share sees: its last part does not count
         lines = read_lines(path, self._another_plays)
         for self.count.at, line in lines:
             try:
@@ -123,9 +126,10 @@ class Player:
         self.count.lines.clear()
 
     def _is_mine(self) -> bool:
-        # parts and cases are dealt out in turn
-        which, of = self.share
-        mine = self.units % of == which
+        # each part and case goes to the share that has the fewest lines so far
+        self.dealt[self.owner] += self.count.at - self.since
+        self.owner, self.since = self.dealt.index(min(self.dealt)), self.count.at
+        mine = self.owner == self.share[0]
         if mine:
             self.begun[self.units] = self.count.report.calls
             self.count.unit = self.units

@@ -1,4 +1,4 @@
-"""A replay on several processors: parts and cases are dealt out in turn, and what comes of them is put together.
+"""A replay on several processors: parts and cases are dealt out, and what comes of them is put together.
 
 Each process reads all lines and plays its share.  The result is the one of a single process, call numbers included.
 """
