@@ -120,7 +120,7 @@ def nobody_tracks(patch: Patch) -> None:
 
 
 def accept_clears_nothing(patch: Patch) -> None:
-    patch.setattr(tdg_mem, "clear", lambda call, hpa, touches: None)
+    patch.setattr(tdg_mem, "clear", lambda page, touches: None)
 
 
 def hkid_stays_flushed(patch: Patch) -> None:
