@@ -27,7 +27,7 @@ class Journal:
     `cpu` is who runs now.  `held[cpu]` lists its locks in the order taken; `calls[cpu]` lists lists of locks that come
     and go together (a call into the module).  `released` tells the locks given back during the running step, with the
     number of writes and of reads until then: these were guarded.
-    `alone`: `cpu` runs with nobody beside it, and nobody asks what it touches, so that it need not pause.
+    `alone`: within a call nobody else runs, and nobody asks what it touches, so that it need not pause.
     """
 
     __slots__ = ("alone", "calls", "cpu", "held", "log", "notes", "reads", "released")

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
-from tdxlab.engine.cells import Journal, Record
+from tdxlab.engine.cells import Journal, Record, Words
 from tdxlab.engine.step import OTHERS, READ, WRITE, Pause, Touch, one_step, step
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.tlb import Tlb
@@ -304,23 +304,23 @@ class Guest:
 
     async def load(self, gpa: int) -> int:
         """The 8 bytes at a GPA.  Raises GuestFault where the guest takes an exception instead."""
-        done = await self._access(gpa, EptViolation.READ)
-        if isinstance(done, Access):
-            raise GuestFault(done)
-        hpa, touches = done
-        page, i = self.cpu.memory.page(hpa), gpa % PAGE_SIZE // WORD_BYTES
+        page, i, touches = await self._word(gpa, EptViolation.READ)
         touches.append((page, i, READ))
         return page[i]
 
     async def store(self, gpa: int, value: int) -> None:
         """Write 8 bytes at a GPA.  Raises GuestFault where the guest takes an exception instead."""
-        done = await self._access(gpa, EptViolation.WRITE)
+        page, i, touches = await self._word(gpa, EptViolation.WRITE)
+        touches.append((page, i, WRITE))
+        page.put(i, value)
+
+    async def _word(self, gpa: int, cause: int) -> tuple[Words, int, list[Touch]]:
+        # where the word at a GPA is, and the step in which it may be used
+        done = await self._access(gpa, cause)
         if isinstance(done, Access):
             raise GuestFault(done)
         hpa, touches = done
-        page, i = self.cpu.memory.page(hpa), gpa % PAGE_SIZE // WORD_BYTES
-        touches.append((page, i, WRITE))
-        page.put(i, value)
+        return self.cpu.memory.page(hpa), gpa % PAGE_SIZE // WORD_BYTES, touches
 
     async def _access(self, gpa: int, cause: int) -> Access | tuple[int, list[Touch]]:
         # the exception that came instead, or where the data is: the caller uses it in the same step

@@ -10,6 +10,8 @@ Source: the huge-page series; kvm-host reference, checked section B.9.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from tdxlab.host import seamcall
 from tdxlab.host.dpamt import tdx_pamt_get, tdx_pamt_put
 from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
@@ -120,8 +122,10 @@ question.variant("pair_each_try", split=split_with_a_pair_each_try, source="huge
 # --- get_first: the S-EPT page's pair before BLOCK, so that running out of pages harms nothing ---
 
 
-async def split_get_first(kvm: Kvm, gfn: int, level: int, pfn: int, private_spt: int) -> int:
-    """Nothing is blocked yet when the get fails."""
+async def get_then_split(
+    kvm: Kvm, gfn: int, level: int, private_spt: int, demote: Callable[[], Awaitable[Answer]]
+) -> int:
+    """Nothing is blocked yet when the get fails.  demote: one try."""
     cache = kvm.design.pamt_split_cache
     await cache.lock(kvm)
     ret = await tdx_pamt_get(kvm.host, private_spt, PG_LEVEL_4K, cache.pages(kvm))
@@ -130,9 +134,16 @@ async def split_get_first(kvm: Kvm, gfn: int, level: int, pfn: int, private_spt:
     if ret:
         cache.unlock(kvm)
         return ret
-    err = await tdx_sept.tdh_do_no_vcpus(kvm, lambda: demote_with_a_pair(kvm, gfn, level, pfn, private_spt))
+    err = await tdx_sept.tdh_do_no_vcpus(kvm, demote)
     cache.unlock(kvm)
     return await demoted(kvm, err, private_spt)
+
+
+async def split_get_first(kvm: Kvm, gfn: int, level: int, pfn: int, private_spt: int) -> int:
+    """DEMOTE as in `pair_each_try`."""
+    return await get_then_split(
+        kvm, gfn, level, private_spt, lambda: demote_with_a_pair(kvm, gfn, level, pfn, private_spt)
+    )
 
 
 question.variant(
@@ -163,17 +174,9 @@ async def demote_under_pamt_lock(kvm: Kvm, gfn: int, level: int, pfn: int, priva
 
 async def split_under_pamt_lock(kvm: Kvm, gfn: int, level: int, pfn: int, private_spt: int) -> int:
     """As `get_first`, but for the lock."""
-    cache = kvm.design.pamt_split_cache
-    await cache.lock(kvm)
-    ret = await tdx_pamt_get(kvm.host, private_spt, PG_LEVEL_4K, cache.pages(kvm))
-    if not ret and (ret := await block_and_track(kvm, gfn, level)):
-        await tdx_pamt_put(kvm.host, private_spt, PG_LEVEL_4K)
-    if ret:
-        cache.unlock(kvm)
-        return ret
-    err = await tdx_sept.tdh_do_no_vcpus(kvm, lambda: demote_under_pamt_lock(kvm, gfn, level, pfn, private_spt))
-    cache.unlock(kvm)
-    return await demoted(kvm, err, private_spt)
+    return await get_then_split(
+        kvm, gfn, level, private_spt, lambda: demote_under_pamt_lock(kvm, gfn, level, pfn, private_spt)
+    )
 
 
 question.variant("under_pamt_lock", split=split_under_pamt_lock, source="Yan Zhao, June 2026, in the thread of RFC v5")

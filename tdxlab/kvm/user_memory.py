@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from tdxlab.engine.cells import Words
 from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.hw.cpu import WORD_BYTES
 from tdxlab.hw.memory import Memory
 from tdxlab.kvm.kvm_main import EFAULT, Kvm, KvmMemorySlot
 from tdxlab.spec.levels import ENTRIES, PAGE_SHIFT, PAGE_SIZE
-
-WORD_BYTES = 8
 
 
 async def hva_to_pfn(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:

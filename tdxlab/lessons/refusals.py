@@ -14,6 +14,7 @@ from typing import Any
 from tdxlab.engine.run import run, story
 from tdxlab.hw.cpu import Regs
 from tdxlab.lab import Lab
+from tdxlab.lessons.leaves import Leaves
 from tdxlab.lessons.td import (
     IMAGE,
     LARGE,
@@ -157,14 +158,20 @@ def memory_leaves() -> list[Leaf]:
     return [leaf for name, leaf in leaves.BY_NAME.items() if name.startswith(begins) and leaf.emulated]
 
 
-def meet(refusal: Refusal) -> Status:
-    """A fresh machine, what came before, and the call: what it really answers."""
+def prepared(refusal: Refusal) -> Leaves:
+    """A fresh machine, and what came before."""
     call = build(Lab(module=MODULE, dpamt=refusal.dpamt), attributes=refusal.attributes, until=refusal.until)
     for row in refusal.before:
         if callable(row):
             call.lab.alone(row(call.lab))
         else:
             call(*row, lp=lp_of(row))
+    return call
+
+
+def meet(refusal: Refusal) -> Status:
+    """The call, on a machine that is prepared: what it really answers."""
+    call = prepared(refusal)
     if refusal.meanwhile:
         step, other = refusal.meanwhile
         return stopped_at(step, call.lab, refusal.call, other)

@@ -15,7 +15,7 @@ from tdxlab.replay.compare import AFTER, Count, agrees, expected_of, got_of, res
 from tdxlab.replay.explain import Watch
 from tdxlab.replay.lines import State, call_of, is_call, run
 from tdxlab.replay.machine import Machine, Result, WrongSide, padded
-from tdxlab.replay.parts import VERSION, OtherModule, Parts
+from tdxlab.replay.parts import VERSION, OtherModule, Parts, part_of
 from tdxlab.replay.reading import NO_LINE, Line, Unbuilt, check_shape, read_lines
 
 T = TypeVar("T")
@@ -90,10 +90,10 @@ class Player:
             self.parts.source = found and found[0]
         elif "section" in line or "trace" in line:
             self.set_ups.clear()
-            self._begin(str(line.get("section", line.get("trace"))), line)
+            self._begin(part_of(line), line)
             self.selected = self._is_mine() and self.selected
         elif "setup" in line:
-            self._begin("dpamt" if line.get("dpamt") else "static", line)
+            self._begin(part_of(line), line)
             self.set_ups[line.get("dpamt", 0)] = cases.SetUp(self, line)
         elif case := cases.case_of(line):
             if self._is_mine():

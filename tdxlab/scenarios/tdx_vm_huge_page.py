@@ -12,6 +12,7 @@ from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import READ, step
 from tdxlab.guest.accept import GuestProgram, accept_page, map_gpa, touch
+from tdxlab.guest.programs import touches
 from tdxlab.hw.cpu import Guest
 from tdxlab.lab import Lab, Td
 from tdxlab.scenarios.registry import Control, scenario
@@ -84,15 +85,6 @@ def share(*pages: int) -> GuestProgram:
     async def program(guest: Guest) -> None:
         for gpa in pages:
             await write_shared(guest, gpa)
-
-    return program
-
-
-def touches(gpa: int) -> GuestProgram:
-    """Write to private memory."""
-
-    async def program(guest: Guest) -> None:
-        await touch(guest, gpa)
 
     return program
 

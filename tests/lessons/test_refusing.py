@@ -6,7 +6,19 @@ import pytest
 
 from tdxlab.lab import Lab
 from tdxlab.lessons.leaves import Call
-from tdxlab.lessons.refusals import ADD_PAIR, AUG_2M, BLOCK_2M, DEMOTE, ENTER, ENTER_1, MODULE, REFUSALS, TRACK, Refusal
+from tdxlab.lessons.refusals import (
+    ADD_PAIR,
+    AUG_2M,
+    BLOCK_2M,
+    DEMOTE,
+    ENTER,
+    ENTER_1,
+    MODULE,
+    REFUSALS,
+    TRACK,
+    Refusal,
+    prepared,
+)
 from tdxlab.lessons.refusing import answering
 from tdxlab.lessons.td import IMAGE, LARGE, OWN, PAGE, PAGES, PAIR, SOURCE, TDR, Row, build, lp_of
 from tdxlab.spec.levels import LEVEL_2M
@@ -59,10 +71,5 @@ def test_without_dynamic_pamt_its_leaves_are_refused_before_any_lock() -> None:
 
 @pytest.mark.parametrize("refusal", [r for r in REFUSALS if r.meanwhile is None], ids=lambda r: str(r.status))
 def test_each_refusal_has_a_row_that_answers_so(refusal: Refusal) -> None:
-    call = build(Lab(module=MODULE, dpamt=refusal.dpamt), attributes=refusal.attributes, until=refusal.until)
-    for row in refusal.before:
-        if callable(row):
-            call.lab.alone(row(call.lab))
-        else:
-            call(*row, lp=lp_of(row))
+    call = prepared(refusal)
     assert len(call(*refusal.call).refused_by) == 1

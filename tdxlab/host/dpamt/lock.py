@@ -20,7 +20,8 @@ from collections.abc import Awaitable, Callable
 
 from tdxlab.engine.locks import RwLock
 from tdxlab.engine.step import OTHERS, step
-from tdxlab.host.dpamt.pair import PamtPages
+from tdxlab.host.dpamt.pair import Pair, PamtPages
+from tdxlab.host.gfp import GFP_ATOMIC
 from tdxlab.host.host import Host
 from tdxlab.hw.cpu import Regs
 from tdxlab.spec.design import Question
@@ -28,7 +29,6 @@ from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 Make = Callable[[], Awaitable[Regs]]
-Pair = tuple[int, ...]
 
 question = Question("pamt_lock", __doc__)
 
@@ -169,7 +169,7 @@ def from_pool(host: Host, pages: PamtPages) -> int | None:
     key = host.journal.cpu
     pool = host.pamt_pool[key]
     if not pool:
-        block = host.allocator.alloc(PG_LEVEL_2M - 1)
+        block = host.alloc_page(PG_LEVEL_2M, GFP_ATOMIC)
         pool = tuple(range(block, block + SIZE_2M, PAGE_SIZE)) if block is not None else ()
     host.pamt_pool.put(key, pool[1:])
     return int(pool[0]) if pool else None
