@@ -227,9 +227,8 @@ class Sweep:
 
     def free(self) -> Iterator[tuple[int, str]]:
         """(page or 2M block, in which list it is free)."""
-        for (_, kind), pages in self.lab.host.allocator.free_pages.items():
-            if isinstance(pages, tuple):
-                yield from ((hpa, "2M free block" if kind == LEVEL_2M else "free") for hpa in pages)
+        for hpa, level in self.lab.host.allocator.came_back():
+            yield hpa, "2M free block" if level == LEVEL_2M else "free"
 
     def leaked(self) -> list[str]:
         """No more pages than at the start are handed out without a use.

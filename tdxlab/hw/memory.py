@@ -7,8 +7,8 @@ Secure EPT is one more ("sept:...").  Left out: integrity.  The host finds in a 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from tdxlab.engine.cells import Journal, Key, Table, Words
 from tdxlab.hw.platform import Platform
@@ -76,7 +76,9 @@ class PageAllocator:
     """The host's free pages, in lists per CPU: two CPUs that allocate at the same time do not meet.
 
     Each CPU has an equal share of 2M blocks.  4K pages are cut from where the policy says, and never put together
-    again.  Left out: the buddy lists behind the per-CPU lists; a CPU whose share is used up gets no page.
+    again.  A CPU whose share is used up takes from the next one's.  That is for CPUs that take turns (a set-up, a
+    boot); a run whose accesses are checked refuses it, for no step declares it.
+    Left out: the buddy lists behind the per-CPU lists.
     """
 
     __slots__ = ("cpus", "free_pages", "place", "share", "start", "whole")
@@ -92,81 +94,74 @@ class PageAllocator:
         self.start = -(-start // SIZE_2M) * SIZE_2M
         self.whole = self.start if policy == "own" else self.start + (end - self.start) // 2 // SIZE_2M * SIZE_2M
         self.share = (end - self.whole) // cpus // SIZE_2M * SIZE_2M
-        # {(CPU, what): ...}: 4K and 2M pages that came back; how many pages were "cut" and "blocks" handed out whole;
-        # the "block" that is being cut
-        self.free_pages = Table(journal, "free_pages", default=None, guard=_owner)
+        # {(CPU, level): how many pages came back, (CPU, level, n): the n-th of them; (CPU, what): how many pages were
+        # "cut" and "blocks" handed out whole, the "block" that is being cut}
+        self.free_pages = Table(journal, "free_pages", 0, _owner)
 
     def alloc(self, level: int = LEVEL_4K) -> int | None:
         """A free page for the running CPU, or None.  level: the module's, 4K or 2M."""
-        if (page := self._pop(level)) is not None:
-            return page
-        kind = "blocks" if level == LEVEL_2M else "cut"
-        used = self._get(kind) or 0
-        page = self.block() if level == LEVEL_2M else self.place(self, used)
-        if page is not None:
-            self._put(kind, used + 1)
-        return page
+        asks = self.free_pages.journal.cpu
+        pages = (self._take((asks + n) % self.cpus, level) for n in range(self.cpus))
+        return next((page for page in pages if page is not None), None)
 
     def free(self, hpa: int, level: int = LEVEL_4K) -> None:
-        """Give a page back to the running CPU's list."""
-        self._put(level, (hpa, *(self._get(level) or ())))
+        """Put a page on top of the running CPU's list."""
+        cpu = self.free_pages.journal.cpu
+        top = self.free_pages[cpu, level] + 1
+        self.free_pages.put((cpu, level, top), hpa)
+        self.free_pages.put((cpu, level), top)
+
+    def came_back(self) -> Iterator[tuple[int, int]]:
+        """(HPA, level) of each page in a list, over all CPUs."""
+        return ((hpa, key[1]) for key, hpa in self.free_pages.items() if len(key) == 3)
 
     def handed_out(self) -> int:
         """Bytes that are not free, over all CPUs."""
-        out = 0
-        for (_, kind), value in self.free_pages.items():
-            if kind in (LEVEL_4K, LEVEL_2M):
-                out -= len(value) * (SIZE_4K if kind == LEVEL_4K else SIZE_2M)
-            elif kind != "block":
-                out += value * (SIZE_4K if kind == "cut" else SIZE_2M)
-        return out
+        sizes = {"cut": SIZE_4K, "blocks": SIZE_2M, LEVEL_4K: -SIZE_4K, LEVEL_2M: -SIZE_2M, "block": 0}
+        return sum(int(n) * sizes[key[1]] for key, n in self.free_pages.items() if len(key) == 2)
 
-    def block(self) -> int | None:
-        """The next 2M block of the running CPU's share, after those that were handed out whole and those cut."""
-        cut = -(-(self._get("cut") or 0) // ENTRIES) if self.whole == self.start else 0
-        at = ((self._get("blocks") or 0) + cut) * SIZE_2M
-        return self.whole + self.cpu * self.share + at if at < self.share else None
+    def block(self, cpu: int) -> int | None:
+        """The next 2M block of a CPU's share, after those that were handed out whole and those cut."""
+        cut = -(-self.free_pages[cpu, "cut"] // ENTRIES) if self.whole == self.start else 0
+        at = (self.free_pages[cpu, "blocks"] + cut) * SIZE_2M
+        return self.whole + cpu * self.share + at if at < self.share else None
 
-    @property
-    def cpu(self) -> int:
-        """Who asks."""
-        return self.free_pages.journal.cpu
-
-    def _pop(self, level: int) -> int | None:
-        pages = self._get(level)
-        if not pages:
-            return None
-        self._put(level, pages[1:] or None)
-        return int(pages[0])
-
-    def _get(self, key: Key) -> Any:
-        return self.free_pages[self.cpu, key]
-
-    def _put(self, key: Key, value: Any) -> None:
-        self.free_pages.put((self.cpu, key), value)
+    def _take(self, cpu: int, level: int) -> int | None:
+        top = self.free_pages[cpu, level]
+        if top:
+            page = int(self.free_pages[cpu, level, top])
+            self.free_pages.put((cpu, level, top), 0)
+            self.free_pages.put((cpu, level), top - 1)
+            return page
+        kind = "blocks" if level == LEVEL_2M else "cut"
+        used = self.free_pages[cpu, kind]
+        new = self.block(cpu) if level == LEVEL_2M else self.place(self, cpu, used)
+        if new is not None:
+            self.free_pages.put((cpu, kind), used + 1)
+        return new
 
     # --- where a CPU's n-th 4K page lies ---
 
-    def own_block(self, n: int) -> int | None:
+    def own_block(self, cpu: int, n: int) -> int | None:
         """512 pages from one 2M block of its own, then the next block."""
         if n % ENTRIES == 0:
-            self._put("block", self.block())
-        block = self._get("block")
-        return None if block is None else int(block) + n % ENTRIES * SIZE_4K
+            self.free_pages.put((cpu, "block"), self.block(cpu) or 0)
+        block = int(self.free_pages[cpu, "block"])
+        return block + n % ENTRIES * SIZE_4K if block else None
 
-    def shared_block(self, n: int) -> int | None:
+    def shared_block(self, cpu: int, n: int) -> int | None:
         """All CPUs' pages lie side by side in the same 2M blocks, whatever they are used for."""
-        page = self.start + (n * self.cpus + self.cpu) * SIZE_4K
+        page = self.start + (n * self.cpus + cpu) * SIZE_4K
         return page if page < self.whole else None
 
-    def scattered_blocks(self, n: int) -> int | None:
+    def scattered_blocks(self, cpu: int, n: int) -> int | None:
         """Each page lies in another 2M block than the one before, until all have one; then they get a second."""
         blocks = (self.whole - self.start) // SIZE_2M // self.cpus
         row, block = divmod(n, blocks)
-        return None if row == ENTRIES else self.start + (self.cpu * blocks + block) * SIZE_2M + row * SIZE_4K
+        return None if row == ENTRIES else self.start + (cpu * blocks + block) * SIZE_2M + row * SIZE_4K
 
 
-PLACES: dict[str, Callable[[PageAllocator, int], int | None]] = {
+PLACES: dict[str, Callable[[PageAllocator, int, int], int | None]] = {
     "own": PageAllocator.own_block,
     "shared": PageAllocator.shared_block,
     "scattered": PageAllocator.scattered_blocks,

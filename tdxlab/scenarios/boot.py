@@ -110,8 +110,7 @@ def boot(
     """
     size = nbytes(memory)
     slots = firmware.memslots(size)
-    # each CPU allocates from a share of its own, and vCPU 0 may need all the memory
-    lab = Lab(design, module, dpamt, cpus=vcpus, memory=f"{vcpus * -(-size // SIZE_1G) + 1}G", grain="seamcall")
+    lab = Lab(design, module, dpamt, cpus=vcpus, memory=f"{-(-size // SIZE_1G) + 1}G", grain="seamcall")
     before = lab.host.allocator.handed_out()
     td = lab.create_td(memory=[(gpa, f"{length >> 10}K") for gpa, length in slots], finalize=False)
     for gpa, npages in firmware.images():

@@ -119,10 +119,10 @@ def changes(event: Event, most: int = 6) -> list[str]:
 
 def _pages(cell: str, key: Any, old: Any, new: Any) -> tuple[str, int]:
     """(the store of free pages that this word belongs to, how many pages were taken from it), or ("", 0)."""
-    if cell == "free_pages":  # (CPU, "cut"): how many 4K pages were cut; (CPU, level): a list
+    if cell == "free_pages":  # (CPU, "cut"): how many 4K pages were cut; (CPU, level): how many came back
         if key[1] == "cut":
-            return "allocator", (new or 0) - (old or 0)
-        return "allocator", 0 if key[1] in ("block", "blocks") else len(old or ()) - len(new or ())
+            return "allocator", new - old
+        return "allocator", 0 if key[1] in ("block", "blocks") or len(key) == 3 else old - new
     if cell in ("charges", "page_memcg"):  # who pays for them
         return "allocator", 0
     if key == "objects":

@@ -59,10 +59,26 @@ def test_pages_are_handed_out_per_cpu_and_come_back() -> None:
     assert pages.alloc() == first, "what a CPU frees it has again"
 
 
-def test_a_share_that_is_used_up_gives_no_page_and_no_page_twice() -> None:
-    pages = PageAllocator(Journal(), SIZE_2M, 3 * SIZE_2M, cpus=1)
-    got = [pages.alloc() for _ in range(2 * 512 + 1)]
-    assert got[-1] is None and len(set(got[:-1])) == 1024
+@pytest.mark.parametrize("policy", ["own", "shared", "scattered"])
+def test_a_cpu_takes_what_others_have_left_until_there_is_none_and_no_page_twice(policy: str) -> None:
+    pages = PageAllocator(Journal(), SIZE_2M, 5 * SIZE_2M, cpus=2, policy=policy)
+    small = 4 * 512 if policy == "own" else 2 * 512
+    got = [pages.alloc() for _ in range(small + 1)]
+    large = [pages.alloc(LEVEL_2M) for _ in range(4 - small // 512 + 1)]
+    assert got[-1] is large[-1] is None and len({*got, *large}) == small + len(large)
+    assert pages.handed_out() == 4 * SIZE_2M
+
+
+def test_giving_pages_back_costs_the_same_however_many_are_there() -> None:
+    journal = Journal()
+    pages = PageAllocator(journal, SIZE_2M, 3 * SIZE_2M, cpus=1)
+    got = [pages.alloc() for _ in range(1024)]
+    mark = journal.mark()
+    for page in got:
+        assert page is not None
+        pages.free(page)
+    assert journal.log is not None and sum(len(str(old)) for _, _, old in journal.log[mark:]) < 16 * 1024
+    assert [pages.alloc() for _ in got] == got[::-1] and pages.handed_out() == 2 * SIZE_2M
 
 
 # --- TLB ---

@@ -138,8 +138,7 @@ def after_a_failed_unmap(reference, level=PG_LEVEL_4K):
     pamt = lab.module.pamt.page(page, level - 1)
     pamt.word = pamt.chunk.entries[pamt.i]
     assert pamt.owner == td.kvm.tdr_hpa
-    free = [hpa for pages in lab.host.allocator.free_pages.values() if isinstance(pages, tuple) for hpa in pages]
-    return page in free
+    return page in [hpa for hpa, _ in lab.host.allocator.came_back()]
 
 
 @pytest.mark.parametrize("level", [PG_LEVEL_4K, PG_LEVEL_2M])
