@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from tabulate import tabulate
-
 from tdxlab import __version__
 
 Answer = tuple[dict[str, Any], str, int]
@@ -81,6 +79,8 @@ def _words(key: str, value: Any) -> str:
 
 def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     # the last column is prose
+    from tabulate import tabulate
+
     return tabulate(rows, headers, maxcolwidths=[None] * (len(headers) - 1) + [72])
 
 
@@ -129,6 +129,8 @@ def _run(args: argparse.Namespace) -> Answer:
 
 
 def _run_text(data: dict[str, Any], sentences: Any) -> str:
+    from tabulate import tabulate
+
     from tdxlab.scenarios.registry import TOPICS
 
     numbers = [(key, data[key]) for key in ("steps", "ended", "faults", "splits", "kicks", "write_lock_takes")]
