@@ -50,7 +50,9 @@ def test_lists_of_free_pages_are_counted() -> None:
     assert told(cut, cache) == ["allocator: 2 pages taken", "cache:0: 1 page taken"]
     assert told(back) == ["allocator: 2 pages given back"]
     assert told(("page_memcg", 0x3000, "", "td0"), ("charges", (0, "td0"), 0, 1)) == []
-    assert told(cut, back) == [] and told(("free_pages", (0, "blocks"), 1, 2), ("free_pages", (0, 0, 2), 0, 0x5000)) == []
+    assert (
+        told(cut, back) == [] and told(("free_pages", (0, "blocks"), 1, 2), ("free_pages", (0, 0, 2), 0, 0x5000)) == []
+    )
 
 
 def test_changes_are_one_line_a_cell_and_cut_ones_say_so() -> None:
