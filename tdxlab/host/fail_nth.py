@@ -1,7 +1,7 @@
 """Failures on purpose: the n-th use of a call site fails.  (As the kernel's /proc/<pid>/fail-nth.)
 
 A site is the kernel function or the cache that asks for a page ("tdp_mmu_alloc_sp_for_split"), or a leaf
-("TDH.MEM.PAGE.AUG").
+("TDH.MEM.PAGE.AUG").  What comes of each is in data/failures.csv.
 Uses are counted on each CPU by itself, so that what fails does not depend on who was first.
 """
 
@@ -12,15 +12,18 @@ from tdxlab.spec.leaves import TDH_VP_ENTER, named
 from tdxlab.spec.status import Status
 
 SITES = {
+    "hva_to_pfn": "a page of the process, behind a memslot",
     "kvm_gmem_get_folio": "a folio of guest_memfd",
     "kvm_mmu_memory_cache_alloc": "a page in the place of one that a cache should have had",
-    "mmu_alloc_root": "the mirror's root",
+    "mmu_alloc_root": "the root of the mirror, or of the shared EPT",
     "mmu_external_spt_cache": "a page for a table of the S-EPT, kept ready",
     "mmu_shadow_page_cache": "a page for a table of the mirror, kept ready",
     "pamt_cache": "a PAMT page, kept ready by a vCPU or a VM",
+    "pamt_pool": "a 2M block for PAMT pages",
     "tdp_mmu_alloc_sp_for_split": "both pages of a table that replaces a huge leaf",
     "tdx_alloc_control_page": "a page of a TD or of a vCPU",
     "tdx_alloc_pamt_pages": "a PAMT page for a control page's range",
+    "tdx_td_init": "the page of TD_PARAMS",
 }
 """Who asks for pages, and for what."""
 

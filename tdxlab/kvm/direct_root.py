@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from tdxlab.engine.cells import Words
 from tdxlab.engine.step import READ, WRITE, Touch, step
 from tdxlab.host import seamcall
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.kvm.kvm_main import EFAULT, EIO, ENOMEM, Kvm, KvmVcpu, kvm_vm_bugged
 from tdxlab.kvm.mmu import (
     KvmPageFault,
@@ -28,7 +29,7 @@ from tdxlab.kvm.spte import SHADOW_NONPRESENT_VALUE, SPTE_RWX
 from tdxlab.kvm.tdp_mmu import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS
 from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.fields import BY_NAME
-from tdxlab.spec.levels import ENTRIES, LEVEL_4K, LEVEL_512G, PAGE_SHIFT, PAGE_SIZE, index
+from tdxlab.spec.levels import ENTRIES, LEVEL_4K, LEVEL_512G, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K, index
 from tdxlab.spec.vmcall import SHARED_BIT
 
 MMIO_SPTE = 0  # #VE
@@ -39,12 +40,14 @@ async def kvm_mmu_load(vcpu: KvmVcpu) -> int:
     """Have a direct root, and tell the module of it.  Returns 0 or -errno.  Context: a set-up, after INIT_VCPU."""
     kvm, host = vcpu.kvm, vcpu.kvm.host
     if not kvm.direct_root:
-        root = host.alloc_page()
+        root = host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "mmu_alloc_root", kvm.name)
         if root is None:
             return -ENOMEM
         host.memory.page(root).fill([SHADOW_NONPRESENT_VALUE] * ENTRIES)
         kvm.direct_root = root
     err = await seamcall.tdh_vp_wr(host, vcpu.tdvpr_hpa, SHARED_EPTP, kvm.direct_root, -PAGE_SIZE % (1 << 52))
+    if err.error:
+        await kvm_vm_bugged(kvm, f"tdh_vp_wr: {err}")
     return -EIO if err.error else 0
 
 

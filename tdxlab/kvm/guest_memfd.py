@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tdxlab.engine.cells import Journal, Table
 from tdxlab.engine.locks import RwSem
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
-from tdxlab.host.gfp import GFP_KERNEL
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
 from tdxlab.kvm.kvm_main import KvmMemorySlot
 from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K
@@ -72,8 +72,12 @@ class Gmem:
         return 0 if self.split[self.first_of(index)] else self.order
 
     def alloc_folio(self, index: int) -> int:
-        """Put a new folio into the page cache, if memory is left.  The caller has touched the entry."""
-        hpa = self.host.alloc_page(PG_LEVEL_2M if self.order else PG_LEVEL_4K, GFP_KERNEL, "kvm_gmem_get_folio")
+        """Put a new folio into the page cache, if memory is left.  The caller has touched the entry.
+
+        The file's mapping has GFP_HIGHUSER; it is `filemap_add_folio` that charges whoever adds a folio (GEN).
+        """
+        level, memcg = PG_LEVEL_2M if self.order else PG_LEVEL_4K, self.kvms[0].name
+        hpa = self.host.alloc_page(level, GFP_KERNEL_ACCOUNT, "kvm_gmem_get_folio", memcg)
         if hpa is not None:
             self.folios.put(index, hpa)
         return hpa or 0

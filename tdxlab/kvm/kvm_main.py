@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from tdxlab.kvm.tdp_iter import KvmMmuPage
     from tdxlab.spec.design import Design
 
-EINTR, EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EEXIST, EINVAL, EOPNOTSUPP = 4, 5, 11, 12, 14, 16, 17, 22, 95
+EINTR, EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP = 4, 5, 11, 12, 14, 16, 17, 22, 28, 95
 
 # enum kvm_tdx_state
 TD_STATE_UNINITIALIZED, TD_STATE_INITIALIZED, TD_STATE_RUNNABLE = range(3)
+
+# enum vcpu_tdx_state
+VCPU_TD_STATE_UNINITIALIZED, VCPU_TD_STATE_INITIALIZED = range(2)
 
 # vcpu->mode
 OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE = range(3)
@@ -150,10 +153,10 @@ class Kvm(Record):
 class KvmVcpu(Record):
     """`struct kvm_vcpu` and `struct vcpu_tdx`.  It runs on one CPU, which alone uses all but `mode` and `requests`."""
 
-    FIXED = Record.FIXED | {"kvm", "vcpu_id", "cpu", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache",
+    FIXED = Record.FIXED | {"kvm", "vcpu_id", "cpu", "state", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache",
                             "mmu_external_spt_cache", "pamt_cache", "caches"}  # fmt: skip
     __slots__ = (  # noqa: RUF023
-        "kvm", "vcpu_id", "cpu", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache", "mmu_external_spt_cache",
+        "kvm", "vcpu_id", "cpu", "state", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache", "mmu_external_spt_cache",
         "pamt_cache",
         "mode", "requests",  # every access is a touch
         "pir",  # vectors posted for the guest; every access is a touch
@@ -170,7 +173,7 @@ class KvmVcpu(Record):
         vcpu_id = len(kvm.vcpus)
         own: Guard = lambda key: None if key in ("mode", "requests", "pir", "signal") else cpu  # noqa: E731
         super().__init__(kvm.journal, f"kvm_vcpu:{kvm.name}.{vcpu_id}", own)
-        self.kvm, self.vcpu_id, self.cpu = kvm, vcpu_id, cpu
+        self.kvm, self.vcpu_id, self.cpu, self.state = kvm, vcpu_id, cpu, VCPU_TD_STATE_UNINITIALIZED
         self.mode, self.requests = OUTSIDE_GUEST_MODE, 0
         self.vp_enter_ret = Status(0)
         self.exit_qualification = self.ext_exit_qualification = self.exit_gpa = 0

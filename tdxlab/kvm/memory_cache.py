@@ -5,6 +5,8 @@ Left out: the cache of `kvm_mmu_page` headers.  (virt/kvm/kvm_main.c)
 
 from __future__ import annotations
 
+from itertools import islice
+
 from tdxlab.engine.cells import Guard, Journal, Record
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
@@ -26,11 +28,13 @@ class KvmMmuMemoryCache(Record):
         self.objects: tuple[int, ...] = ()
 
     def topup(self, host: Host, least: int, capacity: int = KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE) -> bool:
-        """If there are fewer than `least` pages, fill to capacity.  Returns whether there are `least` then."""
+        """If there are fewer than `least` pages, fill to capacity.  Returns whether there are `least` then.
+
+        The first page that there is not ends it.
+        """
         if len(self.objects) < least:
-            missing = capacity - len(self.objects)
-            pages = (self.alloc_page(host) for _ in range(missing))
-            self.objects = (*self.objects, *(page for page in pages if page is not None))
+            pages = iter(lambda: self.alloc_page(host), None)
+            self.objects = (*self.objects, *islice(pages, capacity - len(self.objects)))
         return len(self.objects) >= least
 
     def alloc_page(self, host: Host) -> int | None:

@@ -3,7 +3,9 @@
 While the HKID is assigned each page costs BLOCK, TRACK, REMOVE and a WBINVD of each 4K.  Once it is released, and the
 caches were written back as a whole, one RECLAIM for each leaf is enough.
 
-A variant is one function: take_back(kvm), which leaves no leaf in the mirror and no HKID.
+A variant is one function: take_back(kvm), which leaves no leaf in the mirror.
+What the module does not give back is leaked, with a WARN or a KVM bug; while the HKID is assigned, nothing but leaves
+can be taken back at all.
 Source: 6.16; the shutdown optimisation as posted in June 2025.  Left out: S-EPT pages freed by RCU, MMU notifiers.
 """
 
@@ -14,9 +16,12 @@ from collections.abc import Iterator
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.host.dpamt import tdx_free_control_page
+from tdxlab.host.host import Host
 from tdxlab.kvm.direct_root import free_shared_memory
 from tdxlab.kvm.kvm_main import (
     KVM_REQ_TLB_FLUSH,
+    TD_STATE_UNINITIALIZED,
+    VCPU_TD_STATE_UNINITIALIZED,
     Kvm,
     KvmVcpu,
     kvm_make_all_cpus_request,
@@ -27,9 +32,18 @@ from tdxlab.kvm.spte import TableSpte
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_leafs
 from tdxlab.spec.design import Question
-from tdxlab.spec.status import TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED
+from tdxlab.spec.status import TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED
 
 question = Question("teardown", __doc__)
+
+
+async def zap_private(kvm: Kvm) -> None:
+    """Zap every leaf of every memslot."""
+    await kvm_mmu_write_lock(kvm, "destroy")
+    for slot in kvm.memslots:
+        if await tdp_mmu_zap_leafs(kvm, slot.base_gfn, slot.base_gfn + slot.npages):
+            await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
+    kvm.mmu_lock.write_unlock()
 
 
 # --- fast: KVM_TDX_TERMINATE_VM releases the HKID first ---
@@ -44,95 +58,132 @@ async def release_then_reclaim(kvm: Kvm) -> None:
 question.variant("fast", take_back=release_then_reclaim, source="RFC v2's base: the shutdown optimisation, June 2025")
 
 
-# --- slow: guest_memfd is released first, while the TD could still run ---
+# --- slow: guest_memfd is released first, while the TD could still run, so each page is removed as then ---
 
-
-async def remove_then_release(kvm: Kvm) -> None:
-    """Each page is removed as at run time."""
-    await zap_private(kvm)
-    await tdx_mmu_release_hkid(kvm)
-
-
-question.variant("slow", take_back=remove_then_release, source="Linux 6.16")
+question.variant("slow", take_back=zap_private, source="Linux 6.16")
 
 
 async def kvm_destroy_vm(kvm: Kvm) -> None:
-    """Give back all that the VM holds: leaves, HKID, folios, vCPUs, tables bottom-up, the TD's root last.
+    """Give back all that the VM holds: leaves, folios, HKID, vCPUs, tables bottom-up, the TD's root last.
 
-    Context: no vCPU runs any more, and none ever will.  What the module does not give back is leaked, with a WARN.
+    Context: no vCPU runs any more, and none ever will.
     """
     await kvm.design.teardown.take_back(kvm)
     for gmem in kvm.guest_memfds:
         await gmem.truncate(0, gmem.npages)
+    await tdx_mmu_release_hkid(kvm)
     for vcpu in kvm.vcpus:
-        for page in (*vcpu.tdcx_hpas, vcpu.tdvpr_hpa):
-            await tdx_reclaim_control_page(kvm, page)
-        for cache in vcpu.caches:
-            await step((cache, None, WRITE), at="mmu_free_memory_caches")
-            cache.free_all(kvm.host)
+        await tdx_vcpu_free(vcpu)
     await step((kvm.pamt_cache, None, WRITE), at="free the VM's PAMT pages")
     kvm.pamt_cache.free_all(kvm.host)
     await kvm_mmu_write_lock(kvm, "kvm_mmu_uninit_tdp_mmu")
-    tables = list(tables_bottom_up(kvm.mirror_root))
+    tables = list(tables_bottom_up(kvm.mirror_root)) if kvm.state != TD_STATE_UNINITIALIZED else []
     kvm.mmu_lock.write_unlock()
     for sp in tables:
         if sp.external_spt is not None:
-            await tdx_reclaim_control_page(kvm, sp.external_spt)
+            await tdx_sept_free_private_spt(kvm, sp.external_spt)
         kvm.host.free_page(sp.spt_hpa)
-    for page in (*kvm.tdcs_hpas, kvm.tdr_hpa):
-        await tdx_reclaim_control_page(kvm, page)
+    await tdx_reclaim_td_control_pages(kvm)
     await free_shared_memory(kvm)
 
 
-async def zap_private(kvm: Kvm) -> None:
-    """Zap every leaf of every memslot."""
-    await kvm_mmu_write_lock(kvm, "destroy")
-    for slot in kvm.memslots:
-        if await tdp_mmu_zap_leafs(kvm, slot.base_gfn, slot.base_gfn + slot.npages):
-            await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
-    kvm.mmu_lock.write_unlock()
-
-
 async def tdx_mmu_release_hkid(kvm: Kvm) -> None:
-    """VP.FLUSH of each vCPU where it ran last, VPFLUSHDONE, CACHE.WB, KEY.FREEID."""
+    """VP.FLUSH of each vCPU where it ran last, VPFLUSHDONE, CACHE.WB, KEY.FREEID.  An HKID that fails stays assigned.
+
+    If CACHE.WB fails, so does KEY.FREEID.  Nothing to do where the HKID is released already.
+    """
     host = kvm.host
+    if kvm.hkid < 0:
+        return
     for vcpu in kvm.vcpus:
         await tdx_flush_vp_on_cpu(vcpu)
     await host.tdx_lock.lock()
-    errors = [await seamcall.tdh_mng_vpflushdone(host, kvm.tdr_hpa)]
-    err = await seamcall.tdh_phymem_cache_wb(host, resume=False)
-    while err.code == TDX_INTERRUPTED_RESUMABLE:
-        err = await seamcall.tdh_phymem_cache_wb(host, resume=True)
-    errors += [err, await seamcall.tdh_mng_key_freeid(host, kvm.tdr_hpa)]
-    if any(err.error for err in errors):
-        kvm.journal.note("warn", what=f"the HKID is leaked: {errors}")
-    else:
+    err = await seamcall.tdh_mng_vpflushdone(host, kvm.tdr_hpa)
+    if not err.error:
+        await tdx_phymem_cache_wb(host)
+        err = await seamcall.tdh_mng_key_freeid(host, kvm.tdr_hpa)
+    if not err.error:
         await step((kvm, "hkid", WRITE), at="tdx_hkid_free")
         host.tdx_guest_keyid_free(kvm.hkid)
         kvm.hkid = -1
+    elif err.code != TDX_FLUSHVP_NOT_DONE:  # for which the vCPU's flush has bugged the VM
+        await kvm_vm_bugged(kvm, f"HKID {kvm.hkid} is leaked: {err}")
     host.tdx_lock.unlock()
 
 
+async def tdx_phymem_cache_wb(host: Host) -> None:
+    """TDH.PHYMEM.CACHE.WB to its end.  A failure is a WARN."""
+    err = await seamcall.tdh_phymem_cache_wb(host, resume=False)
+    while err.code == TDX_INTERRUPTED_RESUMABLE:
+        err = await seamcall.tdh_phymem_cache_wb(host, resume=True)
+    if err.error:
+        host.journal.note("warn", what=f"tdh_phymem_cache_wb: {err}")
+
+
 async def tdx_flush_vp_on_cpu(vcpu: KvmVcpu) -> None:
-    """TDH.VP.FLUSH, by an IPI where the vCPU ran last.  One that is not associated has been flushed; else a KVM bug."""
+    """TDH.VP.FLUSH, by an IPI where the vCPU ran last.  One that is not associated has been flushed; else a KVM bug.
+
+    Nothing to do for a vCPU that INIT_VCPU did not finish.
+    """
     host = vcpu.kvm.host
+    if vcpu.state == VCPU_TD_STATE_UNINITIALIZED:
+        return
     err = await host.smp_call_function_single(vcpu.cpu, lambda: seamcall.tdh_vp_flush(host, vcpu.tdvpr_hpa))
     if err.error and err.code != TDX_VCPU_NOT_ASSOCIATED:
         await kvm_vm_bugged(vcpu.kvm, f"tdh_vp_flush: {err}")
 
 
-async def tdx_reclaim_control_page(kvm: Kvm, page: int) -> None:
-    """Take a page back from the module and free it; a TDR is flushed from the caches too.
+async def tdx_vcpu_free(vcpu: KvmVcpu) -> None:
+    """Its control pages, as many as the module has, and its caches."""
+    host = vcpu.kvm.host
+    for page in (*vcpu.tdcx_hpas, vcpu.tdvpr_hpa) if vcpu.tdvpr_hpa and vcpu.kvm.hkid < 0 else ():
+        await tdx_reclaim_control_page(host, page)
+    for cache in vcpu.caches:
+        await step((cache, None, WRITE), at="mmu_free_memory_caches")
+        cache.free_all(host)
+
+
+async def tdx_sept_free_private_spt(kvm: Kvm, page: int) -> None:
+    """A table of the S-EPT comes back; while the HKID is assigned it cannot, which is a KVM bug."""
+    if kvm.hkid >= 0:
+        await kvm_vm_bugged(kvm, f"S-EPT page {page:#x} is leaked: the HKID is assigned")
+    else:
+        await tdx_reclaim_control_page(kvm.host, page)
+
+
+async def tdx_reclaim_td_control_pages(kvm: Kvm) -> None:
+    """TDCS and TDR, if the HKID is released.  The TDR is flushed from the caches too.
 
     Left out: the WBINVD of the TDR names the module's own key.
     """
-    err = await seamcall.tdh_phymem_page_reclaim(kvm.host, page)
-    if not err.error and page == kvm.tdr_hpa:
-        err = await seamcall.tdh_phymem_page_wbinvd_hkid(kvm.host, kvm.host.global_hkid, page)
+    if kvm.hkid >= 0 or not kvm.tdr_hpa:
+        return
+    host, tdr, tdcs = kvm.host, kvm.tdr_hpa, kvm.tdcs_hpas
+    await step((kvm, "tdr_hpa", WRITE), (kvm, "tdcs_hpas", WRITE), at="tdx_reclaim_td_control_pages")
+    kvm.tdr_hpa, kvm.tdcs_hpas = 0, ()
+    for page in tdcs:
+        await tdx_reclaim_control_page(host, page)
+    if not await tdx_reclaim_page(host, tdr):
+        return
+    err = await seamcall.tdh_phymem_page_wbinvd_hkid(host, host.global_hkid, tdr)
     if err.error:
-        kvm.journal.note("warn", what=f"page {page:#x} is leaked: {err}")
+        await kvm_vm_bugged(kvm, f"the TDR is leaked: tdh_phymem_page_wbinvd_tdr: {err}")
     else:
-        await tdx_free_control_page(kvm.host, page)
+        await tdx_free_control_page(host, tdr)
+
+
+async def tdx_reclaim_control_page(host: Host, page: int) -> None:
+    """Take a page back from the module and free it."""
+    if await tdx_reclaim_page(host, page):
+        await tdx_free_control_page(host, page)
+
+
+async def tdx_reclaim_page(host: Host, page: int) -> bool:
+    """Returns whether the page is the host's again.  One that is not is leaked, with a WARN."""
+    err = await seamcall.tdh_phymem_page_reclaim(host, page)
+    if err.error:
+        host.journal.note("warn", what=f"page {page:#x} is leaked: {err}")
+    return not err.error
 
 
 def tables_bottom_up(sp: KvmMmuPage) -> Iterator[KvmMmuPage]:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from tdxlab.engine.cells import Words
 from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.hw.cpu import WORD_BYTES
 from tdxlab.hw.memory import Memory
 from tdxlab.kvm.kvm_main import EFAULT, Kvm, KvmMemorySlot
-from tdxlab.spec.levels import ENTRIES, PAGE_SHIFT, PAGE_SIZE
+from tdxlab.spec.levels import ENTRIES, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K
 
 
 async def hva_to_pfn(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:
     """The frame at the memslot's address for `gfn`, a page of zeros if nobody has used it; 0 without memory."""
     touches = await step((kvm.mm, gfn, READ), at=f"hva_to_pfn {gfn:#x}")
     if not kvm.mm[gfn]:
-        hpa = kvm.host.alloc_page()
+        hpa = kvm.host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "hva_to_pfn", kvm.name)
         if hpa is None:
             return 0
         touches[0] = kvm.mm, gfn, WRITE

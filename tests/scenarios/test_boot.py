@@ -48,13 +48,14 @@ def test_with_dynamic_pamt_every_pair_comes_back():
 
 
 def test_a_page_that_does_not_come_back_is_seen_and_one_that_comes_back_twice():
-    original = teardown.tdx_reclaim_control_page
+    original, pages = teardown.tdx_reclaim_control_page, []
 
-    async def reclaim(kvm, page):
-        if page == kvm.tdr_hpa:
-            kvm.host.free_page(kvm.tdcs_hpas[0])  # which is free by now
-        elif page not in kvm.tdcs_hpas[1:4]:
-            await original(kvm, page)
+    async def reclaim(host, page):
+        pages.append(page)
+        if len(pages) > 3:
+            await original(host, page)
+        if len(pages) == 5:
+            host.free_page(pages[3])  # which is free by now
 
     with patch.object(teardown, "tdx_reclaim_control_page", reclaim):
         booted = boot("seed", "256M", 1, thin=1000)
