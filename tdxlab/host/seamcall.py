@@ -14,6 +14,7 @@ from tdxlab.hw.cpu import Guest, Regs
 from tdxlab.spec import leaves
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_2M, pg_level_to_tdx_sept_level
+from tdxlab.spec.pamt import LAST_PAGE_HINT
 from tdxlab.spec.status import Status
 
 TDX_SW_ERROR = Status(0xFFFF_FF00_0000_0000)  # what Linux answers in the module's place [K616: asm/tdx.h]
@@ -164,7 +165,7 @@ async def tdh_mem_page_demote(
 
 
 async def tdh_mem_page_remove(host: Host, tdr: int, gpa: int, level: int) -> Answer:
-    """Unmap a page."""
+    """Unmap a page.  RCX: the page, with LAST_PAGE_HINT if no other of its 2M range is in use."""
     return await seamcall_ret(host, leaves.TDH_MEM_PAGE_REMOVE, rcx=gpa_level(gpa, level), rdx=tdr)
 
 
@@ -177,9 +178,10 @@ async def tdh_phymem_page_wbinvd_hkid(host: Host, hkid: int, page: int) -> Statu
     return await seamcall(host, leaves.TDH_PHYMEM_PAGE_WBINVD, rcx=hpa)
 
 
-async def tdh_phymem_page_reclaim(host: Host, page: int) -> Status:
-    """Take a page back from a TD in teardown."""
-    return await seamcall(host, leaves.TDH_PHYMEM_PAGE_RECLAIM, rcx=page)
+async def tdh_phymem_page_reclaim(host: Host, page: int) -> tuple[Status, bool]:
+    """Take a page back from a TD in teardown.  With Dynamic PAMT also: was it the last in use of its 2M range?"""
+    regs = await seamcall_regs(host, leaves.TDH_PHYMEM_PAGE_RECLAIM, rcx=page)
+    return regs.status, bool(regs.r9 & LAST_PAGE_HINT)
 
 
 async def tdh_phymem_pamt_add(host: Host, hpa: int, pair: Sequence[int]) -> Regs:

@@ -70,7 +70,7 @@ async def split_with_one_pair(kvm: Kvm, gfn: int, level: int, pfn: int, private_
     if pair is None:
         err = TDX_SW_ERROR
     else:
-        err = await tdx_sept.tdh_do_no_vcpus(
+        err, _, _ = await tdx_sept.tdh_do_no_vcpus(
             kvm, lambda: seamcall.tdh_mem_page_demote(host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt, pair)
         )
     cache.unlock(kvm)
@@ -111,7 +111,7 @@ async def split_with_a_pair_each_try(kvm: Kvm, gfn: int, level: int, pfn: int, p
         cache.unlock(kvm)
         await kvm_vm_bugged(kvm, f"tdx_pamt_get for a split: {ret}")
         return -EIO
-    err = await tdx_sept.tdh_do_no_vcpus(kvm, lambda: demote_with_a_pair(kvm, gfn, level, pfn, private_spt))
+    err, _, _ = await tdx_sept.tdh_do_no_vcpus(kvm, lambda: demote_with_a_pair(kvm, gfn, level, pfn, private_spt))
     cache.unlock(kvm)
     return await demoted(kvm, err, private_spt)
 
@@ -134,7 +134,7 @@ async def get_then_split(
     if ret:
         cache.unlock(kvm)
         return ret
-    err = await tdx_sept.tdh_do_no_vcpus(kvm, demote)
+    err, _, _ = await tdx_sept.tdh_do_no_vcpus(kvm, demote)
     cache.unlock(kvm)
     return await demoted(kvm, err, private_spt)
 

@@ -29,6 +29,7 @@ from tdxlab.kvm.kvm_main import (
 )
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
+from tdxlab.spec.pamt import LAST_PAGE_HINT
 from tdxlab.spec.status import TDX_OPERAND_BUSY, Status
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ async def tdx_sept_zap_private_spte(kvm: Kvm, gfn: int, level: int) -> int:
     Context: mmu_lock held for write.
     """
     kvm.mmu_lock.assert_held_write()
-    err = await tdh_do_no_vcpus(
+    err, _, _ = await tdh_do_no_vcpus(
         kvm, lambda: seamcall.tdh_mem_range_block(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level)
     )
     if err.error:
@@ -156,26 +157,28 @@ async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int)
     Once the HKID is released one RECLAIM does it.  On failure the page stays the TD's: see `page_reference`.
     Context: mmu_lock held for write.  Left out: resetting the page's content (CPUs with the partial-write erratum).
     """
-    ret = await (_reclaim_leaf(kvm, pfn) if kvm.hkid < 0 else _remove_leaf(kvm, gfn, level, pfn))
+    ret, last = await (_reclaim_leaf(kvm, pfn) if kvm.hkid < 0 else _remove_leaf(kvm, gfn, level, pfn))
     if not ret:
-        await tdx_pamt_put(kvm.host, pfn << PAGE_SHIFT, level)
+        await tdx_pamt_put(kvm.host, pfn << PAGE_SHIFT, level, last)
     reference = kvm.design.page_reference
     await (reference.failed if ret else reference.unmapped)(kvm, gfn, level)
     return ret
 
 
-async def _reclaim_leaf(kvm: Kvm, pfn: int) -> int:
-    err = await seamcall.tdh_phymem_page_reclaim(kvm.host, pfn << PAGE_SHIFT)
+async def _reclaim_leaf(kvm: Kvm, pfn: int) -> tuple[int, bool]:
+    # 0 or -errno; was it the last page in use of its 2M range?
+    err, last = await seamcall.tdh_phymem_page_reclaim(kvm.host, pfn << PAGE_SHIFT)
     if err.error:
         await kvm_vm_bugged(kvm, f"tdh_phymem_page_reclaim: {err}")
-    return -EIO if err.error else 0
+    return -EIO if err.error else 0, last
 
 
-async def _remove_leaf(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
+async def _remove_leaf(kvm: Kvm, gfn: int, level: int, pfn: int) -> tuple[int, bool]:
+    # as _reclaim_leaf
     if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
-        return ret
+        return ret, False
     await tdx_track(kvm)
-    err = await tdh_do_no_vcpus(
+    err, page, _ = await tdh_do_no_vcpus(
         kvm, lambda: seamcall.tdh_mem_page_remove(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level)
     )
     for i in range(0 if err.error else KVM_PAGES_PER_HPAGE(level)):
@@ -185,8 +188,8 @@ async def _remove_leaf(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
             break
     if err.error:
         await kvm_vm_bugged(kvm, f"remove a private page: {err}")
-        return -EIO
-    return 0
+        return -EIO, False
+    return 0, bool(page & LAST_PAGE_HINT)
 
 
 # --- keeping vCPUs out ---
@@ -211,14 +214,14 @@ async def tdx_no_vcpus_enter_stop(kvm: Kvm) -> None:
     kvm.wait_for_sept_zap = False
 
 
-async def tdh_do_no_vcpus(kvm: Kvm, call: Callable[[], Awaitable[Answer]]) -> Status:
+async def tdh_do_no_vcpus(kvm: Kvm, call: Callable[[], Awaitable[Answer]]) -> Answer:
     """Make a call; if the guest or a TDH.VP.ENTER holds the entry, keep vCPUs out and make it once more.
 
     The name is that of 6.19.  Context: mmu_lock held for write.
     """
-    err, _, _ = await call()
-    if tdx_operand_busy(err):
+    answer = await call()
+    if tdx_operand_busy(answer[0]):
         await tdx_no_vcpus_enter_start(kvm)
-        err, _, _ = await call()
+        answer = await call()
         await tdx_no_vcpus_enter_stop(kvm)
-    return err
+    return answer

@@ -32,7 +32,7 @@ from tdxlab.kvm.spte import TableSpte
 from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_leafs
 from tdxlab.spec.design import Question
-from tdxlab.spec.status import TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED
+from tdxlab.spec.status import TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED, Status
 
 question = Question("teardown", __doc__)
 
@@ -163,27 +163,29 @@ async def tdx_reclaim_td_control_pages(kvm: Kvm) -> None:
     kvm.tdr_hpa, kvm.tdcs_hpas = 0, ()
     for page in tdcs:
         await tdx_reclaim_control_page(host, page)
-    if not await tdx_reclaim_page(host, tdr):
+    err, last = await tdx_reclaim_page(host, tdr)
+    if err.error:
         return
     err = await seamcall.tdh_phymem_page_wbinvd_hkid(host, host.global_hkid, tdr)
     if err.error:
         await kvm_vm_bugged(kvm, f"the TDR is leaked: tdh_phymem_page_wbinvd_tdr: {err}")
     else:
-        await tdx_free_control_page(host, tdr)
+        await tdx_free_control_page(host, tdr, last)
 
 
 async def tdx_reclaim_control_page(host: Host, page: int) -> None:
     """Take a page back from the module and free it."""
-    if await tdx_reclaim_page(host, page):
-        await tdx_free_control_page(host, page)
+    err, last = await tdx_reclaim_page(host, page)
+    if not err.error:
+        await tdx_free_control_page(host, page, last)
 
 
-async def tdx_reclaim_page(host: Host, page: int) -> bool:
-    """Returns whether the page is the host's again.  One that is not is leaked, with a WARN."""
-    err = await seamcall.tdh_phymem_page_reclaim(host, page)
+async def tdx_reclaim_page(host: Host, page: int) -> tuple[Status, bool]:
+    """(err, was it the last in use of its 2M range?).  A page that does not come back is leaked, with a WARN."""
+    err, last = await seamcall.tdh_phymem_page_reclaim(host, page)
     if err.error:
         host.journal.note("warn", what=f"page {page:#x} is leaked: {err}")
-    return not err.error
+    return err, last
 
 
 def tables_bottom_up(sp: KvmMmuPage) -> Iterator[KvmMmuPage]:

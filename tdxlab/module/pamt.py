@@ -14,9 +14,9 @@ from tdxlab.engine.run import MachineDead
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.hw.memory import OnDemand
 from tdxlab.hw.sharex import Held, Sharex
-from tdxlab.spec.bits import PamtEntry, PamtNode, bit, field, place
+from tdxlab.spec.bits import PamtEntry, PamtNode, field, place
 from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, SHIFTS, shift
-from tdxlab.spec.pamt import ENTRY_BYTES, PT_NDA, PT_PAMT, PT_RSVD, PageType
+from tdxlab.spec.pamt import ENTRY_BYTES, LAST_PAGE_HINT, PT_NDA, PT_PAMT, PT_RSVD, PageType
 
 PER_PAGE = PAGE_SIZE // ENTRY_BYTES
 NAMES = ("4k", "2m", "1g")
@@ -27,7 +27,6 @@ TYPES = {place(type, PamtEntry.TYPE): type for type in PageType}
 UNSET, NODE = place(PT_NDA, PamtEntry.TYPE), place(PT_PAMT, PamtNode.TYPE)
 NODE_SHIFT = 16  # from an HPA to its frame number's place in a node
 PAIR_SHIFT = 20  # page 0 of a pair has the entries of the range's first MiB
-LAST_PAGE_HINT = bit(62)  # of a returned HPA: the range of the freed page has no page in use any more
 
 
 class Chunk:

@@ -6,13 +6,13 @@ from tdxlab.engine.step import ADD, READ, WRITE, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import check_hpa, check_in_tdmr
-from tdxlab.module.pamt import LAST_PAGE_HINT, PamtPage
+from tdxlab.module.pamt import PamtPage
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import HpaLevel, bit
 from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_4K, size
 from tdxlab.spec.operands import RCX, Operand
-from tdxlab.spec.pamt import PT_EPT, PT_NDA, PT_PAMT, PT_REG, PT_RSVD, PT_TDR
+from tdxlab.spec.pamt import LAST_PAGE_HINT, PT_EPT, PT_NDA, PT_PAMT, PT_REG, PT_RSVD, PT_TDR
 from tdxlab.spec.tdstate import KeyState, LifeCycle
 
 NON_LEAF = bit(63)  # of RDMD's RCX: the entry leads to a page pair

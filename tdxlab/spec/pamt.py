@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 ENTRY_BYTES = 16  # at every level
+LAST_PAGE_HINT = 1 << 62  # of a returned HPA: its 2M range has no page in use any more
 
 
 class PageType(IntEnum):

@@ -14,11 +14,10 @@ from tdxlab.lessons.leaves import Call, answer
 from tdxlab.lessons.locks import Taken
 from tdxlab.lessons.refusals import Refusal
 from tdxlab.lessons.refusing import answering
-from tdxlab.module.pamt import LAST_PAGE_HINT
 from tdxlab.spec.bits import GpaLevel, HpaLevel, PamtEntry, field
 from tdxlab.spec.leaves import NULL_PA, named
 from tdxlab.spec.levels import LEVEL_2M, shift
-from tdxlab.spec.pamt import PageType
+from tdxlab.spec.pamt import LAST_PAGE_HINT, PageType
 from tdxlab.spec.sept import BY_BITS, STATE_MASK
 from tdxlab.spec.status import Status
 from tdxlab.views import text

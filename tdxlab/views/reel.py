@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tdxlab.lessons.entries import Picture
 from tdxlab.lessons.leaves import Call, Scene
-from tdxlab.module.pamt import LAST_PAGE_HINT
+from tdxlab.spec.pamt import LAST_PAGE_HINT
 from tdxlab.views import palette, sheets
 from tdxlab.views.calls import operands
 from tdxlab.views.text import table

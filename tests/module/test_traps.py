@@ -16,7 +16,6 @@ from tdxlab.hw.cpu import NotModelled, Regs
 from tdxlab.hw.sharex import ENTRY_HP, Held, Sharex
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
 from tdxlab.module import l2_sept, sept
-from tdxlab.module.pamt import LAST_PAGE_HINT
 from tdxlab.module.state import Td
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
@@ -24,6 +23,7 @@ from tdxlab.spec.features import V1_5_25
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_2M
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
+from tdxlab.spec.pamt import LAST_PAGE_HINT
 from tdxlab.spec.status import Status
 from tdxlab.spec.tdstate import ExitReason, ExtendedExit
 from tests.module.calls import FREE, MODES, NO_PAIR, blocked

@@ -32,9 +32,9 @@ async def tdx_alloc_control_pages(host: Host, memcg: str, count: int) -> tuple[i
     return tuple(pages)
 
 
-async def tdx_free_control_page(host: Host, page: int) -> None:
-    """Context: the module has given the page back."""
-    await tdx_pamt_put(host, page, PG_LEVEL_4K)
+async def tdx_free_control_page(host: Host, page: int, last: bool = False) -> None:
+    """Context: the module has given the page back; or never had it.  last: as of `tdx_pamt_put`."""
+    await tdx_pamt_put(host, page, PG_LEVEL_4K, last)
     host.free_page(page)
 
 

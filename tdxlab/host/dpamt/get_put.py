@@ -5,7 +5,8 @@ they have; the known bugs of each version are kept.
 
 A variant consists of
   get(host, hpa, pages)  the page at `hpa` is about to be given to the module at 4K.  Returns 0 or -errno
-  put(host, hpa)         it has come back, and its content is reset
+  put(host, hpa, last)   it has come back, and its content is reset.  last: the module said then that no other page of
+                         the range is in use
 Source: the DPAMT series; kvm-host reference 2i, checked section C.
 """
 
@@ -27,7 +28,7 @@ async def nothing_to_get(host: Host, hpa: int, pages: PamtPages) -> int:
     return 0
 
 
-async def nothing_to_put(host: Host, hpa: int) -> None:
+async def nothing_to_put(host: Host, hpa: int, last: bool) -> None:
     """Nothing was got."""
 
 
@@ -41,7 +42,7 @@ async def tdx_pamt_get(host: Host, hpa: int, level: int, pages: PamtPages) -> in
     return int(await host.design.pamt_get_put.get(host, hpa, pages))
 
 
-async def tdx_pamt_put(host: Host, hpa: int, level: int) -> None:
-    """The page is the host's again, and about to be freed."""
+async def tdx_pamt_put(host: Host, hpa: int, level: int, last: bool = False) -> None:
+    """The page is the host's again, and about to be freed; or the call failed that it was got for."""
     if host.dpamt and level == PG_LEVEL_4K:
-        await host.design.pamt_get_put.put(host, hpa)
+        await host.design.pamt_get_put.put(host, hpa, last)

@@ -1,10 +1,12 @@
 """hints: no counts.  The module knows which ranges are in use, and says so.
 
 Never posted: an attempt before v1, told in the cover letter of v3.  A range is given a pair whenever the module has
-none; TDX_HPA_RANGE_NOT_FREE means that it has.  The pair is taken back when no page of the range is in use.
-Nobody is kept off between a get and the call that it was made for: another CPU's put takes the pair away there.
-Left out: the data call made first, to see if a pair is missing; the hint of TDH.MEM.PAGE.REMOVE, in whose place
-TDH.PHYMEM.PAMT.REMOVE is tried each time (INFERRED: the window is the same).
+none; TDX_HPA_RANGE_NOT_FREE means that it has.  The pair is taken back when TDH.MEM.PAGE.REMOVE or
+TDH.PHYMEM.PAGE.RECLAIM hints that no page of the range is in use any more.
+The module counts when a page is mapped, not when somebody is about to: another CPU's hint takes the pair away between
+a get and the call that it was made for.  And nobody keeps two of these calls apart, so one of them is busy.
+INFERRED: a pair that was got for a call which failed stays until the range's last page goes.
+Left out: the data call made first, to see if a pair is missing (the window is the same).
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     return 0
 
 
-async def put(host: Host, hpa: int) -> None:
-    """Take the pair back, if it is there and nothing in the range is in use."""
+async def put(host: Host, hpa: int, last: bool) -> None:
+    """Believe the hint.  It may be old by now: then the pair is in use again, or gone."""
+    if not last:
+        return
     err, pair = await tdx_pamt_remove(host, hpa)
     if not err.error:
         free_pair(host, pair)

@@ -41,7 +41,7 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     return 0
 
 
-async def put(host: Host, hpa: int) -> None:
+async def put(host: Host, hpa: int, last: bool) -> None:
     """A pair that cannot be taken back is left to a later get."""
     refcount = tdx_find_pamt_refcount(host, hpa)
     if not await refcount.dec_and_test():

@@ -39,7 +39,7 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     return 0
 
 
-async def put(host: Host, hpa: int) -> None:
+async def put(host: Host, hpa: int, last: bool) -> None:
     """What cannot be taken back counts as used."""
     refcount = tdx_find_pamt_refcount(host, hpa)
     if not await refcount.dec_and_test():

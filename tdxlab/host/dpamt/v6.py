@@ -38,7 +38,7 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     return 0
 
 
-async def put(host: Host, hpa: int) -> None:
+async def put(host: Host, hpa: int, last: bool) -> None:
     """A pair that cannot be taken back is leaked, and its count never comes to 0 again."""
     if not await atomic_dec_and_lock(host, hpa):
         return
