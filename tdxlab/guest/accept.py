@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tdxlab.engine.step import OTHERS, Pause, Touch, step
+from tdxlab.guest.vmcall import tdvmcall
 from tdxlab.hw.cpu import Access, Guest
-from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET, TDG_VP_VMCALL
+from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET
 from tdxlab.spec.levels import (
     PAGE_SIZE,
     PG_LEVEL_1G,
@@ -75,7 +76,8 @@ async def touch(guest: Guest, gpa: int, *, ve_level: int = PG_LEVEL_2M) -> Statu
 
 async def map_gpa(guest: Guest, gpa: int, nbytes: int, *, shared: bool) -> None:
     """TDG.VP.VMCALL<MapGPA>: ask the host to convert, and again for the rest where it stops in between."""
-    target, end = gpa | SHARED_BIT if shared else gpa, (gpa | SHARED_BIT if shared else gpa) + nbytes
+    target = gpa | SHARED_BIT if shared else gpa
+    end = target + nbytes
     while target < end:
-        regs = await guest.tdcall(TDG_VP_VMCALL, rcx=0x3C00, r10=0, r11=TDVMCALL_MAP_GPA, r12=target, r13=end - target)
-        target = regs.r11 if regs.r10 == TDVMCALL_STATUS_RETRY else end
+        status, stopped, *_ = await tdvmcall(guest, TDVMCALL_MAP_GPA, target, end - target)
+        target = stopped if status == TDVMCALL_STATUS_RETRY else end

@@ -1,14 +1,13 @@
 """Whole guests, made by functions that take what varies: `linux(0, SIZE_2M)` is a program for one vCPU.
 
-Sources: Yan Zhao's boot measurements in the thread on RFC v1 patch 09 (accept patterns); the selftest
-tdx_vm_huge_page in the form used with RFC v2.
+Source: Yan Zhao's boot measurements in the thread on RFC v1 patch 09 (accept patterns).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tdxlab.guest.accept import GuestProgram, accept_memory, accept_page, map_gpa, touch
+from tdxlab.guest.accept import GuestProgram, accept_memory, accept_page, touch
 from tdxlab.hw.cpu import Guest
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, SIZE_2M
 
@@ -66,21 +65,5 @@ def firmware_then_linux(low: Iterable[int], start: int, end: int) -> GuestProgra
         for gpa in low:
             await accept_memory(guest, gpa, gpa + PAGE_SIZE)
         await linux(start, end)(guest)
-
-    return program
-
-
-def tdx_vm_huge_page(area: int) -> GuestProgram:
-    """Touch a 2M area, convert its first page to shared and back, touch again.
-
-    Expected of its ACCEPTs: success at 2M; then a size mismatch at 2M and success at 4K.
-    Left out: the selftest converts by touching the shared alias; here it asks with MapGPA.
-    """
-
-    async def program(guest: Guest) -> None:
-        await touch(guest, area)
-        await map_gpa(guest, area, PAGE_SIZE, shared=True)
-        await map_gpa(guest, area, PAGE_SIZE, shared=False)
-        await touch(guest, area)
 
     return program

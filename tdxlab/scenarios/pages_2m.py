@@ -5,13 +5,14 @@ from __future__ import annotations
 from tdxlab.engine.claims import always
 from tdxlab.engine.run import Program
 from tdxlab.guest.accept import accept_page, touch
-from tdxlab.guest.programs import tdx_vm_huge_page
+from tdxlab.guest.programs import touches
 from tdxlab.hw.cpu import Guest
 from tdxlab.invariants import mirror_tables
 from tdxlab.kvm.spte import FROZEN_SPTE
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import TABLES, leaf_2m
 from tdxlab.scenarios.registry import Control, scenario
+from tdxlab.scenarios.tdx_vm_huge_page import share_and_back
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
 
 
@@ -31,13 +32,15 @@ from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
 def pages_2m(lab: Lab) -> Program:
     """Does `pages_2m` keep up when pages are mapped, split, converted and mapped again?
 
-    The guest of the selftest tdx_vm_huge_page in region 0; then region 1 is touched and accepted at 4K.
+    Region 0 as in the selftest tdx_vm_huge_page: touched, one page shared and taken back; then region 1 is touched and
+    accepted at 4K.
     """
     td = lab.create_td(memory="4M")
     kvm, huge = td.kvm, leaf_2m(td)
 
     async def guest(guest: Guest) -> None:
-        await tdx_vm_huge_page(0)(guest)
+        await touches(0)(guest)
+        await share_and_back(0)(guest)
         await touch(guest, SIZE_2M)
         await guest.access(SIZE_2M + PAGE_SIZE, write=True)
         await accept_page(guest, SIZE_2M, PG_LEVEL_4K)

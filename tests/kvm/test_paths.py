@@ -7,7 +7,8 @@ from unittest.mock import patch
 import pytest
 
 from tdxlab.engine.run import alone
-from tdxlab.guest.programs import accepts, tdx_vm_huge_page, touches, touches_then_accepts
+from tdxlab.guest.accept import map_gpa, touch
+from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.host import seamcall
 from tdxlab.host.host import Host
 from tdxlab.kvm import tdp_mmu_write
@@ -18,7 +19,7 @@ from tdxlab.kvm.tdp_iter import descend
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_alloc_sp_for_split
 from tdxlab.kvm.tdx_build import tdx_td_finalize
 from tdxlab.lab import Lab
-from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 
@@ -57,7 +58,13 @@ def test_prefault_before_finalize_is_refused():
 
 
 def test_conversion_splits_zaps_one_page_and_the_block_stays_4k(go):
-    ran = go(lambda td: [td.vcpu(0, tdx_vm_huge_page(0))])
+    async def guest(guest):
+        await touch(guest, 0)
+        for shared in True, False:
+            await map_gpa(guest, 0, PAGE_SIZE, shared=shared)
+        await touch(guest, 0)
+
+    ran = go(lambda td: [td.vcpu(0, guest)])
     assert ran.accepts == ["TDX_SUCCESS", "TDX_PAGE_SIZE_MISMATCH", "TDX_SUCCESS"]
     assert ran["splits"] == 1 and ran["kicks"] == 2
     assert ran.leaves.count("PHYMEM.PAGE.WBINVD") == 1 and ran.leaves.count("MEM.PAGE.DEMOTE") == 1
