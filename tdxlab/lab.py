@@ -31,6 +31,7 @@ from tdxlab.kvm.mmu import mmu_topup_memory_caches
 from tdxlab.kvm.prefault import kvm_vcpu_pre_fault_memory
 from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
 from tdxlab.kvm.userspace import OnExit, kvm_set_memory_region, run_vcpu, stop
+from tdxlab.ledger import Ledger
 from tdxlab.module.dispatch import TdxModule
 from tdxlab.picture import picture
 from tdxlab.spec.bits import EptViolation
@@ -217,6 +218,11 @@ class Lab:
         """
         self._lp(cpu)
         self.host.fail_nth.plan(site, nth, cpu=cpu, status=status)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Who has which page now."""
+        return Ledger(self)
 
     # --- TDs ---
 

@@ -49,7 +49,8 @@ class Host:
         self.cpus, self.memory, self.tdmr, self.pamt, self.dpamt = tuple(cpus), memory, tdmr, pamt, dpamt
         self.allocator = PageAllocator(self.journal, tdmr[0], tdmr[0] + tdmr[1], len(cpus), pages)
         # a page that is taken or given back is in nobody's hands but the running CPU's
-        self.page_memcg = Table(self.journal, "page_memcg", "", lambda key: self.journal.cpu)  # {HPA: who is charged}
+        # {(HPA, level): who is charged}
+        self.page_memcg = Table(self.journal, "page_memcg", "", lambda key: self.journal.cpu)
         self.charges = Table(self.journal, "charges", 0, lambda key: int(key[0]))  # {(CPU, memcg): pages}, as percpu
         self.fail_nth = FailNth(self.journal)
         self.design = design
@@ -86,9 +87,10 @@ class Host:
             might_sleep(self.journal)
         if site and self.fail_nth.should_fail(site):
             return None
-        hpa = self.allocator.alloc(pg_level_to_tdx_sept_level(level))
+        level = pg_level_to_tdx_sept_level(level)
+        hpa = self.allocator.alloc(level)
         if hpa is not None and gfp is GFP_KERNEL_ACCOUNT:
-            self.page_memcg.put(hpa, memcg)
+            self.page_memcg.put((hpa, level), memcg)
             self._charge(memcg, level, 1)
         return hpa
 
@@ -101,10 +103,11 @@ class Host:
 
     def free_page(self, hpa: int, level: int = PG_LEVEL_4K) -> None:
         """Give a page back."""
-        if memcg := self.page_memcg[hpa]:
-            self.page_memcg.put(hpa, "")
+        level = pg_level_to_tdx_sept_level(level)
+        if memcg := self.page_memcg[hpa, level]:
+            self.page_memcg.put((hpa, level), "")
             self._charge(memcg, level, -1)
-        self.allocator.free(hpa, pg_level_to_tdx_sept_level(level))
+        self.allocator.free(hpa, level)
 
     def charged(self, memcg: str) -> int:
         """How many 4K pages a memcg pays for."""
@@ -112,7 +115,7 @@ class Host:
 
     def _charge(self, memcg: str, level: int, sign: int) -> None:
         key = self.journal.cpu, memcg
-        self.charges.put(key, self.charges[key] + sign * size(pg_level_to_tdx_sept_level(level)) // PAGE_SIZE)
+        self.charges.put(key, self.charges[key] + sign * size(level) // PAGE_SIZE)
 
     def tdx_guest_keyid_alloc(self) -> int | None:
         """An HKID for a TD, or None.  Context: tdx_lock."""

@@ -153,11 +153,12 @@ class Kvm(Record):
 class KvmVcpu(Record):
     """`struct kvm_vcpu` and `struct vcpu_tdx`.  It runs on one CPU, which alone uses all but `mode` and `requests`."""
 
-    FIXED = Record.FIXED | {"kvm", "vcpu_id", "cpu", "state", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache",
-                            "mmu_external_spt_cache", "pamt_cache", "caches"}  # fmt: skip
+    FIXED = Record.FIXED | {"kvm", "vcpu_id", "cpu", "flushed", "state", "tdvpr_hpa", "tdcx_hpas",
+                            "mmu_shadow_page_cache", "mmu_external_spt_cache", "pamt_cache", "caches"}  # fmt: skip
     __slots__ = (  # noqa: RUF023
         "kvm", "vcpu_id", "cpu", "state", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache", "mmu_external_spt_cache",
         "pamt_cache",
+        "flushed",  # has TDH.VP.FLUSH been tried?  There: vcpu->cpu is -1 then
         "mode", "requests",  # every access is a touch
         "pir",  # vectors posted for the guest; every access is a touch
         "signal",  # is a signal pending for the thread?  every access is a touch
@@ -174,7 +175,7 @@ class KvmVcpu(Record):
         own: Guard = lambda key: None if key in ("mode", "requests", "pir", "signal") else cpu  # noqa: E731
         super().__init__(kvm.journal, f"kvm_vcpu:{kvm.name}.{vcpu_id}", own)
         self.kvm, self.vcpu_id, self.cpu, self.state = kvm, vcpu_id, cpu, VCPU_TD_STATE_UNINITIALIZED
-        self.mode, self.requests = OUTSIDE_GUEST_MODE, 0
+        self.mode, self.requests, self.flushed = OUTSIDE_GUEST_MODE, 0, False
         self.vp_enter_ret = Status(0)
         self.exit_qualification = self.ext_exit_qualification = self.exit_gpa = 0
         self.vp_enter_args: dict[str, int] = {}

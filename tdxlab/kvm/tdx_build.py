@@ -2,7 +2,8 @@
 
 Each returns 0 or -errno.  A page that the module has not got yet is freed; one that it has is reclaimed, for which the
 HKID is released first: at once where INIT_VM fails, with the VM where anything later does.
-Left out: CPUID configuration, more than one package, retries for lack of entropy.
+Left out: CPUID configuration, more than one package, retries for lack of entropy, telling userspace how many pages
+INIT_MEM_REGION has added.
 Source: 6.16; pages are added as from 6.19 on, see `tdx_sept`, and a SEAMCALL that fails is a KVM bug as from 6.19 on:
 before, ADDCX, MNG.INIT, PAGE.ADD and MR.EXTEND only gave an error.
 """

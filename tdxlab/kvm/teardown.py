@@ -123,11 +123,13 @@ async def tdx_phymem_cache_wb(host: Host) -> None:
 async def tdx_flush_vp_on_cpu(vcpu: KvmVcpu) -> None:
     """TDH.VP.FLUSH, by an IPI where the vCPU ran last.  One that is not associated has been flushed; else a KVM bug.
 
-    Nothing to do for a vCPU that INIT_VCPU did not finish.
+    Nothing to do for a vCPU that INIT_VCPU did not finish, and tried once only.
     """
     host = vcpu.kvm.host
-    if vcpu.state == VCPU_TD_STATE_UNINITIALIZED:
+    if vcpu.state == VCPU_TD_STATE_UNINITIALIZED or vcpu.flushed:
         return
+    await step((vcpu, "flushed", WRITE), at="tdx_disassociate_vp")
+    vcpu.flushed = True
     err = await host.smp_call_function_single(vcpu.cpu, lambda: seamcall.tdh_vp_flush(host, vcpu.tdvpr_hpa))
     if err.error and err.code != TDX_VCPU_NOT_ASSOCIATED:
         await kvm_vm_bugged(vcpu.kvm, f"tdh_vp_flush: {err}")

@@ -13,7 +13,7 @@ from tdxlab.host import seamcall
 from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT
 from tdxlab.host.tdx import pamt_areas, tdx_enable
 from tdxlab.lab import Lab
-from tdxlab.spec.levels import PG_LEVEL_2M, SIZE_2M
+from tdxlab.spec.levels import LEVEL_4K, PG_LEVEL_2M, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_SYS_INIT_NOT_PENDING
 
 
@@ -61,7 +61,7 @@ def test_a_vm_pays_for_what_it_asks_with_account():
     assert host.charged("td0") == 513
     host.journal.cpu = 1  # whoever frees it
     host.free_page(huge, 2)
-    assert host.charged("td0") == 1 and host.page_memcg[page] == "td0"
+    assert host.charged("td0") == 1 and host.page_memcg[page, LEVEL_4K] == "td0"
 
 
 def test_who_holds_a_spinlock_can_not_wait_for_a_page():
