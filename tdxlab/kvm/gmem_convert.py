@@ -5,7 +5,7 @@ userspace converts pages of the file *in place*.  Then what is shared is mapped 
 
 A variant consists of
   convert(kvm, start, end, private)  what userspace does to convert guest frames; returns 0 or -errno
-  get_pfn(slot, gfn)                 (frame, order of its folio) for a fault
+  get_pfn(slot, gfn)                 (frame, order of its folio) for a fault, or (-errno, 0)
   hva_to_pfn(kvm, slot, gfn)         the frame of shared memory, as userspace has it; 0 for none
 Source: the cover letter of RFC v2 names both back ends, 2M THP and HugeTLB with in-place conversion; patch 17 for the
 order.  Left out: MIXED for attributes that are kept in a file (INFERRED: the order of the folio tells).
@@ -23,6 +23,7 @@ from tdxlab.kvm.gmem_invalidate import (
 from tdxlab.kvm.guest_memfd import Gmem, kvm_gmem_get_pfn
 from tdxlab.kvm.kvm_main import EAGAIN, EINVAL, Kvm, KvmMemorySlot
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
+from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED
 from tdxlab.kvm.user_memory import hva_to_pfn
 from tdxlab.spec.design import Question
 
@@ -62,12 +63,13 @@ async def to_shared(gmem: Gmem, start: int, end: int) -> int:
     """
     whole = gmem.first_of(start), gmem.first_of(end - 1) + (1 << gmem.order)
     await gmem.filemap_invalidate_lock.write_lock()
-    await kvm_gmem_invalidate_begin(gmem, *whole)
-    ret = await kvm_gmem_split_private(gmem, start, end) or await kvm_gmem_zap(gmem, start, end)
+    files, around = gmem.bindings(start, end), gmem.bindings(*whole)
+    await kvm_gmem_invalidate_begin(around)
+    ret = await kvm_gmem_split_private(files) or await kvm_gmem_zap(files, KVM_FILTER_PRIVATE)
     ret = ret or await split_folios(gmem, *whole)
     if not ret:
         await set_shared(gmem, start, end, True)
-    await kvm_gmem_invalidate_end(gmem, *whole)
+    await kvm_gmem_invalidate_end(around)
     gmem.filemap_invalidate_lock.write_unlock()
     return ret
 
@@ -83,11 +85,12 @@ async def to_private(gmem: Gmem, start: int, end: int) -> int:
     await step((gmem.references, range(start, end), READ), at="are references as expected?")
     ret = 0 if gmem.is_safe(start, end) else -EAGAIN
     if not ret:
-        await kvm_gmem_invalidate_begin(gmem, *whole)
-        await kvm_gmem_zap(gmem, start, end, shared=True)
+        around = gmem.bindings(*whole)
+        await kvm_gmem_invalidate_begin(around)
+        await kvm_gmem_zap(gmem.bindings(start, end), KVM_FILTER_SHARED)
         await set_shared(gmem, start, end, False)
         await merge_folios(gmem, *whole)
-        await kvm_gmem_invalidate_end(gmem, *whole)
+        await kvm_gmem_invalidate_end(around)
     gmem.filemap_invalidate_lock.write_unlock()
     return ret
 
@@ -128,17 +131,21 @@ async def set_shared(gmem: Gmem, start: int, end: int, shared: bool) -> None:
 
 
 async def kvm_gmem_fault(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:
-    """The file's own page, if it is shared; else SIGBUS, and 0."""
+    """The file's own page, if it is shared; else SIGBUS, and 0.  A slot without a file is the process's own memory."""
+    if slot.file is None:
+        return await hva_to_pfn(kvm, slot, gfn)
     gmem, index = slot.gmem, slot.gmem_index(gfn)
     await gmem.filemap_invalidate_lock.read_lock()
     await step((gmem.shared, index, READ), at=f"is {gfn:#x} shared?")
     pfn = (await kvm_gmem_get_pfn(slot, gfn))[0] if gmem.shared[index] else 0
     gmem.filemap_invalidate_lock.read_unlock()
-    return pfn
+    return max(pfn, 0)
 
 
 async def get_pfn_locked(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
     """As always, but not while the file is being converted."""
+    if slot.file is None:
+        return await kvm_gmem_get_pfn(slot, gfn)
     await slot.gmem.filemap_invalidate_lock.read_lock()
     found = await kvm_gmem_get_pfn(slot, gfn)
     slot.gmem.filemap_invalidate_lock.read_unlock()

@@ -3,7 +3,7 @@
 A folio is 2M or 4K.  Where a part of a 2M folio is shared and shared memory lies in the same file, it is split into 512
 folios of 4K, which keep their places and are merged again (`gmem_convert`).  A mapping is never larger than its folio.
 
-Left out: 1G folios, NUMA, a file larger than its memslots.
+Left out: 1G folios, NUMA, a file larger than its memslots; a hole in a part of a folio leaves that part as it was.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from tdxlab.engine.locks import RwSem
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
-from tdxlab.kvm.kvm_main import KvmMemorySlot
+from tdxlab.kvm.kvm_main import EFAULT, EHWPOISON, ENOMEM, KvmMemorySlot
 from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K
 
 if TYPE_CHECKING:
     from tdxlab.kvm.kvm_main import Kvm
+
+Binding = tuple["Kvm", list[tuple[int, int]]]
+"""A VM's open file: the VM, and the ranges of its guest frames."""
 
 
 class Gmem:
@@ -29,11 +32,13 @@ class Gmem:
     folios: {first index: HPA}, the page cache.
     split: {first index: is this 2M folio split?}.  references: {index: of a 4K page, beside the page cache's own}.
     kept: {index: must this page never be freed?}.  shared: {index: is it shared, in this file?}.
-    kvms: the VMs that have it open; a memslot of theirs that uses it is a binding.
+    poisoned: {first index: has this folio a memory error?}.
+    kvms: the VMs that opened it; a memslot of theirs that uses it is a binding.
     """
 
     __slots__ = (
-        "filemap_invalidate_lock", "folios", "host", "kept", "kvms", "npages", "order", "references", "shared", "split",
+        "filemap_invalidate_lock", "folios", "host", "kept", "kvms", "npages", "order", "poisoned", "references",
+        "shared", "split",
     )  # fmt: skip
 
     def __init__(self, journal: Journal, name: str, host: Host, order: int, npages: int) -> None:
@@ -44,19 +49,22 @@ class Gmem:
         self.kept = Table(journal, f"gmem:{name}.kept", False)
         self.filemap_invalidate_lock = RwSem(journal, f"filemap_invalidate_lock:{name}")
         self.shared = Table(journal, f"gmem:{name}.shared", False)
+        self.poisoned = Table(journal, f"gmem:{name}.poisoned", False)
         self.kvms: tuple[Kvm, ...] = ()
 
-    def bindings(self, start: int, end: int) -> Iterator[tuple[Kvm, list[tuple[int, int]]]]:
+    def bindings(self, start: int, end: int) -> list[Binding]:
         """For each VM that [start, end) is bound to: the ranges of its guest frames."""
+        files = []
         for kvm in self.kvms:
             ranges = []
             for slot in kvm.memslots:
                 first = slot.base_gfn + max(start - slot.gmem_pgoff, 0)
                 last = slot.base_gfn + min(end - slot.gmem_pgoff, slot.npages)
-                if slot.gmem is self and first < last:
+                if slot.file is self and first < last:
                     ranges.append((first, last))
             if ranges:
-                yield kvm, ranges
+                files.append((kvm, ranges))
+        return files
 
     def first_of(self, index: int) -> int:
         """The first index of what was allocated together with `index`."""
@@ -119,12 +127,17 @@ async def folio_ref_add(gmem: Gmem, index: int, npages: int, change: int) -> Non
 
 
 async def kvm_gmem_get_pfn(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
-    """(frame that backs `gfn`, order of its folio), allocated if need be; frame 0 if that failed."""
+    """(frame that backs `gfn`, order of its folio), allocated if need be; or (-errno, 0)."""
+    if slot.file is None:
+        return -EFAULT, 0
     gmem, index = slot.gmem, slot.gmem_index(gfn)
     first = gmem.first_of(index)
-    touches = await step(*gmem.touches(index, READ), at=f"guest_memfd: folio of {gfn:#x}")
+    looks = *gmem.touches(index, READ), (gmem.poisoned, first, READ)
+    touches = await step(*looks, at=f"guest_memfd: folio of {gfn:#x}")
+    if gmem.poisoned[first]:
+        return -EHWPOISON, 0
     hpa = gmem.folios[first]
     if not hpa:
         touches[0] = gmem.folios, first, WRITE
         hpa = gmem.alloc_folio(first)
-    return (hpa >> PAGE_SHIFT) + index - first if hpa else 0, gmem.folio_order(index)
+    return ((hpa >> PAGE_SHIFT) + index - first, gmem.folio_order(index)) if hpa else (-ENOMEM, 0)

@@ -6,6 +6,7 @@ Left out: kvm->lock and vcpu->mutex (set-ups run alone, a vCPU belongs to one CP
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Journal, Record, Table
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tdxlab.spec.design import Design
 
 EINTR, EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP = 4, 5, 11, 12, 14, 16, 17, 22, 28, 95
+EHWPOISON = 133
 
 # enum kvm_tdx_state
 TD_STATE_UNINITIALIZED, TD_STATE_INITIALIZED, TD_STATE_RUNNABLE = range(3)
@@ -40,23 +42,45 @@ KVM_REQ_TLB_FLUSH = 1 << 1
 REQUEST_NOTES = {KVM_REQ_OUTSIDE_GUEST_MODE: "kick", KVM_REQ_VM_DEAD: "vm_dead", KVM_REQ_TLB_FLUSH: "tlb_flush"}
 
 
-class KvmMemorySlot:
-    """`struct kvm_memory_slot`: guest frames backed by a range of a guest_memfd.  It never changes.
+# flags of a memslot
+KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_GUEST_MEMFD, KVM_MEMSLOT_INVALID = 1 << 0, 1 << 2, 1 << 16
 
-    invalid: KVM_MEMSLOT_INVALID, it is being deleted.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KvmMemorySlot:
+    """`struct kvm_memory_slot`: guest frames.  It never changes.
+
+    file: the guest_memfd that backs what is private of it; None if there is none, or if it has been closed.
+    flags: KVM_MEMSLOT_INVALID says that it is being deleted or moved.
+    dirty_bitmap: {gfn: written to?}, where KVM_MEM_LOG_DIRTY_PAGES asks for it.
     """
 
-    __slots__ = ("base_gfn", "gmem", "gmem_pgoff", "invalid", "lpage_info", "npages")
+    base_gfn: int
+    npages: int
+    file: Gmem | None
+    gmem_pgoff: int
+    lpage_info: LpageInfo
+    flags: int = KVM_MEM_GUEST_MEMFD
+    dirty_bitmap: Table | None = None
 
-    def __init__(
-        self, base_gfn: int, npages: int, gmem: Gmem, gmem_pgoff: int, lpage_info: LpageInfo, *, invalid: bool = False
-    ) -> None:
-        self.base_gfn, self.npages, self.gmem, self.gmem_pgoff = base_gfn, npages, gmem, gmem_pgoff
-        self.lpage_info, self.invalid = lpage_info, invalid
+    @property
+    def gmem(self) -> Gmem:
+        """Its file, for who knows that it has one."""
+        assert self.file is not None
+        return self.file
+
+    @property
+    def invalid(self) -> bool:
+        """Is it about to go?"""
+        return bool(self.flags & KVM_MEMSLOT_INVALID)
 
     def as_invalid(self) -> KvmMemorySlot:
         """The same slot, about to go."""
-        return KvmMemorySlot(self.base_gfn, self.npages, self.gmem, self.gmem_pgoff, self.lpage_info, invalid=True)
+        return replace(self, flags=self.flags | KVM_MEMSLOT_INVALID)
+
+    def without_file(self) -> KvmMemorySlot:
+        """The same slot, when its guest_memfd has been closed."""
+        return replace(self, file=None)
 
     def gmem_index(self, gfn: int) -> int:
         """`kvm_gmem_get_index`: where in the file the page of `gfn` is."""
@@ -71,14 +95,14 @@ class Kvm(Record):
         "srcu", "guest_memfds", "vcpus", "mirror_root", "mem_attr_array", "mm", "direct_root", "cpuid", "msr_filter",
         "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
     }  # fmt: skip
-    UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed")
+    UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed", "guest_memfds")
     __slots__ = (  # noqa: RUF023
         # wired once, or changed only while no vCPU can run
         "design", "host", "mmu_lock", "slots_lock", "srcu", "vcpus", "mirror_root",
         "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",  # PAMT pages for splits: see `pamt_split_cache`
         "guest_memfds",  # the files that userspace has made for this VM
         "memslots",  # replaced under slots_lock; who reads them sees the old or the new, and holds srcu
-        "direct_root",  # HPA of the root of the shared EPT
+        "direct_root",  # root of the shared EPT
         "cpuid",  # {(leaf, subleaf): (EAX, EBX, ECX, EDX)}, KVM_SET_CPUID2
         "msr_filter",  # {index: "r", "w" or "rw"}: what userspace wants to see to itself, KVM_X86_SET_MSR_FILTER
         "mem_attr_array",  # {gfn: private?}, written under slots_lock but read without: every access is a touch
@@ -107,7 +131,7 @@ class Kvm(Record):
         self.mirror_root: KvmMmuPage
         self.mem_attr_array = Table(journal, f"mem_attr_array:{name}", True)
         self.mm = Table(journal, f"mm:{name}", 0)
-        self.direct_root = 0
+        self.direct_root: KvmMmuPage | None = None
         self.cpuid: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.msr_filter: dict[int, str] = {}
         self.stat = Table(journal, f"stat:{name}", 0, self.if_mmu_lock_held_for_write)
@@ -143,6 +167,11 @@ class Kvm(Record):
     def gfn_to_memslot(self, gfn: int) -> KvmMemorySlot | None:
         """`gfn_to_memslot`."""
         return next((s for s in self.memslots if s.base_gfn <= gfn < s.base_gfn + s.npages), None)
+
+    def kvm_mem_is_private(self, gfn: int) -> bool:
+        """The attribute; what has no guest_memfd is not private.  The caller has touched both."""
+        slot = self.gfn_to_memslot(gfn)
+        return slot is not None and bool(slot.flags & KVM_MEM_GUEST_MEMFD and self.mem_attr_array[gfn])
 
     def slots_in(self, start: int, end: int) -> list[tuple[KvmMemorySlot, int, int]]:
         """The memslots that [start, end) reaches, each with the first frame in it and the first behind it."""
@@ -201,6 +230,13 @@ class KvmVcpu(Record):
     def caches(self) -> tuple[KvmMmuMemoryCache, ...]:
         """All pages that it keeps ready."""
         return self.mmu_shadow_page_cache, self.mmu_external_spt_cache, self.pamt_cache
+
+
+async def publish(kvm: Kvm, memslots: tuple[KvmMemorySlot, ...]) -> None:
+    """`rcu_assign_pointer`: from here on readers see these.  Context: slots_lock."""
+    kvm.slots_lock.assert_held()
+    await step((kvm, "memslots", WRITE), at="publish memslots")
+    kvm.memslots = memslots
 
 
 async def kvm_mmu_write_lock(kvm: Kvm, why: str) -> None:

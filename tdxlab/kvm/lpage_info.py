@@ -3,7 +3,7 @@
 `disallow_lpage` counts the reasons against it; the top bits are flags.  Anything but zero forbids the level.
 
 No lock covers it, for `hugepage_test_guest_inhibit` reads it without mmu_lock: each access is a touch of the step
-before it, also under the lock.  The flags are never cleared by the guest's doing.
+before it, also under the lock.  The flags are never cleared by the guest's doing (but see `inhibit_lock`).
 
 Left out: page tracking, and misalignment of the userspace address.
 Source: RFC v2 patch 13.
@@ -59,8 +59,13 @@ def hugepage_test_guest_inhibit(lpage_info: LpageInfo, gfn: int, level: int) -> 
 
 
 def hugepage_set_guest_inhibit(lpage_info: LpageInfo, gfn: int, level: int) -> None:
-    """Forbid a leaf of `level` here for ever: there is no function to clear it.  The caller has touched the entry."""
+    """Forbid a leaf of `level` here, in all series for ever.  The caller has touched the entry."""
     _set_flag(lpage_info, gfn, level, KVM_LPAGE_GUEST_INHIBIT_FLAG)
+
+
+def hugepage_clear_guest_inhibit(lpage_info: LpageInfo, gfn: int, level: int) -> None:
+    """Allow it again: a name of our own, for no series has this.  The caller has touched the entry."""
+    _clear_flag(lpage_info, gfn, level, KVM_LPAGE_GUEST_INHIBIT_FLAG)
 
 
 def hugepage_test_mixed(lpage_info: LpageInfo, gfn: int, level: int) -> bool:
@@ -75,10 +80,14 @@ def hugepage_set_mixed(lpage_info: LpageInfo, gfn: int, level: int) -> None:
 
 def hugepage_clear_mixed(lpage_info: LpageInfo, gfn: int, level: int) -> None:
     """All of this block is private again, or all shared."""
-    key = lpage_info.key(gfn, level)
-    lpage_info.put(key, lpage_info[key] & ~KVM_LPAGE_MIXED_FLAG)
+    _clear_flag(lpage_info, gfn, level, KVM_LPAGE_MIXED_FLAG)
 
 
 def _set_flag(lpage_info: LpageInfo, gfn: int, level: int, flag: int) -> None:
     key = lpage_info.key(gfn, level)
     lpage_info.put(key, lpage_info[key] | flag)
+
+
+def _clear_flag(lpage_info: LpageInfo, gfn: int, level: int, flag: int) -> None:
+    key = lpage_info.key(gfn, level)
+    lpage_info.put(key, lpage_info[key] & ~flag)

@@ -11,7 +11,6 @@ Source: RFC v2 patches 15 and 16; 6.16 for `mmu_invalidate_range_add` before a r
 from __future__ import annotations
 
 from tdxlab.engine.step import READ, WRITE, Touch, step
-from tdxlab.kvm.direct_root import direct_zap_leafs
 from tdxlab.kvm.kvm_main import (
     EINVAL,
     KVM_REQ_TLB_FLUSH,
@@ -23,7 +22,7 @@ from tdxlab.kvm.kvm_main import (
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE, gfn_round_for_level
 from tdxlab.kvm.lpage_info import hugepage_clear_mixed, hugepage_set_mixed, hugepage_test_mixed
 from tdxlab.kvm.mmu_invalidate import mmu_invalidate_begin, mmu_invalidate_end, mmu_invalidate_range_add
-from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_leafs
+from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, kvm_tdp_mmu_unmap_gfn_range
 from tdxlab.spec.levels import PG_LEVEL_1G, PG_LEVEL_2M
 
 
@@ -50,12 +49,12 @@ async def _pre_set(kvm: Kvm, start: int, end: int, private: bool) -> int:
     for slot, first, last in kvm.slots_in(start, end):
         await invalidate_partly_changed(kvm, slot, first, last)
         if private:
-            flush = await direct_zap_leafs(kvm, first, last) or flush
+            flush = await kvm_tdp_mmu_unmap_gfn_range(kvm, first, last, KVM_FILTER_SHARED) or flush
             continue
         ret = await kvm.design.split.before_zap(kvm, first, last)
         if ret:
             break
-        flush = await tdp_mmu_zap_leafs(kvm, first, last) or flush
+        flush = await kvm_tdp_mmu_unmap_gfn_range(kvm, first, last, KVM_FILTER_PRIVATE) or flush
         ret = await kvm.design.split.after_zap(kvm, first, last)
         if ret:
             break

@@ -3,8 +3,9 @@
 Order: top up caches, sample mmu_invalidate_seq, ask guest_memfd for the frame, read_lock, look if all that is stale,
 choose the level, map.  The level is the least of: folio, the vendor's word, lpage_info, a table that is there already.
 
-Left out: fast_page_fault and write tracking (neither ever applies to private memory); the cap of a slot whose dirty
-pages are tracked, which no slot with a guest_memfd can be.
+A GPA with the SHARED bit takes the same way: its frame is userspace's, its root the one that the processor walks.
+
+Left out: fast_page_fault and write tracking; how large userspace's own mapping is, for its pages are 4K.
 Source: 6.16.
 """
 
@@ -20,6 +21,7 @@ from tdxlab.kvm.memory_cache import PT64_ROOT_MAX_LEVEL
 from tdxlab.kvm.mmu_invalidate import invalidate_touches, mmu_invalidate_retry_gfn
 from tdxlab.kvm.tdp_mmu import RET_PF_CONTINUE, RET_PF_RETRY, kvm_tdp_mmu_map
 from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K
+from tdxlab.spec.vmcall import SHARED_BIT
 
 PFERR_WRITE_MASK = 1 << 1
 PFERR_PRIVATE_ACCESS = 1 << 49
@@ -27,7 +29,7 @@ PFERR_PRIVATE_ACCESS = 1 << 49
 
 @dataclass(slots=True)
 class KvmPageFault:
-    """`struct kvm_page_fault`: lives on the faulting CPU's stack."""
+    """`struct kvm_page_fault`: lives on the faulting CPU's stack.  slot is None where there is no memory: MMIO."""
 
     vcpu: KvmVcpu
     gfn: int
@@ -39,14 +41,24 @@ class KvmPageFault:
     goal_level: int = PG_LEVEL_4K
     mmu_seq: int = 0
 
+    @property
+    def is_private(self) -> bool:
+        """Had the GPA no SHARED bit?"""
+        return bool(self.error_code & PFERR_PRIVATE_ACCESS)
+
+    @property
+    def is_write(self) -> bool:
+        """Did the guest write?"""
+        return bool(self.error_code & PFERR_WRITE_MASK)
+
 
 async def kvm_mmu_do_page_fault(vcpu: KvmVcpu, gpa: int, error_code: int) -> int:
     """Fix a fault of the guest.  Returns RET_PF_* or -errno.  Context: no lock held."""
-    return await kvm_tdp_mmu_page_fault(KvmPageFault(vcpu, gpa >> PAGE_SHIFT, error_code))
+    return await kvm_tdp_mmu_page_fault(KvmPageFault(vcpu, (gpa & ~SHARED_BIT) >> PAGE_SHIFT, error_code))
 
 
 async def kvm_tdp_mmu_page_fault(fault: KvmPageFault) -> int:
-    """Fix a private fault, at the level that it says afterwards.  Returns RET_PF_* or -errno."""
+    """Fix a fault, at the level that it says afterwards.  Returns RET_PF_* or -errno."""
     kvm = fault.vcpu.kvm
     if not mmu_topup_memory_caches(fault.vcpu):
         return -ENOMEM
@@ -73,40 +85,58 @@ async def kvm_mmu_faultin_pfn(fault: KvmPageFault) -> int:
     """Sample the invalidation count, look at attribute and slot, get the frame.
 
     Returns RET_PF_CONTINUE, RETRY or -errno.  Invalidation is looked at twice without a lock, before the frame and
-    after it.  Context: SRCU.
+    after it.  Where there is no slot nothing is private, and a shared fault goes on without a frame.  Context: SRCU.
     """
     kvm = fault.vcpu.kvm
     looks = (kvm.mem_attr_array, fault.gfn, READ), (kvm, "memslots", READ)
     await step(*invalidate_touches(kvm), *looks, at="sample mmu_invalidate_seq")
     fault.mmu_seq = kvm.mmu_invalidate_seq
     fault.slot = kvm.gfn_to_memslot(fault.gfn)
-    if fault.slot is None or not kvm.mem_attr_array[fault.gfn]:
+    if fault.is_private != kvm.kvm_mem_is_private(fault.gfn):
         return kvm_mmu_prepare_memory_fault_exit(fault)
+    if fault.slot is None:
+        fault.max_level = PG_LEVEL_4K
+        return RET_PF_CONTINUE
     if fault.slot.invalid:
         return kvm.design.invalid_slot.prefetch if fault.prefetch else RET_PF_RETRY
     if mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn):
         return RET_PF_RETRY
-    fault.pfn, order = await kvm.design.guest_memfd.get_pfn(fault.slot, fault.gfn)
-    if not fault.pfn:
-        kvm_mmu_prepare_memory_fault_exit(fault)
-        return -ENOMEM
-    level = min(fault.max_level, kvm_max_level_for_order(order))
-    fault.max_level = kvm.design.max_mapping_level.at_faultin(fault, level)
+    ret = await (kvm_mmu_faultin_pfn_gmem if fault.is_private else __kvm_mmu_faultin_pfn)(fault, fault.slot)
+    if ret:
+        return ret
     # as before: what is known to fail need not wait for mmu_lock
     await step(*invalidate_touches(kvm), at="is it being invalidated now?")
     return RET_PF_RETRY if mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn) else RET_PF_CONTINUE
 
 
+async def kvm_mmu_faultin_pfn_gmem(fault: KvmPageFault, slot: KvmMemorySlot) -> int:
+    """A private frame, and how large its folio allows it to be mapped.  Returns 0 or -errno, which userspace gets."""
+    design = fault.vcpu.kvm.design
+    fault.pfn, order = await design.guest_memfd.get_pfn(slot, fault.gfn)
+    if fault.pfn < 0:
+        kvm_mmu_prepare_memory_fault_exit(fault)
+        return fault.pfn
+    level = min(fault.max_level, kvm_max_level_for_order(order))
+    fault.max_level = design.max_mapping_level.at_faultin(fault, level)
+    return 0
+
+
+async def __kvm_mmu_faultin_pfn(fault: KvmPageFault, slot: KvmMemorySlot) -> int:
+    """A shared frame, as userspace has it.  Returns 0 or -EFAULT."""
+    kvm = fault.vcpu.kvm
+    fault.pfn, fault.max_level = await kvm.design.guest_memfd.hva_to_pfn(kvm, slot, fault.gfn), PG_LEVEL_4K
+    return 0 if fault.pfn else -EFAULT
+
+
 def kvm_mmu_prepare_memory_fault_exit(fault: KvmPageFault) -> int:
     """Ask userspace to convert the page, or to say what is wrong."""
-    private = bool(fault.error_code & PFERR_PRIVATE_ACCESS)
-    fault.vcpu.run = ("KVM_EXIT_MEMORY_FAULT", fault.gfn << PAGE_SHIFT, private)
+    fault.vcpu.run = ("KVM_EXIT_MEMORY_FAULT", fault.gfn << PAGE_SHIFT, fault.is_private)
     return -EFAULT
 
 
 def is_page_fault_stale(kvm: Kvm, fault: KvmPageFault) -> bool:
     """Left out: obsolete roots.  Context: mmu_lock held for read."""
-    return mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn)
+    return fault.slot is not None and mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn)
 
 
 # --- the level ---
@@ -114,13 +144,15 @@ def is_page_fault_stale(kvm: Kvm, fault: KvmPageFault) -> bool:
 
 def lpage_touches(fault: KvmPageFault) -> list[Touch]:
     """The entry of lpage_info that `kvm_mmu_hugepage_adjust` reads, if it reads one."""
-    assert fault.slot is not None
+    if fault.slot is None or fault.max_level == PG_LEVEL_4K:
+        return []
     lpage_info = fault.slot.lpage_info
-    return [(lpage_info, lpage_info.key(fault.gfn, fault.max_level), READ)] if fault.max_level > PG_LEVEL_4K else []
+    return [(lpage_info, lpage_info.key(fault.gfn, fault.max_level), READ)]
 
 
 def kvm_mmu_hugepage_adjust(fault: KvmPageFault) -> None:
     """goal_level: the largest level that lpage_info allows.  Context: mmu_lock held for read."""
-    assert fault.slot is not None
+    if fault.slot is None or fault.max_level == PG_LEVEL_4K:
+        return
     level = kvm_lpage_info_max_mapping_level(fault.slot.lpage_info, fault.gfn, fault.max_level)
     fault.goal_level = fault.vcpu.kvm.design.max_mapping_level.under_lock(fault, level)

@@ -8,21 +8,21 @@ A variant consists of
   after_zap(kvm, start, end)   the same, where it is too late
 Context of both: mmu_lock held for write, an invalidation of the range in progress.  The lock may be dropped meanwhile.
 Source: the cover letter of RFC v2, "Open 2"; RFC v2 patches 12, 15 to 17; RFC v5 patches 43 and 44.
-Left out: a DEMOTE that needs no BLOCK, under mmu_lock for read (no such module); cond_resched.
+Left out: cond_resched.
 """
 
 from __future__ import annotations
 
-from tdxlab.engine.step import step
-from tdxlab.kvm.kvm_main import ENOMEM, KVM_REQ_TLB_FLUSH, Kvm, kvm_make_all_cpus_request, kvm_mmu_write_lock
+from tdxlab.engine.step import OTHERS, step
+from tdxlab.kvm.kvm_main import EBUSY, ENOMEM, KVM_REQ_TLB_FLUSH, Kvm, kvm_make_all_cpus_request, kvm_mmu_write_lock
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE, gfn_round_for_level
 from tdxlab.kvm.spte import TableSpte
 from tdxlab.kvm.tdp_iter import child_of_huge, descend
 from tdxlab.kvm.tdp_mmu import tdp_mmu_set_spte_atomic
 from tdxlab.kvm.tdp_mmu_write import (
     kvm_split_cross_boundary_leafs,
+    kvm_tdp_mmu_mirrors_split_huge_pages,
     tdp_mmu_alloc_sp_for_split,
-    tdp_mmu_split_huge_pages_root,
 )
 from tdxlab.spec.design import Question
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
@@ -99,13 +99,11 @@ async def tdx_gmem_convert(kvm: Kvm, start: int, end: int) -> int:
     ret = 0
     for block in head_and_tail(start, end):
         past = block + KVM_PAGES_PER_HPAGE(PG_LEVEL_2M)
-        ret = await tdp_mmu_split_huge_pages_root(kvm, block, past, PG_LEVEL_4K, only_cross_boundary=False)
-        if ret < 0:
-            break
+        ret = ret or await kvm_tdp_mmu_mirrors_split_huge_pages(kvm, block, past, PG_LEVEL_4K)
     kvm.mmu_lock.write_unlock()
     kvm.pamt_cache_lock.unlock()
     await kvm_mmu_write_lock(kvm, "after tdx_gmem_convert")
-    return min(ret, 0)
+    return ret
 
 
 question.variant("head_tail", before_zap=tdx_gmem_convert, after_zap=nothing, source="RFC v5 patch 44, 2026-01-28")
@@ -126,7 +124,7 @@ question.variant(
 
 async def split_everything(kvm: Kvm, start: int, end: int) -> int:
     """A table and a DEMOTE for each huge leaf that is about to go anyway."""
-    return min(await tdp_mmu_split_huge_pages_root(kvm, start, end, PG_LEVEL_4K, only_cross_boundary=False), 0)
+    return await kvm_tdp_mmu_mirrors_split_huge_pages(kvm, start, end, PG_LEVEL_4K)
 
 
 question.variant(
@@ -141,11 +139,13 @@ question.variant(
 
 
 async def split_under_read_lock(kvm: Kvm, start: int, end: int) -> int:
-    """The hook refuses: were DEMOTE busy, the UNBLOCK that takes BLOCK back could be busy too.  -EOPNOTSUPP."""
+    """Most hooks refuse with -EOPNOTSUPP; with `accept_level=blockless` and its module it is done."""
     kvm.mmu_lock.write_unlock()
     ret = 0
     for block in head_and_tail(start, end):
-        ret = ret or await split_block_under_read_lock(kvm, block)
+        while not ret and (ret := await split_block_under_read_lock(kvm, block)) == -EBUSY:
+            await step(at="try the split again", ready=OTHERS)
+            ret = 0
     await kvm_mmu_write_lock(kvm, "after the split")
     return ret
 
@@ -168,7 +168,11 @@ async def split_block_under_read_lock(kvm: Kvm, gfn: int) -> int:
 
 
 question.variant(
-    "read", before_zap=split_under_read_lock, after_zap=nothing, source="considered for RFC v2 and refused in patch 11"
+    "read",
+    before_zap=split_under_read_lock,
+    after_zap=nothing,
+    source="considered for RFC v2 and refused in patch 11; for a module that wants no BLOCK: its cover letter",
+    never_with={("accept_level", "per_vcpu"): "what it answers to a split under the read lock is for a fault"},
 )
 
 

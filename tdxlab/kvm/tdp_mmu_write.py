@@ -1,29 +1,43 @@
-"""The mirror page table under mmu_lock for write: split huge leaves, zap leaves.  (arch/x86/kvm/mmu/tdp_mmu.c)
+"""Both page tables under mmu_lock for write: split huge leaves, zap leaves.  (arch/x86/kvm/mmu/tdp_mmu.c)
 
 Here nobody else looks at the mirror, so it is written first and the S-EPT follows; what fails then cannot be undone
-and is a KVM bug.  FROZEN_SPTE is never met.
+and is a KVM bug.  FROZEN_SPTE is never met.  The direct root's entries are seen by processors, lock or not.
 
 Source: 6.16; RFC v2 patches 08 to 12 for splitting.
 """
 
 from __future__ import annotations
 
+from tdxlab.engine.step import WRITE, step
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.kvm import tdx_sept
 from tdxlab.kvm.kvm_main import ENOMEM, Kvm, kvm_mmu_write_lock, kvm_vm_bugged
-from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE, gfn_round_for_level
+from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, spte_to_pfn
-from tdxlab.kvm.tdp_iter import TdpIter, child_of_huge, for_each_tdp_pte, kvm_update_page_stats, leaf_change
-from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
+from tdxlab.kvm.tdp_iter import (
+    KvmMmuPage,
+    TdpIter,
+    child_of_huge,
+    for_each_tdp_pte,
+    kvm_gfn_root_bits,
+    kvm_update_page_stats,
+    leaf_changes,
+)
+from tdxlab.spec.levels import PG_LEVEL_4K
+
+KVM_FILTER_SHARED, KVM_FILTER_PRIVATE = 1 << 0, 1 << 1  # enum kvm_gfn_range_filter
 
 
 async def tdp_mmu_set_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> None:
-    """Write a mirror SPTE, then make the S-EPT follow: remove a leaf, or split it.  What fails is a KVM bug."""
+    """Write an SPTE; then make the S-EPT follow the mirror: remove a leaf, or split it.  What fails is a KVM bug."""
     kvm.mmu_lock.assert_held_write()
     assert FROZEN_SPTE not in (it.old_spte, new_spte)
+    if not it.sp.is_mirror:
+        await step((it.sp.spt, it.index, WRITE), at=f"shared EPT of {it.gfn:#x}")
     it.sp.spt.put(it.index, new_spte)
-    if change := leaf_change(it, new_spte):
-        kvm_update_page_stats(kvm, it.level, change)
+    kvm_update_page_stats(kvm, leaf_changes(it, new_spte))
+    if not it.sp.is_mirror:
+        return
     if not is_shadow_present_pte(new_spte):
         await tdx_sept.tdx_sept_remove_private_spte(kvm, it.gfn, it.level, spte_to_pfn(it.old_spte))
     elif isinstance(new_spte, TableSpte) and it.is_leaf:
@@ -46,10 +60,15 @@ async def kvm_split_cross_boundary_leafs(kvm: Kvm, start: int, end: int) -> int:
     return await tdp_mmu_split_huge_pages_root(kvm, start, end, PG_LEVEL_4K, only_cross_boundary=True)
 
 
+async def kvm_tdp_mmu_mirrors_split_huge_pages(kvm: Kvm, start: int, end: int, target_level: int) -> int:
+    """Split every huge leaf above `target_level` in [start, end).  Context as above.  Returns 0 or -errno."""
+    return min(await tdp_mmu_split_huge_pages_root(kvm, start, end, target_level, only_cross_boundary=False), 0)
+
+
 async def tdp_mmu_split_huge_pages_root(
     kvm: Kvm, start: int, end: int, target_level: int, *, only_cross_boundary: bool
 ) -> int:
-    """Split every huge leaf above `target_level` in [start, end) of the mirror root.  Returns how many, or -ENOMEM.
+    """Split huge leaves above `target_level` in [start, end) of the mirror root.  Returns how many, or -ENOMEM.
 
     Left out: cond_resched, and the other roots.
     """
@@ -103,22 +122,32 @@ def tdp_mmu_alloc_sp_for_split(kvm: Kvm) -> tuple[int, int] | None:
 async def tdp_mmu_split_huge_page(kvm: Kvm, it: TdpIter, spt_hpa: int, external_spt: int) -> None:
     """Replace a huge leaf by a table of 512 leaves, which is complete before anybody can reach it."""
     await tdp_mmu_set_spte(kvm, it, TableSpte(child_of_huge(kvm, it, spt_hpa, external_spt)))
-    kvm_update_page_stats(kvm, it.level - 1, 512)
 
 
 # --- zapping ---
 
 
-async def tdp_mmu_zap_leafs(kvm: Kvm, start: int, end: int) -> bool:
+async def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: int, end: int, attr_filter: int) -> bool:
+    """Zap [start, end) in the roots that the filter tells.  Returns whether the caller should flush TLBs."""
+    flush = False
+    if attr_filter & KVM_FILTER_PRIVATE:
+        flush = await tdp_mmu_zap_leafs(kvm, kvm.mirror_root, start, end)
+        await kvm.design.inhibit_lock.zapped(kvm, start, end)
+    if attr_filter & KVM_FILTER_SHARED and kvm.direct_root:
+        flush = await tdp_mmu_zap_leafs(kvm, kvm.direct_root, start, end) or flush
+    return flush
+
+
+async def tdp_mmu_zap_leafs(kvm: Kvm, root: KvmMmuPage, start: int, end: int) -> bool:
     """Zap every leaf that overlaps [start, end), also one that reaches beyond: hence ranges are split before.
 
-    Context: mmu_lock held for write.  Returns whether the caller should flush TLBs.  Left out: yielding.
+    Context: mmu_lock held for write.  Returns whether it zapped any.  Left out: yielding.
     """
     kvm.mmu_lock.assert_held_write()
-    leaves = [
-        it for it in for_each_tdp_pte(kvm.mirror_root, gfn_round_for_level(start, PG_LEVEL_2M), end) if it.is_leaf
-    ]
-    zap = [it for it in leaves if start < it.gfn + KVM_PAGES_PER_HPAGE(it.level)]
-    for it in zap:
+    # mmu_lock covers the mirror, but not what processors walk
+    touches = None if root.is_mirror else await step(at=f"walk the shared EPT from {start:#x} on")
+    bits = kvm_gfn_root_bits(root)
+    leaves = [it for it in for_each_tdp_pte(root, start + bits, end + bits, touches=touches) if it.is_leaf]
+    for it in leaves:
         await tdp_mmu_set_spte(kvm, it, SHADOW_NONPRESENT_VALUE)
-    return bool(zap)
+    return bool(leaves)

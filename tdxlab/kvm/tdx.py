@@ -11,7 +11,6 @@ from tdxlab.engine.step import OTHERS, READ, WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.hw.cpu import Guest
 from tdxlab.kvm.accept_level import tdx_accept_level
-from tdxlab.kvm.direct_root import handle_shared_ept_violation
 from tdxlab.kvm.kvm_main import (
     EINTR,
     EIO,
@@ -21,6 +20,7 @@ from tdxlab.kvm.kvm_main import (
     OUTSIDE_GUEST_MODE,
     KvmVcpu,
     kvm_make_all_cpus_request,
+    kvm_vm_bugged,
 )
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, PFERR_WRITE_MASK, kvm_mmu_do_page_fault
 from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
@@ -152,29 +152,31 @@ async def tdx_handle_exit(vcpu: KvmVcpu) -> int:
 
 
 async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:
-    """A private GPA faulted: act on the accept level, then map.  Returns RET_PF_* or -errno.
+    """A GPA faulted: if it is private act on the accept level; then map.  Returns -errno or RESUME_GUEST.
 
-    The fault is tried again here and not by the guest: a vCPU that faults too often at one instruction makes the
+    A private fault is tried again here and not by the guest: a vCPU that faults too often at one instruction makes the
     module take the S-EPT lock in TDH.VP.ENTER.  Always a write fault, since private pages are always RWX.
     An interrupt for the guest, a signal, or the VM's end breaks the loop.
     """
-    kvm, gpa = vcpu.kvm, vcpu.exit_gpa
-    if gpa & SHARED_BIT:
-        kvm.journal.note("fault", gpa=gpa, accept_level=0, vcpu=vcpu.vcpu_id)
-        ret = await handle_shared_ept_violation(vcpu)
-        return ret if ret < 0 else RESUME_GUEST
+    kvm, gpa, private = vcpu.kvm, vcpu.exit_gpa, not vcpu.exit_gpa & SHARED_BIT
     kvm.journal.note("fault", gpa=gpa, accept_level=tdx_accept_level(vcpu), vcpu=vcpu.vcpu_id)
-    if tdx_is_pending_violation(vcpu):
-        vcpu.run = ("KVM_EXIT_SHUTDOWN", "access to a page that was not accepted, and the guest takes no #VE")
-        await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
+    if private:
+        if tdx_is_pending_violation(vcpu):
+            vcpu.run = ("KVM_EXIT_SHUTDOWN", "access to a page that was not accepted, and the guest takes no #VE")
+            await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
+            return -EIO
+        ret: int = await kvm.design.accept_level.on_violation(vcpu, gpa >> PAGE_SHIFT)
+        if ret:
+            return ret if ret < 0 else RESUME_GUEST
+        error_code = PFERR_WRITE_MASK | PFERR_PRIVATE_ACCESS | kvm.design.accept_level.error_code(vcpu)
+    elif vcpu.exit_qualification & EptViolation.FETCH:
+        await kvm_vm_bugged(kvm, f"instruction fetch from shared memory at {gpa:#x}")
         return -EIO
-    design = kvm.design.accept_level
-    if await design.on_violation(vcpu, gpa >> PAGE_SHIFT):
-        return RET_PF_RETRY
-    error_code = PFERR_WRITE_MASK | PFERR_PRIVATE_ACCESS | design.error_code(vcpu)
+    else:
+        error_code = PFERR_WRITE_MASK if vcpu.exit_qualification & EptViolation.WRITE else 0
     while True:
         ret = await kvm_mmu_do_page_fault(vcpu, gpa, error_code)
-        if ret != RET_PF_RETRY:
+        if ret != RET_PF_RETRY or not private:
             return ret if ret < 0 else RESUME_GUEST
         looks = [(vcpu, name, READ) for name in ("requests", "pir", "signal")]
         await step(*looks, (kvm, "memslots", READ), at="retry the fault", ready=OTHERS)

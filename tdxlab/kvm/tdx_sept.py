@@ -100,15 +100,15 @@ async def tdx_sept_split_private_spt(
 ) -> int:
     """Split a 2M leaf of the S-EPT into 512: BLOCK, TRACK and kick, DEMOTE, see `demote`.  Returns 0 or -errno.
 
-    Context: mmu_lock held for write.  Under the read lock it is refused: were DEMOTE busy, the UNBLOCK that takes BLOCK
-    back could be busy as well.
+    Context: mmu_lock held for write.  Under the read lock it is refused, but for a module that wants no BLOCK: see
+    `accept_level`.
     """
     if kvm.state != TD_STATE_RUNNABLE or level != PG_LEVEL_2M:
         await kvm_vm_bugged(kvm, f"split at level {level} in TD state {kvm.state}")
         return -EINVAL
     if mmu_lock_shared:
-        kvm.journal.note("warn", what="split of a private leaf under mmu_lock for read")
-        return int(kvm.design.accept_level.split_shared(kvm, gfn))
+        assert private_spt is not None
+        return int(await kvm.design.accept_level.split_shared(kvm, gfn, level, pfn, private_spt))
 
     assert private_spt is not None
     kvm.journal.note("split", gpa=gfn << PAGE_SHIFT, level=level)

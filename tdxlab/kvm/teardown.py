@@ -30,7 +30,7 @@ from tdxlab.kvm.kvm_main import (
 )
 from tdxlab.kvm.spte import TableSpte
 from tdxlab.kvm.tdp_iter import KvmMmuPage
-from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_leafs
+from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, kvm_tdp_mmu_unmap_gfn_range
 from tdxlab.spec.design import Question
 from tdxlab.spec.status import TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED, Status
 
@@ -41,7 +41,8 @@ async def zap_private(kvm: Kvm) -> None:
     """Zap every leaf of every memslot."""
     await kvm_mmu_write_lock(kvm, "destroy")
     for slot in kvm.memslots:
-        if await tdp_mmu_zap_leafs(kvm, slot.base_gfn, slot.base_gfn + slot.npages):
+        end = slot.base_gfn + slot.npages
+        if await kvm_tdp_mmu_unmap_gfn_range(kvm, slot.base_gfn, end, KVM_FILTER_PRIVATE):
             await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
     kvm.mmu_lock.write_unlock()
 

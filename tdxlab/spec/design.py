@@ -101,6 +101,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "inhibit_read_upgrade": {"inhibit_lock": "read_upgrade"},
     "seed_nak": {
         **LINUX_618,
+        "accept_level": "guest_inhibit_v3",
         "split": "cross_boundary",
         "guest_memfd": "hugetlb_in_place",
         "demote": "pair_each_try",
@@ -110,6 +111,7 @@ PRESETS: dict[str, dict[str, str]] = {
     },
     "y2026": {
         **LINUX_618,
+        "accept_level": "guest_inhibit_v5",
         "split": "head_tail",
         "guest_memfd": "hugetlb_in_place",
         "demote": "under_pamt_lock",

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tdxlab.engine.run import seeded
+from tdxlab.engine.run import seeded, story
 from tdxlab.guest.programs import accepts, linux, touches, touches_then_accepts
+from tdxlab.host import seamcall
+from tdxlab.kvm.kvm_main import ENOMEM
+from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
+from tdxlab.lab import Lab
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 SPLIT = ["MEM.RANGE.BLOCK", "MEM.TRACK", "MEM.PAGE.DEMOTE"]
 TOUCH_THEN_4K = touches_then_accepts(0, (0, PG_LEVEL_4K))
@@ -20,6 +25,98 @@ def test_guest_inhibit_splits_once_and_the_guest_goes_on(go, design):
     assert ran.accepts == ["TDX_SUCCESS"]
     assert ran.picture["sept"][0][:2] == ["MAPPED", "PENDING"] and ran.picture["pages_2m"] == 0
     assert ran.picture["lpage_info"][0] == ["GUEST_INHIBIT"]
+
+
+@pytest.mark.parametrize("design", ["seed_nak", "y2026"])
+@pytest.mark.parametrize("level", [PG_LEVEL_4K, PG_LEVEL_2M])
+def test_v3_and_v5_split_the_leaf_that_is_too_large_and_no_other(design, level):
+    """One leaf of three is accepted; at 2M it is as large as the guest wants it."""
+    lab = Lab(design=design, cpus=1)
+    td = lab.create_td(memory="6M")
+    lab.alone(td.vcpu(0, touches_then_accepts(0)))
+    lab.alone(td.vcpu(0, touches_then_accepts(2 * SIZE_2M)))
+    lab.alone(td.vcpu(0, touches_then_accepts(SIZE_2M, (SIZE_2M, level))))
+    assert td.kvm.stat["pages_2m"] == (2 if level == PG_LEVEL_4K else 3)
+
+
+@pytest.mark.parametrize(
+    ("accept_level", "ret"), [("guest_inhibit", None), ("guest_inhibit_v3", -ENOMEM), ("guest_inhibit_v5", -ENOMEM)]
+)
+def test_who_hears_that_there_was_no_memory_for_a_split(accept_level, ret):
+    """v2 lets the guest fault until there is some; from v3 on userspace gets the error."""
+    lab = Lab(design=f"seed,accept_level={accept_level}", cpus=1)
+    td = lab.create_td(memory="2M")
+    lab.alone(td.vcpu(0, touches_then_accepts(0)))
+    lab.fail("tdp_mmu_alloc_sp_for_split")
+    answer = lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_4K))))
+    assert answer == (ret or 0) and td.kvm.stat["pages_2m"] == (0 if ret is None else 1)
+    assert [note["accept_level"] for note in lab.journal.notes if note["kind"] == "fault"][1:] == [PG_LEVEL_4K] * (
+        2 if ret is None else 1
+    )
+
+
+def test_v5_as_posted_splits_the_wrong_root(go):
+    ran = go(lambda td: [td.vcpu(0, TOUCH_THEN_4K)], "seed,accept_level=guest_inhibit_v5_as_posted", max_steps=800)
+    assert ran.trace.ended == "cut" and ran["splits"] == 0 and len(ran.trace.notes("warn")) > 10
+    assert ran["write_lock_takes"] == 1, "once set, the bit says that there is nothing left to do"
+
+
+def test_what_is_zapped_instead_of_split_costs_more_and_loses_what_was_accepted(go):
+    def actors(td):
+        return [td.vcpu(0, TOUCH_THEN_4K), td.vcpu(1, accepts((0, PG_LEVEL_2M)))]
+
+    calm = go(lambda td: [td.vcpu(0, TOUCH_THEN_4K)], "seed,accept_level=zap")
+    assert calm.leaves.count("PHYMEM.PAGE.WBINVD") == 512 and calm.accepts == ["TDX_SUCCESS"]
+    race = go(actors, "seed,accept_level=zap", scheduler=story([(0, "hugepage_test_guest_inhibit"), (1, None)]))
+    assert race.accepts == ["TDX_SUCCESS", "TDX_SUCCESS"] and race.picture["sept"][0][:2] == ["MAPPED", "FREE"]
+
+
+@pytest.mark.parametrize("dpamt", [False, True])
+def test_without_block_a_fault_splits_under_the_read_lock(go, dpamt):
+    ran = go(lambda td: [td.vcpu(0, TOUCH_THEN_4K)], "seed,accept_level=blockless", module="blockless", dpamt=dpamt)
+    assert ran.leaves[-1] == "MEM.PAGE.DEMOTE" and ran.accepts == ["TDX_SUCCESS"] and not ran.trace.notes("warn")
+    assert (ran["splits"], ran["kicks"], ran["write_lock_takes"]) == (1, 0, 0)
+    assert ran.picture["sept"][0][:2] == ["MAPPED", "PENDING"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_and_a_2m_leaf_that_came_meanwhile_is_split_too(go, seed):
+    """What `inhibit_read` gets stuck with."""
+    ran = go(
+        lambda td: [td.vcpu(0, accepts((0, PG_LEVEL_4K))), td.vcpu(1, touches(0x1000))],
+        "seed,accept_level=blockless", module="blockless", scheduler=seeded(seed), grain="seamcall",
+        check_reads=False, memory="2M",
+    )  # fmt: skip
+    assert ran.trace.ended == "done" and not ran.trace.notes("kvm_bug_on")
+
+
+def test_a_busy_demote_under_the_read_lock_is_a_fault_that_is_tried_again(go, monkeypatch):
+    real, calls = seamcall.tdh_mem_page_demote, []
+
+    async def busy_once(*arguments):
+        answer = await real(*arguments) if calls else (TDX_OPERAND_BUSY.at(1), 0, 0)
+        calls.append(answer)
+        return answer
+
+    monkeypatch.setattr(seamcall, "tdh_mem_page_demote", busy_once)
+    design = "seed,accept_level=blockless"
+    ran = go(lambda td: [td.vcpu(0, TOUCH_THEN_4K)], design, module="blockless", dpamt=True)
+    assert len(calls) == 2 and ran.trace.ended == "done" and (ran["splits"], ran["kicks"]) == (1, 0)
+
+
+def test_clearing_the_bit_gives_no_2m_page_back():
+    """The table stays, and the mirror is never promoted."""
+    found = {}
+    for design in ("seed", "seed,inhibit_lock=clear_on_zap"):
+        lab = Lab(design=design, cpus=1)
+        td = lab.create_td(memory="2M")
+        lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_4K))))
+        for private in (False, True):
+            assert lab.alone(td.kvm.design.guest_memfd.convert(td.kvm, 0, 512, private=private)) == 0
+        found[design] = hugepage_test_guest_inhibit(td.slot.lpage_info, 0, PG_LEVEL_2M)
+        lab.alone(td.vcpu(0, touches(0)))
+        assert td.kvm.stat["pages_2m"] == 0
+    assert list(found.values()) == [True, False]
 
 
 def test_split_order_is_block_track_kick_demote(go):

@@ -9,14 +9,17 @@ import pytest
 from tdxlab.engine.run import run, seeded
 from tdxlab.guest.accept import map_gpa
 from tdxlab.guest.programs import accepts, touches
+from tdxlab.hw.cpu import Guest
 from tdxlab.kvm import tdp_mmu_write
-from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
+from tdxlab.kvm.gmem_invalidate import MF_DELAYED, kvm_gmem_error_folio, kvm_gmem_punch_hole, kvm_gmem_release
 from tdxlab.kvm.guest_memfd import folio_ref_add
-from tdxlab.kvm.kvm_main import EAGAIN, ENOMEM, KvmMemorySlot
+from tdxlab.kvm.kvm_main import EAGAIN, EFAULT, EHWPOISON, ENOMEM, KvmMemorySlot
 from tdxlab.kvm.lpage_info import LpageInfo
+from tdxlab.kvm.tdx import kvm_arch_vcpu_ioctl_run
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_INVALID
+from tdxlab.spec.vmcall import SHARED_BIT
 
 IN_PLACE = "seed,guest_memfd=hugetlb_in_place"
 
@@ -94,7 +97,7 @@ def two_vms():
     gmem, other = tds[0].slot.gmem, tds[1].kvm
     info = LpageInfo(lab.journal, "lpage_info:bound", 512, 512)
     other.memslots = (*other.memslots, KvmMemorySlot(512, 512, gmem, 0, info))
-    gmem.kvms = (tds[0].kvm, other)
+    gmem.kvms, other.guest_memfds = (tds[0].kvm, other), (*other.guest_memfds, gmem)
     return lab, tds, gmem
 
 
@@ -120,6 +123,68 @@ def test_a_split_that_fails_in_one_vm_stops_the_hole_for_all():
         assert lab.alone(kvm_gmem_punch_hole(gmem, 4, 8)) == -ENOMEM
     assert "kvm_gmem_zap" not in whys(lab) and tds[0].kvm.stat["pages_2m"] == 1
     assert not any(td.kvm.mmu_invalidate_in_progress for td in tds) and gmem.folios[0]
+
+
+def test_a_hole_in_shared_memory_of_the_file_is_unmapped_from_the_shared_ept_too():
+    async def writes(guest):
+        await guest.store(3 * PAGE_SIZE | SHARED_BIT, 7)
+
+    lab, td, gmem = in_place()
+    assert convert(lab, td, 3, 4, private=False) == 0
+    lab.alone(td.vcpu(0, writes))
+    before = td.kvm.stat["pages_4k"]
+    assert lab.alone(kvm_gmem_punch_hole(gmem, 3, 4)) == 0 and td.kvm.stat["pages_4k"] == before - 1
+
+
+# --- a file that is closed, a folio with a memory error ---
+
+
+def enter(lab, td, gpa):
+    """KVM_RUN of a guest that touches a page: what it returns, and why."""
+    vcpu = td.kvm.vcpus[0]
+    guest = Guest(lambda guest: guest.access(gpa, write=True))
+    return lab.alone(kvm_arch_vcpu_ioctl_run(vcpu, guest)), vcpu.run
+
+
+def test_a_file_that_is_closed_takes_all_leaves_along_and_splits_none():
+    lab, td, gmem = in_place("seed")
+    lab.journal.notes.clear()
+    lab.alone(kvm_gmem_release(td.kvm, gmem))
+    leaves = [note["leaf"] for note in lab.journal.notes if note["kind"] == "seamcall"]
+    assert leaves.count("TDH.MEM.PAGE.REMOVE") == 1 and "TDH.MEM.PAGE.DEMOTE" not in leaves
+    assert not td.kvm.stat["pages_2m"] and not gmem.folios and not td.kvm.mmu_invalidate_in_progress
+    assert enter(lab, td, 0) == (-EFAULT, ("KVM_EXIT_MEMORY_FAULT", 0, True))
+
+
+def test_a_folio_lives_as_long_as_somebody_has_the_file_open():
+    lab, tds, gmem = two_vms()
+    lab.alone(tds[0].vcpu(0, accepts((0, PG_LEVEL_2M))))
+    lab.alone(kvm_gmem_release(tds[1].kvm, gmem))
+    assert gmem.folios[0] and tds[0].kvm.stat["pages_2m"] == 1, "the other VM's mapping is left alone"
+    assert tds[1].kvm.memslots[1].file is None
+    lab.alone(kvm_gmem_release(tds[0].kvm, gmem))
+    assert not gmem.folios and not tds[0].kvm.stat["pages_2m"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_fault_meets_a_file_being_closed(seed):
+    """The invariants look for a leaf without a folio."""
+    lab = Lab()
+    td = lab.create_td(memory="2M")
+    guest = Guest(lambda guest: guest.access(0, write=True))
+    actors = lambda: [kvm_gmem_release(td.kvm, td.slot.gmem), kvm_arch_vcpu_ioctl_run(td.kvm.vcpus[1], guest)]  # noqa: E731
+    assert run(lab.program(actors), seeded(seed), check_reads=True).ended == "done"
+
+
+def test_a_poisoned_folio_is_unmapped_and_stays():
+    lab, td, gmem = in_place("seed")
+    folio = gmem.folios[0]
+    lab.journal.notes.clear()
+    assert lab.alone(kvm_gmem_error_folio(gmem, 5)) == MF_DELAYED
+    assert gmem.folios[0] == folio and not td.kvm.stat["pages_2m"]
+    assert "TDH.MEM.PAGE.DEMOTE" not in [note.get("leaf") for note in lab.journal.notes]
+    assert enter(lab, td, 7 * PAGE_SIZE) == (-EHWPOISON, ("KVM_EXIT_MEMORY_FAULT", 7 * PAGE_SIZE, True))
+    assert enter(lab, td, SIZE_2M) == (0, ("KVM_EXIT_HLT",)), "another folio is as good as ever"
 
 
 # --- pages that could not be unmapped ---
