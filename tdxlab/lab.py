@@ -38,7 +38,7 @@ from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.design import Design
 from tdxlab.spec.features import modelled
 from tdxlab.spec.leaves import TDH_VP_ENTER, Leaf, named
-from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G
+from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G, SIZE_2M
 from tdxlab.spec.status import Status
 
 T = TypeVar("T")
@@ -250,6 +250,9 @@ class Lab:
         for gpa, size in slots:
             if gpa % PAGE_SIZE or not nbytes(size) or nbytes(size) % PAGE_SIZE:
                 raise ValueError(f"a memslot is made of pages of 4K, so it can not be {size} at {gpa:#x}")
+        wanted, most = sum(nbytes(size) for _, size in slots), self._room(count)
+        if wanted > most:
+            raise ValueError(f"a TD of {wanted / UNITS['M']:g}M does not fit: this machine has room for {most >> 20}M")
         kvm = Kvm(self.journal, f"td{len(self.tds)}", self.host, self.design)
         self.must(tdx_td_init(kvm, max_vcpus=max(count, 1), attributes=attributes))
         for gpa, size in slots:
@@ -267,6 +270,12 @@ class Lab:
         if finalize:
             td.finalize()
         return td
+
+    def _room(self, vcpus: int) -> int:
+        # a TD's memory has at most 1/128 of it in tables and pairs, and 1M for itself and for each vCPU; in whole 2M
+        allocator = self.host.allocator
+        left = allocator.share * allocator.cpus - allocator.handed_out() - (1 + vcpus) * UNITS["M"]
+        return max(left * 128 // 129 & -SIZE_2M, 0)
 
     def must(self, ioctl: Coroutine[Any, Any, int], cpu: int = 0) -> None:
         """Run an ioctl of the set-up that has to work.  Raises RuntimeError with its name and -errno."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tdxlab.engine.explore import explore
@@ -198,3 +200,26 @@ def test_a_picture_is_plain_data():
     assert picture["sept"][0][:2] == ["MAPPED", "FREE"] == picture["mirror"][0][:2]
     assert picture["sept"][SIZE_2M] == "MAPPED" and picture["pages_2m"] == 1
     assert picture["lpage_info"] == {0: ["GUEST_INHIBIT"]} and picture["locks"] == {"mmu_lock": "free"}
+
+
+@pytest.mark.parametrize(("folio", "vcpus"), [("2M", 2), ("4K", 1)])
+def test_a_td_larger_than_memory_is_refused_with_what_fits_and_that_does_fit(folio, vcpus):
+    with pytest.raises(ValueError, match=r"a TD of 2048M does not fit: this machine has room for ([0-9]+)M") as refused:
+        Lab().create_td(memory="2G", folio=folio, vcpus=vcpus)
+    room = re.findall("[0-9]+", str(refused.value))[-1]
+    lab = Lab()
+    lab.create_td(memory=f"{room}M", folio=folio, vcpus=vcpus)
+    with pytest.raises(ValueError, match="has room for"):
+        lab.create_td(memory="64M")
+
+
+def test_an_impossible_pair_is_refused_with_what_goes_together():
+    with pytest.raises(ValueError, match=r"page_reference=page_flag does not go with .*; with it go none, per_leaf, "):
+        Lab("seed,page_reference=page_flag,guest_memfd=hugetlb_in_place")
+    with pytest.raises(ValueError, match="no design is called 'v7'; these are: seed, "):
+        Lab("v7")
+
+
+def test_memslots_that_overlap_are_refused_with_where_memory_is_free():
+    with pytest.raises(ValueError, match="reaches into the one at 0x0; all is free from 0x400000 on"):
+        Lab().create_td(memory=[(0, "4M"), (0x20_0000, "4M")])

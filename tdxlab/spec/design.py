@@ -159,7 +159,13 @@ class Design:
         for question, chosen in self.choices.items():
             for (other, other_chosen), why in _variant(question, chosen).never_with.items():
                 if self.choices[other] == other_chosen:
-                    raise DesignError(f"{question}={chosen} does not go with {other}={other_chosen}: {why}")
+                    goes = ", ".join(
+                        name
+                        for name, variant in Question.all[question].variants.items()
+                        if (other, other_chosen) not in variant.never_with
+                    )
+                    pair = f"{question}={chosen} does not go with {other}={other_chosen}"
+                    raise DesignError(f"{pair}: {why}; with it go {goes}")
 
     def __getattr__(self, question: str) -> Any:
         if question.startswith("_") or question not in self.choices:
