@@ -27,7 +27,7 @@ PRIVATE, FROM_GUEST, FROM_HOST = 0x0F0F, 0xCAFE_CAFE, 0xABCD_ABCD
 SYNC_PORT = 0x30
 
 
-def check(journal: Journal, what: str, found: int, right: bool) -> None:
+def check(journal: Journal, what: str, found: int | str, right: bool) -> None:
     """One finding."""
     journal.note("check", what=what, found=found, right=right)
 
@@ -111,40 +111,40 @@ def controls(claim: str) -> tuple[Control, ...]:
 @scenario(
     "upm-explicit",
     claims={
-        "ST20": "Private data is hidden from the host; a part that the guest converts by MapGPA is common to both, and "
+        "ST17": "Private data is hidden from the host; a part that the guest converts by MapGPA is common to both, and "
         "0 when it is private again; what is around it keeps its data throughout."
     },
     breaks={"seed": ()},
     machine={"cpus": 1},
-    controls=controls("ST20"),
+    controls=controls("ST17"),
 )
 def upm_explicit(lab: Lab) -> Program:
     """Does the data of 2 MiB survive that 40 KiB in its middle become shared, and private again, by MapGPA?"""
-    return _upm(lab, "ST20", explicit=True)
+    return _upm(lab, "ST17", explicit=True)
 
 
 @scenario(
     "upm-implicit",
     claims={
-        "ST21": "The same where the guest only uses the other alias: each first access is a KVM_EXIT_MEMORY_FAULT, and "
+        "ST18": "The same where the guest only uses the other alias: each first access is a KVM_EXIT_MEMORY_FAULT, and "
         "userspace converts the page."
     },
     breaks={"seed": ()},
     machine={"cpus": 1},
-    controls=controls("ST21"),
+    controls=controls("ST18"),
 )
 def upm_implicit(lab: Lab) -> Program:
     """Does the data survive conversions that the guest does not ask for, but causes by the alias that it uses?"""
-    return _upm(lab, "ST21", explicit=False)
+    return _upm(lab, "ST18", explicit=False)
 
 
 @scenario(
     "shared-memory",
-    claims={"ST22": "What a guest writes to a page that it has shared the host reads, and the other way round."},
+    claims={"ST15": "What a guest writes to a page that it has shared the host reads, and the other way round."},
     breaks={"seed": (), "seed,guest_memfd=hugetlb_in_place": ()},
     machine={"cpus": 1},
     controls=(
-        Control("ST22", "nothing is mapped", without="tdxlab.kvm.tdp_mmu.tdp_mmu_map_handle_target_level"),
+        Control("ST15", "nothing is mapped", without="tdxlab.kvm.tdp_mmu.tdp_mmu_map_handle_target_level"),
     ),
 )
 def shared_memory(lab: Lab) -> Program:
@@ -163,5 +163,5 @@ def shared_memory(lab: Lab) -> Program:
         check(lab.journal, "the host's view", found, found == FROM_GUEST)
         return await write_user(td.kvm, FOCUS, FROM_HOST)
 
-    claim = of_history("ST22", lambda h: all_right(h, 2))
+    claim = of_history("ST15", lambda h: all_right(h, 2))
     return lab.program(lambda: [td.vcpu(0, guest, userspace)], [claim], ["vCPU 0"], max_steps=600)

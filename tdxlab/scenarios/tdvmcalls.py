@@ -38,7 +38,7 @@ class Step:
 
 SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     "port-io": (
-        "ST10",
+        "ST07",
         "A byte goes out by a port, and one comes in.",
         [
             Step((IO, 1, 1, PORT, 0xAB), (OK,), ("KVM_EXIT_IO", "out", 1, PORT, 0xAB)),
@@ -46,7 +46,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
         ],
     ),
     "io-writes": (
-        "ST11",
+        "ST07",
         "OUT of 1, 2 and 4 bytes reaches userspace; other sizes and directions are refused.",
         [
             *(
@@ -58,7 +58,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
         ],
     ),
     "io-reads": (
-        "ST12",
+        "ST07",
         "IN of 1, 2 and 4 bytes gives what userspace supplies; other sizes are refused.",
         [
             *(Step((IO, n, 0, PORT), (OK, n + 7), ("KVM_EXIT_IO", "in", n, PORT), n + 7) for n in (1, 2, 4)),
@@ -66,7 +66,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
         ],
     ),
     "mmio-writes": (
-        "ST13",
+        "ST12",
         "Stores of 1, 2, 4 and 8 bytes reach userspace at the GPA without the SHARED bit; private GPAs are refused.",
         [
             *(
@@ -78,7 +78,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
         ],
     ),
     "mmio-reads": (
-        "ST14",
+        "ST12",
         "Loads of 1, 2, 4 and 8 bytes give what userspace supplies; other sizes are refused.",
         [
             *(
@@ -88,21 +88,31 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
             Step((MMIO, 10, 0, DEVICE), (BAD,)),
         ],
     ),
-    "msr": (
-        "ST15",
-        "MSRs that KVM keeps are its own; filtered ones are userspace's, which may refuse; others are an error.",
+    "msr-reads": (
+        "ST10",
+        "RDMSR of a filtered MSR gives what userspace supplies, or its refusal; of one that KVM keeps, what was "
+        "written; of others, an error.",
         [
-            Step((WRMSR, g.MSR_MISC_FEATURES_ENABLES, 0x1234), (OK,)),
-            Step((RDMSR, g.MSR_MISC_FEATURES_ENABLES), (OK, 0x1234)),
-            Step((WRMSR, SEEN, 5), (OK,), ("KVM_EXIT_X86_WRMSR", SEEN, 5)),
             Step((RDMSR, SEEN), (OK, 0x99), ("KVM_EXIT_X86_RDMSR", SEEN), 0x99),
             Step((RDMSR, SEEN), (BAD,), ("KVM_EXIT_X86_RDMSR", SEEN), -1),
+            Step((WRMSR, g.MSR_MISC_FEATURES_ENABLES, 0x1234), (OK,)),
+            Step((RDMSR, g.MSR_MISC_FEATURES_ENABLES), (OK, 0x1234)),
             Step((RDMSR, NOT_KEPT), (BAD,)),
+        ],
+    ),
+    "msr-writes": (
+        "ST10",
+        "WRMSR of a filtered MSR reaches userspace, which may refuse; of one that KVM keeps, nobody else; of others it "
+        "is an error.",
+        [
+            Step((WRMSR, SEEN, 5), (OK,), ("KVM_EXIT_X86_WRMSR", SEEN, 5)),
+            Step((WRMSR, SEEN, 6), (BAD,), ("KVM_EXIT_X86_WRMSR", SEEN, 6), -1),
+            Step((WRMSR, g.MSR_MISC_FEATURES_ENABLES, 0x1234), (OK,)),
             Step((WRMSR, NOT_KEPT, 1), (BAD,)),
         ],
     ),
-    "cpuid": (
-        "ST16",
+    "cpuid-tdvmcall": (
+        "ST08",
         "CPUID asked of the host is what userspace has configured, and 0 where it has not.",
         [
             *(Step((g.EXIT_REASON_CPUID, *leaf), (OK, g.EXIT_REASON_CPUID, *values)) for leaf, values in CPUID.items()),
@@ -110,7 +120,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
         ],
     ),
     "get-td-vmcall-info": (
-        "ST17",
+        "ST09",
         "GetTdVmCallInfo succeeds with zeros; what KVM does not know is SUBFUNC_UNSUPPORTED.",
         [
             Step((g.TDVMCALL_GET_TD_VM_CALL_INFO, 0), (OK, 0, 0, 0, 0)),
@@ -153,7 +163,7 @@ def _register(name: str, claim: str, sentence: str, steps: Sequence[Step]) -> No
     def build(lab: Lab) -> Program:
         return _program(lab, claim, steps)
 
-    build.__doc__ = f"The selftest {name}: {sentence[0].lower() + sentence[1:-1]}?"
+    build.__doc__ = f"{sentence[:-1]}: is that so?"
     breaks: Mapping[str, tuple[str, ...]] = {"seed": ()}
     off = Control(claim, "the guest is never answered", without="tdxlab.kvm.tdvmcall.set_return")
     scenario(name, claims={claim: sentence}, breaks=breaks, machine={"cpus": 1}, controls=(off,))(build)

@@ -1,4 +1,4 @@
-"""Further selftests of tdx_vm_test: ReportFatalError, TDG.VP.INFO, a host that reads private memory."""
+"""Further selftests of tdx_vm_test: ReportFatalError, basic CPUID, TDG.VP.INFO, a host that reads private memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from tdxlab.scenarios.shared_memory import PRIVATE, all_right, check, sync
 from tdxlab.spec.fields import Attributes
 from tdxlab.spec.leaves import TDG_VP_INFO
 from tdxlab.spec.levels import PAGE_SHIFT
-from tdxlab.spec.vmcall import TDVMCALL_REPORT_FATAL_ERROR
+from tdxlab.spec.vmcall import EXIT_REASON_CPUID, TDVMCALL_REPORT_FATAL_ERROR
 
 CODE, MESSAGE = 0xBAAD_0001, 0x5000
 GPAW_48 = 48
+LEAF_1 = 1, 0
 
 
 @scenario(
     "report-fatal-error",
-    claims={"ST23": "ReportFatalError reaches userspace with the registers that the guest gave, and is the end."},
+    claims={"ST06": "ReportFatalError reaches userspace with the registers that the guest gave, and is the end."},
     breaks={"seed": ()},
     machine={"cpus": 1},
-    controls=(Control("ST23", "userspace is not told", without="tdxlab.kvm.tdvmcall.to_userspace"),),
+    controls=(Control("ST06", "userspace is not told", without="tdxlab.kvm.tdvmcall.to_userspace"),),
 )
 def report_fatal_error(lab: Lab) -> Program:
     """Does userspace learn why a guest gives up?"""
@@ -41,8 +42,37 @@ def report_fatal_error(lab: Lab) -> Program:
         right = told == ("KVM_SYSTEM_EVENT_TDX_FATAL", CODE, MESSAGE)
         check(lab.journal, "the event", CODE, right)
 
-    claim = of_history("ST23", lambda h: all_right(h, 1))
+    claim = of_history("ST06", lambda h: all_right(h, 1))
     return lab.program(lambda: [td.vcpu(0, guest, userspace)], [claim], ["vCPU 0"])
+
+
+def _basic_cpuid(lab: Lab, eax: int) -> Program:
+    td = lab.create_td(memory="2M", vcpus=1)
+    td.kvm.cpuid = {LEAF_1: (eax, 0, 0, 0)}
+
+    async def guest(guest: Guest) -> None:
+        model = guest.regs.rdx
+        check(lab.journal, "RDX where the guest begins", model, model == lab.memory.platform.cpuid_1_eax)
+        _, _, told, *_ = await tdvmcall(guest, EXIT_REASON_CPUID, *LEAF_1)
+        check(lab.journal, "EAX of leaf 1, from the host", told, told == model)
+
+    return lab.program(lambda: [td.vcpu(0, guest)], [of_history("ST08", lambda h: all_right(h, 2))], ["vCPU 0"])
+
+
+@scenario(
+    "basic-cpuid",
+    claims={"ST08": "What a guest learns of its processor from the module agrees with what userspace has configured."},
+    breaks={"seed": ()},
+    machine={"cpus": 1},
+    controls=(Control("ST08", "userspace has configured another model", build=lambda lab: _basic_cpuid(lab, 0x806F9)),),
+)
+def basic_cpuid(lab: Lab) -> Program:
+    """Do module and host tell a guest the same of its processor?
+
+    Left out: the CPUID instruction, which the module answers, and most of what it would; RDX where the vCPU begins
+    stands in for its leaf 1.
+    """
+    return _basic_cpuid(lab, lab.memory.platform.cpuid_1_eax)
 
 
 def _vp_info(lab: Lab, attributes: int) -> Program:
@@ -54,15 +84,15 @@ def _vp_info(lab: Lab, attributes: int) -> Program:
         right = found == (GPAW_48, Attributes.SEPT_VE_DISABLE, 2 | 2 << 32, guest.cpu.n)
         check(lab.journal, f"TDG.VP.INFO on vCPU {guest.cpu.n}", found[3], right)
 
-    claim = of_history("ST24", lambda h: all_right(h, 2))
+    claim = of_history("ST14", lambda h: all_right(h, 2))
     return lab.program(lambda: [td.vcpu(n, guest) for n in (0, 1)], [claim], ["vCPU 0", "vCPU 1"])
 
 
 @scenario(
-    "vp-info",
-    claims={"ST24": "TDG.VP.INFO tells the GPA width, the attributes, how many vCPUs there are and which one this is."},
+    "tdg-vp-info",
+    claims={"ST14": "TDG.VP.INFO tells the GPA width, the attributes, how many vCPUs there are and which one this is."},
     breaks={"seed": ()},
-    controls=(Control("ST24", "the TD is made with other attributes", build=lambda lab: _vp_info(lab, 0)),),
+    controls=(Control("ST14", "the TD is made with other attributes", build=lambda lab: _vp_info(lab, 0)),),
 )
 def vp_info(lab: Lab) -> Program:
     """Does a guest learn from the module what its TD was made with?"""
@@ -85,7 +115,7 @@ def _host_reads(lab: Lab) -> Program:
         check(lab.journal, f"the host's view of frame {folio >> PAGE_SHIFT:#x}", found, found != PRIVATE)
         return 0
 
-    claim = of_history("ST25", lambda h: all_right(h, 2))
+    claim = of_history("ST13", lambda h: all_right(h, 2))
     return lab.program(lambda: [td.vcpu(0, guest, userspace)], [claim], ["vCPU 0"])
 
 
@@ -96,11 +126,11 @@ def without_encryption(lab: Lab) -> Program:
 
 
 @scenario(
-    "host-reads-private-memory",
-    claims={"ST25": "A host that reads a private page does not find the guest's data, which the guest still does."},
+    "host-consumes-td-private-memory",
+    claims={"ST13": "A host that reads a private page does not find the guest's data, which the guest still does."},
     breaks={"seed": ()},
     machine={"cpus": 1},
-    controls=(Control("ST25", "memory is not encrypted", build=without_encryption),),
+    controls=(Control("ST13", "memory is not encrypted", build=without_encryption),),
 )
 def host_reads_private_memory(lab: Lab) -> Program:
     """What does a host find in a private page of a TD?"""

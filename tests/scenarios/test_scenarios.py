@@ -15,7 +15,7 @@ RELIEFS = [pytest.param(s, c, id=f"{s.name}-{c.design}-{c.text}") for s in SCENA
 LEDGER = (
     {f"HP{n:02}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 14, 19, 20, 22, 24, 25, 37, 43)}
     | {"WL05", "WL07", "ST02"}
-    | {f"ST{n}" for n in (*range(10, 18), *range(20, 26))}
+    | {f"ST{n:02}" for n in (*range(5, 19), 20)}
 )
 
 
