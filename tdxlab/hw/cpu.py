@@ -191,8 +191,8 @@ class Cpu:
         where = {}
         if leaf.operands[:1] == (("rcx", "gpa_level"),):
             where = {"gpa": rcx & GpaLevel.GPA, "level": tdx_level_to_pg_level(rcx & GpaLevel.LEVEL)}
-        answer = {"status": regs.status.name, "detail": regs.status.detail}
-        self.journal.note(kind, leaf=leaf.name, **answer, **where, locks=locks)
+        status = regs.status
+        self.journal.note(kind, leaf=leaf.name, status=status.name, detail=status.detail, **where, locks=locks)
 
     # --- the guest's side ---
 

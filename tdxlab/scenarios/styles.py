@@ -31,7 +31,8 @@ def cost(style: str, design: str = "seed", memory: str = "32M", module: str = "1
     programs = STYLES[style](lab.journal, 0, size)
     tally = Tally()
     together(lab.journal, [td.vcpu(n, program) for n, program in enumerate(programs)], tally)
-    return {column: Fraction(tally.counts[column] * SIZE_1G, size) for column in COLUMNS}
+    counts = tally.counts
+    return {column: Fraction(counts[column] * SIZE_1G, size) for column in COLUMNS}
 
 
 def costs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
@@ -27,6 +27,7 @@ ROWS: tuple[tuple[str, str, dict[str, object]], ...] = (
 """What is counted: (column, kind of note, what it must say).  fault 4K: ACCEPTs at 4K that made a TD exit.  inhibit:
 takes of mmu_lock for write on behalf of GUEST_INHIBIT."""
 COLUMNS = tuple(column for column, _, _ in ROWS)
+LOOKED_AT = ("kind", *sorted({key for _, _, said in ROWS for key in said}))
 STUCK = 100  # faults at one GPA, with no TDCALL that came to an end in between
 
 
@@ -35,23 +36,18 @@ class Stuck(ValueError):
 
 
 class Tally:
-    """The counts so far, by column.  Raises Stuck where a vCPU faults for ever."""
+    """Counts notes.  Raises Stuck where a vCPU faults for ever."""
 
-    __slots__ = ("_again", "_rows", "counts")
+    __slots__ = ("_again", "_seen")
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._rows: dict[str, list[tuple[str, dict[str, object]]]] = defaultdict(list)
-        for column, kind, said in ROWS:
-            self._rows[kind].append((column, said))
+        self._seen: Counter[tuple[object, ...]] = Counter()  # {what is looked at in a note: how often}
         self._again: dict[int, tuple[int, int]] = {}  # {vCPU: (GPA of its last fault, how often in a row)}
 
     def __call__(self, notes: list[dict[str, Any]]) -> None:
         """Count some notes."""
         for note in notes:
-            for column, said in self._rows[note["kind"]]:
-                if all(note.get(key) == value for key, value in said.items()):
-                    self.counts[column] += 1
+            self._seen[tuple(map(note.get, LOOKED_AT))] += 1
             if note["kind"] == "fault":
                 gpa, times = self._again.get(note["vcpu"], (-1, 0))
                 self._again[note["vcpu"]] = note["gpa"], times + 1 if gpa == note["gpa"] else 1
@@ -59,3 +55,14 @@ class Tally:
                     raise Stuck(f"vCPU {note['vcpu']} faults at {gpa:#x} again and again")
             elif note["kind"] == "tdcall":
                 self._again.clear()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The counts so far, by column."""
+        counts: Counter[str] = Counter()
+        for seen, times in self._seen.items():
+            note = dict(zip(LOOKED_AT, seen, strict=True))
+            for column, kind, said in ROWS:
+                if note.items() >= {"kind": kind, **said}.items():
+                    counts[column] += times
+        return counts

@@ -170,7 +170,9 @@ class Design:
     def __getattr__(self, question: str) -> Any:
         if question.startswith("_") or question not in self.choices:
             raise AttributeError(f"no question {question!r}")
-        return _variant(question, self.choices[question]).parts
+        parts = _variant(question, self.choices[question]).parts
+        object.__setattr__(self, question, parts)  # found without this function from now on
+        return parts
 
     @classmethod
     def preset(cls, name: str) -> Design:

@@ -48,7 +48,8 @@ class Status(int):
     @property
     def name(self) -> str:
         """TDX_OPERAND_BUSY for 0x80000200_00000092."""
-        return NAMES.get(self.code, f"{self.code:#018x}")
+        code = self & ~DETAIL
+        return NAMES.get(code) or f"{code:#018x}"
 
     @property
     def sentence(self) -> str:
