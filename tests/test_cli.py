@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def test_list_names_scenarios_claims_designs_and_what_is_expected(capsys: pytest
     assert accept.keys() == {"name", "question", "claims", "designs", "expected"}
     assert accept["expected"]["ignore"] == {"HP01": False, "HP05": False}
     assert "seed" in accept["designs"]
+
+
+def test_list_breaks_no_word_and_asks_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    data = answer(capsys, "list")
+    main(["list"])
+    assert {*re.findall(r"\b[a-z][A-Z]\w*", capsys.readouterr().out)} == {"vCPU", "vCPUs"}
+    assert [s["name"] for s in data["scenarios"] if "is that so" in s["question"] or "?" not in s["question"]] == []
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,10 @@ class Step:
     answer: int = 0
 
 
-SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
+SELFTESTS: dict[str, tuple[str, str, str, list[Step]]] = {
     "port-io": (
         "ST07",
+        "Does a byte reach userspace by a port, and come from there?",
         "A byte goes out by a port, and one comes in.",
         [
             Step((IO, 1, 1, PORT, 0xAB), (OK,), ("KVM_EXIT_IO", "out", 1, PORT, 0xAB)),
@@ -47,6 +48,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     ),
     "io-writes": (
         "ST07",
+        "Which OUTs reach userspace, and which are refused?",
         "OUT of 1, 2 and 4 bytes reaches userspace; other sizes and directions are refused.",
         [
             *(
@@ -59,6 +61,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     ),
     "io-reads": (
         "ST07",
+        "Which INs give what userspace supplies, and which are refused?",
         "IN of 1, 2 and 4 bytes gives what userspace supplies; other sizes are refused.",
         [
             *(Step((IO, n, 0, PORT), (OK, n + 7), ("KVM_EXIT_IO", "in", n, PORT), n + 7) for n in (1, 2, 4)),
@@ -67,6 +70,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     ),
     "mmio-writes": (
         "ST12",
+        "Which stores reach a device of userspace's, at which address, and which are refused?",
         "Stores of 1, 2, 4 and 8 bytes reach userspace at the GPA without the SHARED bit; private GPAs are refused.",
         [
             *(
@@ -79,6 +83,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     ),
     "mmio-reads": (
         "ST12",
+        "Which loads give what userspace supplies, and which are refused?",
         "Loads of 1, 2, 4 and 8 bytes give what userspace supplies; other sizes are refused.",
         [
             *(
@@ -90,6 +95,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     ),
     "msr-reads": (
         "ST10",
+        "Which MSRs can a guest read, and who answers?",
         "RDMSR of a filtered MSR gives what userspace supplies, or its refusal; of one that KVM keeps, what was "
         "written; of others, an error.",
         [
@@ -102,6 +108,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     ),
     "msr-writes": (
         "ST10",
+        "Which MSRs can a guest write, and who hears of it?",
         "WRMSR of a filtered MSR reaches userspace, which may refuse; of one that KVM keeps, nobody else; of others it "
         "is an error.",
         [
@@ -113,6 +120,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     ),
     "cpuid-tdvmcall": (
         "ST08",
+        "What does a guest learn of its processor when it asks the host?",
         "CPUID asked of the host is what userspace has configured, and 0 where it has not.",
         [
             *(Step((g.EXIT_REASON_CPUID, *leaf), (OK, g.EXIT_REASON_CPUID, *values)) for leaf, values in CPUID.items()),
@@ -121,6 +129,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
     ),
     "get-td-vmcall-info": (
         "ST09",
+        "What does a guest learn of the TDVMCALLs that KVM knows?",
         "GetTdVmCallInfo succeeds with zeros; what KVM does not know is SUBFUNC_UNSUPPORTED.",
         [
             Step((g.TDVMCALL_GET_TD_VM_CALL_INFO, 0), (OK, 0, 0, 0, 0)),
@@ -129,6 +138,7 @@ SELFTESTS: dict[str, tuple[str, str, list[Step]]] = {
         ],
     ),
 }
+"""{scenario: its claim, its question, what the claim says, the steps}."""
 
 
 def as_in(steps: Sequence[Step], history: History) -> bool:
@@ -159,15 +169,15 @@ def _program(lab: Lab, claim: str, steps: Sequence[Step]) -> Program:
     return lab.program(lambda: [actor()], [of_history(claim, lambda h: as_in(steps, h))], ["vCPU 0"])
 
 
-def _register(name: str, claim: str, sentence: str, steps: Sequence[Step]) -> None:
+def _register(name: str, claim: str, question: str, sentence: str, steps: Sequence[Step]) -> None:
     def build(lab: Lab) -> Program:
         return _program(lab, claim, steps)
 
-    build.__doc__ = f"{sentence[:-1]}: is that so?"
+    build.__doc__ = question
     breaks: Mapping[str, tuple[str, ...]] = {"seed": ()}
     off = Control(claim, "the guest is never answered", without="tdxlab.kvm.tdvmcall.set_return")
     scenario(name, claims={claim: sentence}, breaks=breaks, machine={"cpus": 1}, controls=(off,))(build)
 
 
-for _name, (_claim, _sentence, _steps) in SELFTESTS.items():
-    _register(_name, _claim, _sentence, _steps)
+for _name, _row in SELFTESTS.items():
+    _register(_name, *_row)
