@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tdxlab import data
-from tdxlab.scenarios.failures import PHASES, PRESETS, Failure, Outcome, fail, failures, phases, sentence
+from tdxlab.scenarios.failures import PRESETS, Failure, Outcome, fail, failures, sentence
+from tdxlab.scenarios.life import PHASES, phases
 
 PATH = Path(__file__).parent.parent / "data" / "failures.csv"
 COLUMNS = "phase", "site", "injected", "uses", "presets", "returned", "outcome", "leaked", "log", "sentence"

@@ -1,8 +1,8 @@
 """What becomes of a VM when one SEAMCALL or one page fails: what its user is told, and which pages that costs.
 
-A VM's life is cut into phases.  In each of them each site that it uses fails once, at its first, second or last use: a
-leaf with TDX_SW_ERROR and with TDX_OPERAND_BUSY, an allocation with no page.  What has failed is made again unless the
-VM is dead; then the VM is destroyed, and the ledger tells what did not come back.
+In each phase of a VM's life each site that the phase uses fails once, at its first, second or last use: a leaf with
+TDX_SW_ERROR and with TDX_OPERAND_BUSY, an allocation with no page.  What has failed is made again unless the VM is
+dead; then the VM is destroyed, and the ledger tells what did not come back.
 
 Outcomes: *handled*, everything comes back; *KVM_BUG_ON*, the VM is dead; *WARN*, pages are lost and the kernel does no
 more than warn, see ONLY_WARNS.  Any other word is a mistake of the lab's.
@@ -13,204 +13,20 @@ from __future__ import annotations
 
 import errno
 import re
-from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import coroutine
-from typing import Any
 
-from tdxlab.engine.step import Pause, Touch
-from tdxlab.guest.accept import GuestProgram
-from tdxlab.guest.programs import accepts, touches_then_accepts
 from tdxlab.host.fail_nth import SITES
 from tdxlab.host.seamcall import TDX_SW_ERROR
-from tdxlab.hw.cpu import Guest
-from tdxlab.kvm.direct_root import kvm_mmu_load
-from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
-from tdxlab.kvm.kvm_main import ENOMEM, Kvm, KvmVcpu
-from tdxlab.kvm.mmu import mmu_topup_memory_caches
-from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
-from tdxlab.kvm.teardown import kvm_destroy_vm
-from tdxlab.kvm.userspace import kvm_set_memory_region, run_vcpu
-from tdxlab.lab import Lab, Td
-from tdxlab.ledger import in_module, size_of
-from tdxlab.spec import leaves
-from tdxlab.spec.design import Design
-from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.scenarios.life import COUNTED, FREED, ready
+from tdxlab.spec.leaves import BY_NAME, TDH_VP_ENTER
 from tdxlab.spec.operands import Operand
-from tdxlab.spec.pamt import PageType
 from tdxlab.spec.status import TDX_OPERAND_BUSY
-from tdxlab.spec.vmcall import SHARED_BIT
 
 PRESETS = ("seed", "seed_nak", "y2026", "mainline_616", "mainline_72")
-MEMORY = 2 * SIZE_2M
-FREED, COUNTED = "page freed while the TD has it", "reference to a PAMT pair"
-LARGE = SIZE_2M  # the block that is mapped at 2M, where the design can
 INJECTED = {"TDX_SW_ERROR": None, "TDX_OPERAND_BUSY": TDX_OPERAND_BUSY.at(Operand.RCX), "no page": None}
 """What a site answers, and the status with which a leaf says so."""
 MANY = 1 << 30  # more uses than there are
-STEPS = 200_000  # of a phase; it takes less than a tenth
-
-Ioctl = Coroutine[Pause, list[Touch], int]
-
-
-class Life:
-    """A machine with one VM, as far as it has come."""
-
-    def __init__(self, preset: str) -> None:
-        self.lab = Lab(preset, dpamt=with_dpamt(preset), cpus=1, grain="seamcall")
-        self.before = self.lab.host.allocator.handed_out()
-        self.kvm = Kvm(self.lab.journal, "td0", self.lab.host, self.lab.design)
-        self.source, self.added = self.lab.host.must_alloc(), 0
-
-    def do(self, phase: str) -> int:
-        """A phase.  Returns 0 or -errno."""
-        return self.lab.alone(_bounded(PHASES[phase].ioctl(self)))
-
-    # --- phases ---
-
-    async def init_vm(self) -> int:
-        """KVM_TDX_INIT_VM; a memslot."""
-        ret = await tdx_td_init(self.kvm, max_vcpus=1)
-        if not ret:
-            kvm_set_memory_region(self.kvm, 0, MEMORY, order=9)
-            self.lab.tds.append(Td(self.lab, self.kvm))
-        return ret
-
-    async def init_vcpu(self) -> int:
-        """KVM_CREATE_VCPU, KVM_TDX_INIT_VCPU."""
-        vcpu = self.kvm.vcpus[0] if self.kvm.vcpus else KvmVcpu(self.kvm, 0)
-        return await tdx_td_vcpu_init(vcpu)
-
-    async def load(self) -> int:
-        """What KVM_RUN does first."""
-        vcpu = self.kvm.vcpus[0]
-        return await kvm_mmu_load(vcpu) if mmu_topup_memory_caches(vcpu) else -ENOMEM
-
-    async def init_mem_region(self) -> int:
-        """Two pages, measured, each by an ioctl of its own: what was added is not added again."""
-        ret = 0
-        while self.added < 2 and not ret:
-            gpa = self.added * PAGE_SIZE
-            ret = await tdx_vcpu_init_mem_region(self.kvm.vcpus[0], gpa, self.source, 1, measure=True)
-            self.added += not ret
-        return ret
-
-    async def finalize(self) -> int:
-        """KVM_TDX_FINALIZE_VM."""
-        return await tdx_td_finalize(self.kvm)
-
-    def runs(self, program: GuestProgram) -> Ioctl:
-        """KVM_RUN."""
-        return run_vcpu(self.kvm.vcpus[0], Guest(program))
-
-    def converts(self, gpa: int, *, private: bool) -> Ioctl:
-        """One page."""
-        gfn = gpa >> PAGE_SHIFT
-        convert: Ioctl = self.kvm.design.guest_memfd.convert(self.kvm, gfn, gfn + 1, private=private)
-        return convert
-
-    async def destroy(self) -> int:
-        """The last reference goes."""
-        await kvm_destroy_vm(self.kvm)
-        self.lab.tds.clear()
-        return 0
-
-    # --- what is left ---
-
-    def left(self) -> Counter[str]:
-        """What did not come back once the VM is gone: {what: how many}."""
-        host, found = self.lab.host, Counter[str]()
-        ledger = self.lab.ledger
-        for page in ledger.leaked():
-            level = LEVEL_2M if page.use.startswith("2M") else LEVEL_4K
-            large = "2M " if level == LEVEL_2M else ""
-            found[large + WAS[in_module(self.lab, page.hpa, level)]] += 1
-        found[FREED] = len(list(ledger.free_in_module()))
-        found["PAMT page"] = sum(page.use == "a PAMT page" for page in ledger.pages)
-        found[COUNTED] = sum(abs(count.peek(0)) for count in host.pamt_refcounts.values())
-        found["HKID"] = sum(host.hkids.values())
-        lost = host.allocator.handed_out() - self.before - PAGE_SIZE  # the source's
-        named = PAGE_SIZE * found["PAMT page"] + sum(size_of(page.use) for page in ledger.leaked())
-        found["byte that nobody knows of"] = abs(lost - named)
-        return +found
-
-
-@coroutine
-def _bounded(ioctl: Ioctl) -> Generator[Pause, list[Touch], int]:
-    # an ioctl that ends; RuntimeError if it takes too long
-    reply: Any = None
-    for _ in range(STEPS):
-        try:
-            pause = ioctl.send(reply)
-        except StopIteration as done:
-            return int(done.value)
-        reply = yield pause
-    raise RuntimeError("it hangs")
-
-
-def with_dpamt(preset: str) -> bool:
-    """Has the preset Dynamic PAMT?"""
-    return Design.preset(preset).choices["pamt_get_put"] != "none"
-
-
-def with_2m(preset: str) -> bool:
-    """Does it map private memory at 2M?"""
-    return Design.preset(preset).choices["split"] != "none"
-
-
-async def writes_shared(guest: Guest) -> None:
-    """A store to the shared alias."""
-    assert await guest.access(LARGE | SHARED_BIT, write=True)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """after: the phase before it, so that its VM is ready.  only_2m: for presets that map at 2M."""
-
-    after: str
-    ioctl: Callable[[Life], Ioctl]
-    only_2m: bool = False
-
-
-PHASES = {
-    "INIT_VM": Phase("", Life.init_vm),
-    "INIT_VCPU": Phase("INIT_VM", Life.init_vcpu),
-    "load the MMU": Phase("INIT_VCPU", Life.load),
-    "INIT_MEM_REGION": Phase("load the MMU", Life.init_mem_region),
-    "FINALIZE_VM": Phase("INIT_MEM_REGION", Life.finalize),
-    "fault at 4K": Phase("FINALIZE_VM", lambda life: life.runs(accepts((LARGE, PG_LEVEL_4K)))),
-    "fault at 2M": Phase("FINALIZE_VM", lambda life: life.runs(accepts((LARGE, PG_LEVEL_2M))), only_2m=True),
-    "ACCEPT at 4K of a 2M leaf": Phase(
-        "FINALIZE_VM", lambda life: life.runs(touches_then_accepts(LARGE, (LARGE, PG_LEVEL_4K))), only_2m=True
-    ),
-    "conversion at 4K": Phase("fault at 4K", lambda life: life.converts(LARGE, private=False)),
-    "conversion of a part of a 2M leaf": Phase(
-        "fault at 2M", lambda life: life.converts(LARGE, private=False), only_2m=True
-    ),
-    "shared fault": Phase("conversion at 4K", lambda life: life.runs(writes_shared)),
-    "conversion back": Phase("shared fault", lambda life: life.converts(LARGE, private=True)),
-    "fault after a conversion": Phase("conversion back", lambda life: life.runs(accepts((LARGE, PG_LEVEL_4K)))),
-    "hole in a 2M leaf": Phase(
-        "fault at 2M", lambda life: kvm_gmem_punch_hole(life.kvm.memslots[0].gmem, 513, 514), only_2m=True
-    ),
-    "hole of a block": Phase("fault at 4K", lambda life: kvm_gmem_punch_hole(life.kvm.memslots[0].gmem, 512, 1024)),
-    "destroy, with a 4K leaf": Phase("fault at 4K", Life.destroy),
-    "destroy, with a 2M leaf": Phase("fault at 2M", Life.destroy, only_2m=True),
-    "destroy, with shared memory": Phase("shared fault", Life.destroy),
-}
-"""From each the VM can be destroyed."""
-
-WAS = {
-    PageType.PT_NDA: "page that the module does not have",
-    PageType.PT_TDR: "TDR",
-    PageType.PT_TDCX: "TDCX page",
-    PageType.PT_TDVPR: "TDVPR",
-    PageType.PT_EPT: "S-EPT page",
-    PageType.PT_REG: "guest page",
-}
-"""What a leaked page is to the module."""
-
 
 ONLY_WARNS = {
     "TDH.PHYMEM.PAGE.RECLAIM": "__tdx_reclaim_page only warns, in 6.16 as in 6.19, and the page is leaked",
@@ -219,28 +35,11 @@ ONLY_WARNS = {
 """Sites where the kernel loses pages though the VM is not dead: why."""
 
 
-def ready(preset: str, phase: str) -> Life:
-    """A VM about to enter a phase."""
-    before = []
-    while phase := PHASES[phase].after:
-        before.append(phase)
-    life = Life(preset)
-    for name in reversed(before):
-        ret = life.do(name)
-        assert not ret, f"{name} gives {ret}"
-    return life
-
-
-def phases(preset: str) -> list[str]:
-    """Those that a preset has."""
-    return [name for name, phase in PHASES.items() if with_2m(preset) or not phase.only_2m]
-
-
 def sites(preset: str, phase: str) -> dict[str, int]:
     """{site: how often the phase uses it}, as long as nothing fails."""
     life = ready(preset, phase)
-    every = [*SITES, *(leaf.name for leaf in leaves.BY_NAME.values() if leaf.side == "host")]
-    every.remove("TDH.VP.ENTER")
+    leaves = (leaf for leaf in BY_NAME.values() if leaf.side == "host" and leaf is not TDH_VP_ENTER)
+    every = [*SITES, *(leaf.name for leaf in leaves)]
     for site in every:
         life.lab.fail(site, MANY)
     assert not life.do(phase)

@@ -12,6 +12,7 @@ from tdxlab.engine.step import step
 from tdxlab.host import seamcall
 from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT
 from tdxlab.host.tdx import pamt_areas, tdx_enable
+from tdxlab.kvm.memory_cache import KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE, PT64_ROOT_MAX_LEVEL, KvmMmuMemoryCache
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import LEVEL_4K, PG_LEVEL_2M, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_SYS_INIT_NOT_PENDING
@@ -87,10 +88,18 @@ def test_what_cannot_be_made_to_fail_is_refused_with_a_sentence(site, nth, cpu):
         Lab().fail(site, nth, cpu=cpu)
 
 
+@pytest.mark.parametrize(("nth", "enough"), [(5, False), (6, True)])
+def test_a_topup_ends_at_the_first_page_that_there_is_not_and_is_content_with_the_least(nth, enough):
+    lab = Lab()
+    cache = KvmMmuMemoryCache(lab.journal, "mmu_shadow_page_cache:td0.0", "td0", lambda key: 0)
+    lab.fail("mmu_shadow_page_cache", nth)
+    assert cache.topup(lab.host, PT64_ROOT_MAX_LEVEL) is enough and len(cache.objects) == nth - 1
+    assert cache.topup(lab.host, nth) and len(cache.objects) == KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE
+
+
 @pytest.mark.parametrize("design", ["seed", "y2026"])
 @pytest.mark.parametrize("site", ["mmu_external_spt_cache", "mmu_shadow_page_cache", "pamt_cache"])
-def test_a_cache_that_cannot_be_filled_to_its_last_page_still_serves(site, design):
-    """The n-th page fails: the generic caches hold more than is asked for, those of TDX exactly as much."""
+def test_a_cache_that_could_not_be_filled_is_filled_by_the_next_fault(site, design):
     lab = Lab(design=design, dpamt=True, cpus=1)
     lab.fail(site)
     td = lab.create_td(memory="2M", folio="4K")

@@ -15,7 +15,8 @@ import pytest
 from tdxlab.host import seamcall
 from tdxlab.host.fail_nth import SITES
 from tdxlab.kvm import tdx_build
-from tdxlab.scenarios.failures import ONLY_WARNS, PRESETS, Failure, fail, failures, phases, sentence
+from tdxlab.scenarios.failures import ONLY_WARNS, PRESETS, Failure, fail, failures, sentence
+from tdxlab.scenarios.life import phases
 from tdxlab.show import PACKAGE
 from tdxlab.spec import leaves
 from tests.failures import stored
