@@ -186,7 +186,7 @@ def stopped_at(step: str, lab: Lab, call: Row, other: Row) -> Status:
     return st.BY_NAME[said["status"]].at(said["detail"])
 
 
-async def seamcall(lab: Lab, lp: int, row: Row) -> None:
-    """One call as an actor."""
+async def seamcall(lab: Lab, lp: int, row: Row) -> Status:
+    """One call as an actor, or as a part of one.  Returns what it answered."""
     leaf = named(row[0])
-    await lab.cpus[lp].seamcall(leaf, **dict(zip(leaf.registers, row[1:], strict=False)))
+    return (await lab.cpus[lp].seamcall(leaf, **dict(zip(leaf.registers, row[1:], strict=False)))).status

@@ -16,7 +16,7 @@ from tdxlab.engine.run import Program, Scheduler, read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper as EngineStepper
 from tdxlab.engine.trace import Trace
 from tdxlab.lab import Lab
-from tdxlab.scenarios.registry import get
+from tdxlab.scenarios.registry import control_program, get, without
 
 GRAINS = ("seamcall", "lock")
 MOST_CPUS = 8
@@ -101,6 +101,26 @@ def run(
     if schedule is not None and len(setting_.parse_schedule(schedule)) > len(trace.schedule):
         raise ValueError(f"the schedule is longer than the run, which ends after {len(trace.schedule)} steps")
     return trace
+
+
+def told(scenario: str, **setting: Any) -> Trace:
+    """One run along the scenario's story at any grain at which the story's steps are there; of another design, if the
+    one that runs has none.
+    """
+    setting_ = Setting(scenario, **setting).filled
+    stories = get(scenario).stories
+    chapters = stories.get(setting_.design) or next(iter(stories.values()), ())
+    return engine_run.run(setting_.program(), engine_run.story(chapters))
+
+
+def controls(scenario: str) -> dict[str, Trace]:
+    """{what is turned off: the run}: each control of a scenario, and each relief."""
+    known = get(scenario)
+    made = {}
+    for control in (*known.controls, *known.reliefs):
+        with without(control.without):
+            made[control.text] = engine_run.run(control_program(known, control), engine_run.story(control.story))
+    return made
 
 
 def explore(

@@ -1,0 +1,62 @@
+"""A guest holds in the module what the host wants to block: BUSY, and the kick that ends it."""
+
+from __future__ import annotations
+
+from tdxlab.engine.claims import History, of_history
+from tdxlab.engine.run import Program, Story
+from tdxlab.guest.programs import accepts, touches_then_accepts
+from tdxlab.lab import Lab
+from tdxlab.scenarios.looks import calls, count
+from tdxlab.scenarios.registry import Control, scenario
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
+
+BLOCK = "TDH.MEM.RANGE.BLOCK"
+SPLIT = [BLOCK, "TDH.MEM.TRACK", "TDH.MEM.PAGE.DEMOTE"]
+BUSY, DONE = "TDX_OPERAND_BUSY", "TDX_SUCCESS"
+
+# vCPU 0 has the block mapped and wants 4K; vCPU 1's ACCEPT at 2M stands before its poll and holds the entry
+MEANWHILE: Story = ((0, "guest: TDG.MEM.PAGE.ACCEPT"), (1, "poll"), (0, "wait for CPU 1"))
+
+
+def one_more_try(history: History) -> bool:
+    """What is busy is called once more, and that succeeds; nothing is found broken."""
+    for leaf in SPLIT:
+        answers = [call.split()[1] for call in calls(history, cpu=0, of=[leaf])]
+        if answers not in ([], [DONE], [BUSY, DONE]):
+            return False
+    return count(history, "kvm_bug_on") == 0
+
+
+@scenario(
+    "busy-and-kick",
+    claims={
+        "HP15": "With mmu_lock held for write TDX_OPERAND_BUSY is met by keeping all vCPUs out, and the second try "
+        "succeeds.  (Here: BLOCK against a guest's ACCEPT; the half without Dynamic PAMT.)"
+    },
+    breaks={"seed": (), "inhibit_write": ()},
+    machine={"cpus": 2},
+    stories={"seed": MEANWHILE, "inhibit_write": MEANWHILE},
+    shows={"seed": lambda h: calls(h, of=[BLOCK]) == [f"{BLOCK} {BUSY}", f"{BLOCK} {DONE}"]},
+    controls=(
+        Control(
+            "HP15",
+            "vCPUs are not kicked: the second BLOCK is refused as the first",
+            without="tdxlab.kvm.tdx_sept.kvm_make_all_cpus_request",
+            story=(*MEANWHILE[:2], (0, None)),
+            shows=lambda h: calls(h, of=[BLOCK])[:2] == [f"{BLOCK} {BUSY}"] * 2 and count(h, "kvm_bug_on") > 0,
+        ),
+    ),
+)
+def busy_and_kick(lab: Lab) -> Program:
+    """The S-EPT entry that is to be blocked is held by a guest's ACCEPT: what does KVM do?
+
+    vCPU 0 touches a region, which KVM maps at 2M, and accepts its first page at 4K: a split.  vCPU 1 accepts the whole
+    region at 2M, which takes 512 steps in the module, with the entry locked all along.
+    """
+    td = lab.create_td(memory="2M")
+    return lab.program(
+        lambda: [td.vcpu(0, touches_then_accepts(0, (0, PG_LEVEL_4K))), td.vcpu(1, accepts((0, PG_LEVEL_2M)))],
+        [of_history("HP15", one_more_try)],
+        ["vCPU 0: touch, ACCEPT 4K", "vCPU 1: ACCEPT 2M"],
+        max_steps=3_000,
+    )
