@@ -48,6 +48,27 @@ PAGES: dict[str, Look] = {
 }
 """What the PAMT says of a page."""
 
+LOST = Look("!", "#000000", "#FFFFFF", "", "the guest had it and has it no more")
+
+OWNERS: dict[str, Look] = {
+    "2M folio of guest_memfd":             Look("G", "#009E73", "#000000", "",       "the guest's memory"),
+    "a folio of guest_memfd":              Look("g", "#009E73", "#000000", "",       "the guest's memory"),
+    "userspace memory":                    Look("U", "#CC79A7", "#000000", "++",     "shared memory, the process's"),
+    "a TD's control page":                 Look("D", "#F0E442", "#000000", "..",     "TDR and TDCS"),
+    "a vCPU's control page":               Look("V", "#E69F00", "#000000", "\\\\", "TDVPR and its TDCXs"),
+    "a table of the S-EPT":                Look("E", "#D0D0D0", "#000000", "",       "Secure-EPT pages"),
+    "a table of the mirror":               Look("M", "#4A4A4A", "#FFFFFF", "xx",     "KVM's own copy"),
+    "a table of the shared EPT":           Look("S", "#FFFFFF", "#000000", "++",     "for shared memory"),
+    "a PAMT page":                         Look("P", "#D55E00", "#000000", "//",     "pages of pairs"),
+    "in a vCPU's mmu_shadow_page_cache":   Look("c", "#56B4E9", "#000000", "--",     "kept ready for the mirror"),
+    "in a vCPU's mmu_external_spt_cache":  Look("e", "#FFFFFF", "#000000", "oo",     "kept ready for the S-EPT"),
+    "in a vCPU's pamt_cache":              Look("p", "#0072B2", "#FFFFFF", "//",     "kept ready for pairs"),
+    "in a VM's pamt_cache":                Look("v", "#0072B2", "#FFFFFF", "||",     "kept ready for a split"),
+    "leaked":                              Look("!", "#000000", "#FFFFFF", "",       "paid for and lost"),
+    "2M leaked":                           Look("!", "#000000", "#FFFFFF", "",       "paid for and lost"),
+}
+"""Who has a page, as the ledger tells it."""
+
 FIELDS = {
     "access":      "#009E73",
     "memory type": "#56B4E9",

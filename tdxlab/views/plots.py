@@ -67,7 +67,7 @@ class Strips:
             for i, side in enumerate(self.sides):
                 axes = self.axes[0][j * len(self.sides) + i] if wide else self.axes[i][j]
                 self.images[moment, side] = self._empty(axes)
-                self.grids[moment, side] = axes.add_collection(_grid(), autolim=False)
+                self.grids[moment, side] = axes.add_collection(grid(), autolim=False)
         self.show(moments)
 
     def reserve(self, pictures: Iterable[Mapping[str, Any]]) -> None:
@@ -146,7 +146,8 @@ class Strips:
             self.figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
 
 
-def _grid() -> LineCollection:
+def grid() -> LineCollection:
+    """Lines between 16 rows of 32 entries."""
     down = [[(x - 0.5, -0.5), (x - 0.5, ROWS - 0.5)] for x in range(1, COLUMNS)]
     across = [[(-0.5, y - 0.5), (COLUMNS - 0.5, y - 0.5)] for y in range(1, ROWS)]
     return LineCollection([*down, *across], colors="#888888", linewidths=0.5)

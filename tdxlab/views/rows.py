@@ -6,6 +6,7 @@ whole SEAMCALL or one test of a bit, so a longer span of steps is not a longer t
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -213,6 +214,49 @@ def folded(notes: Sequence[Row]) -> list[Row]:
             known = leaves.BY_NAME.get(leaf)
             out.append({"leaf": leaf, "times": 1, "status": said, "purpose": known.purpose if known else ""})
     return out
+
+
+def invalidations(trace: Trace) -> list[Row]:
+    """How KVM's invalidation counters change: in which function, how many are in progress, the sequence, the range."""
+    out: list[Row] = []
+    now: dict[str, Any] = {"in_progress": 0, "seq": 0, "range_start": 0, "range_end": 0}
+    for event in trace.events:
+        found = {str(key).removeprefix("mmu_invalidate_"): new for _, key, _, new in event.delta if key in INVALIDATE}
+        if found:
+            now |= found
+            pages = f"{now['range_start']:#x} to {now['range_end']:#x}" if now["in_progress"] else "-"
+            row = {"in": function_text(event), "in progress": now["in_progress"], "sequence": now["seq"]}
+            out.append({**row, "frames": pages})
+    return out
+
+
+INVALIDATE = tuple(f"mmu_invalidate_{name}" for name in ("in_progress", "seq", "range_start", "range_end"))
+
+
+def checks(trace: Trace) -> dict[str, str]:
+    """{what a scenario looked at: how many of its checks were right}, of notes "check"."""
+    right: dict[str, list[bool]] = {}
+    for note in trace.notes("check"):
+        right.setdefault(note["what"].rpartition(": ")[2], []).append(note["right"])
+    return {what: f"{sum(found)} of {len(found)}" for what, found in right.items()}
+
+
+SPLIT = ("TDH.MEM.RANGE.BLOCK", "TDH.MEM.RANGE.UNBLOCK", "TDH.MEM.TRACK", "TDH.MEM.PAGE.DEMOTE")
+"""What a split is made of, and its undoing."""
+
+
+def sequence(trace: Trace, leaves: Sequence[str] = SPLIT) -> str:
+    """Those calls and the kicks in order, refusals by name: `RANGE.BLOCK: OPERAND_BUSY, kick, RANGE.BLOCK, TRACK`."""
+    out = []
+    for note in trace.history():
+        if note["kind"] == "kick":
+            out.append("kick")
+        elif note["kind"] == "kvm_bug_on":
+            out.append("KVM_BUG_ON")
+        elif note["kind"] == "seamcall" and note["leaf"] in leaves:
+            said = "" if note["status"] == "TDX_SUCCESS" else f": {status_text(note).removeprefix('TDX_')}"
+            out.append(note["leaf"].split(".", 2)[2] + said)
+    return textwrap.fill(", ".join(out), 64)
 
 
 def outcome(trace: Trace) -> Row:
