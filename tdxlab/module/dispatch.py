@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tdxlab.engine.cells import Table
-from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.engine.step import READ, step
 from tdxlab.hw.cpu import Cpu, Regs
 from tdxlab.hw.memory import Memory, OnDemand
 from tdxlab.hw.sharex import Sharex
@@ -43,12 +43,15 @@ class TdxModule:
         self.vcpus: OnDemand[int, Vcpu] = OnDemand(lambda tdvpr: Vcpu(journal, tdvpr))
 
     async def seamcall(self, cpu: Cpu, regs: Regs) -> None:
-        """The host's side: RAX, the module's state, then the leaf."""
+        """The host's side: RAX's reserved bits and version, the module's state, then the leaf, if there is such a one.
+
+        Source: [S01:tdx_vmm_dispatcher.c]
+        """
         leaf, version = leaves.HOST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
         await step((self.sys, None, READ), at=leaf.instruction if leaf else "SEAMCALL")
         ready = self.sys.state is SysState.SYS_READY
-        if version or not ready or leaf not in HANDLERS or regs.rax & ~LEAF:
-            refusal = self._gate(leaf) or self._bad_rax(leaf, regs.rax)
+        if not ready or leaf not in HANDLERS or regs.rax & ~LEAF:
+            refusal = self._bad_rax(leaf, regs.rax) or self._gate(leaf) or self._unknown(leaf)
             if refusal:
                 regs.rax = refusal
                 return
@@ -71,24 +74,25 @@ class TdxModule:
     async def tdcall(self, cpu: Cpu, regs: Regs) -> None:
         """The guest's side: RAX, then the leaf; then RIP moves on, or the guest leaves."""
         leaf, version = leaves.GUEST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
-        vcpu = self.vcpus[cpu.lp.vcpu]
-        await step((vcpu, None, WRITE), at=leaf.instruction if leaf else "TDCALL")
+        entered = self._in_guest(cpu, regs)
+        if not await exits.begin(entered, ExitReason.TDCALL, leaf.instruction if leaf else "TDCALL"):
+            return
+        vcpu = entered.vcpu
         busy_since, vcpu.first_busy_tsc = vcpu.first_busy_tsc, None  # whatever the answer [statement 156]
-        refusal = self._bad_rax(leaf, regs.rax)
+        refusal = self._bad_rax(leaf, regs.rax) or self._unknown(leaf)
         if refusal or leaf is None:
             regs.rax = refusal
             regs.rip += 1
             return
         call = Call(self, cpu, regs, leaf, version)
-        call.vcpu, call.td, call.busy_since = vcpu, self.tds[vcpu.tdr], busy_since
+        call.vcpu, call.td, call.busy_since = vcpu, entered.td, busy_since
         try:
             status = await call.answer()
             await exits.complete(call, status)
         except exits.Interrupted:
             await call.held.release()
         except exits.TdExit as exit:
-            await call.held.release()
-            await exits.leave(call, exit)
+            await exits.end_in_exit(call, exit)
 
     async def ept_violation(self, cpu: Cpu, regs: Regs, gpa: int, qualification: int) -> None:
         """The guest's access faulted: an exception or a TD exit."""
@@ -99,7 +103,7 @@ class TdxModule:
         await exits.external_interrupt(self._in_guest(cpu, regs))
 
     async def vm_exit(self, cpu: Cpu, regs: Regs, reason: int, qualification: int) -> None:
-        """One of the exits that end a vCPU or a TD: a triple fault, an SMI with a machine check."""
+        """One of the exits that can end a vCPU or a TD: a triple fault, an SMI."""
         await exits.OTHERS[ExitReason(reason)](self._in_guest(cpu, regs), qualification)
 
     def highest_version(self, leaf: Leaf) -> int:
@@ -108,10 +112,15 @@ class TdxModule:
 
     def _bad_rax(self, leaf: Leaf | None, rax: int) -> int:
         # a leaf that has versions looks at them itself, after it has cleared its outputs [oracle tour E]
-        if leaf is not None and leaf not in HANDLERS:
+        versions = VERSION if leaf is not None and self.highest_version(leaf) else 0
+        return st.TDX_OPERAND_INVALID.at(RAX) if rax & ~(LEAF | versions) else 0
+
+    def _unknown(self, leaf: Leaf | None) -> int:
+        if leaf in HANDLERS:
+            return 0
+        if leaf is not None:
             self.memory.journal.note("not emulated", leaf=leaf.name)
-        known = leaf in HANDLERS and leaf is not None and (self.highest_version(leaf) or not rax & VERSION)
-        return 0 if known and not rax & ~(LEAF | VERSION) else st.TDX_OPERAND_INVALID.at(RAX)
+        return st.TDX_OPERAND_INVALID.at(RAX)
 
     def _in_guest(self, cpu: Cpu, regs: Regs) -> VmExit:
         entered = VmExit(self, cpu, regs, host=False)

@@ -24,7 +24,7 @@ from tdxlab.lessons.td import IMAGE, LARGE, OWN, PAGE, PAGES, PAIR, SOURCE, TDR,
 from tdxlab.spec.levels import LEVEL_2M
 
 ADD = "TDH.PHYMEM.PAMT.ADD", PAGES | LEVEL_2M
-LEAF = "RAX: a leaf that the module has, in a version that the leaf has"
+LEAF = "RAX: reserved bits are 0, and the leaf has the version"
 
 
 def made(*rows: Row, dpamt: bool = True) -> Call:

@@ -20,18 +20,18 @@ __all__ = ["CHECKS", "Check", "Checks", "allows", "locks_of", "statuses_of"]
 # fmt: off
 NOT_SHUT_DOWN = check("the module is not shut down", st.TDX_SYS_SHUTDOWN, "S01:tdx_vmm_dispatcher.c")
 READY = check("the module is ready", st.TDX_SYS_NOT_READY, "S01:tdx_vmm_dispatcher.c")
-KNOWN = check("RAX: a leaf that the module has, in a version that the leaf has", st.TDX_OPERAND_INVALID.at(RAX), "S01:tdx_vmm_dispatcher.c, tdx_td_dispatcher.c")
+RAX_FORM = check("RAX: reserved bits are 0, and the leaf has the version", st.TDX_OPERAND_INVALID.at(RAX), "S01:tdx_vmm_dispatcher.c, tdx_td_dispatcher.c")
 # fmt: on
 
 
 def dispatcher(leaf: Leaf) -> Checks:
-    """What comes before any handler."""
-    rows = []
+    """What comes before any handler; a leaf that the module has not is refused last, like a bad RAX."""
+    rows = [RAX_FORM]
     if leaf.side == "host" and leaf is not leaves.TDH_SYS_LP_SHUTDOWN:
         rows.append(NOT_SHUT_DOWN)
     if leaf.side == "host" and not leaf.early:
         rows.append(READY)
-    return (*rows, KNOWN)
+    return tuple(rows)
 
 
 CHECKS: dict[Leaf, Checks] = {
