@@ -32,6 +32,7 @@ from tdxlab.lessons.td import (
     build,
     lp_of,
 )
+from tdxlab.module.exits import MSMI
 from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
@@ -75,7 +76,7 @@ async def interrupt(lab: Lab) -> None:
 
 async def machine_check(lab: Lab) -> None:
     """An SMI with a machine check while LP 0 is in the guest."""
-    await lab.module.vm_exit(lab.cpus[0], Regs(), ExitReason.SMI_OTHER, 0)
+    await lab.module.vm_exit(lab.cpus[0], Regs(), ExitReason.SMI_OTHER, MSMI)
 
 
 async def new_module(lab: Lab) -> None:

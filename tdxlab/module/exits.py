@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 INTERRUPT_INFO = 0x8000_0020  # valid, external, vector 0x20; left out: which one it was
 TRAPS = (st.TDX_HOST_PRIORITY_BUSY_TIMEOUT, st.TDX_CROSS_TD_TRAP)  # exits after the instruction
+MSMI = 1  # of the qualification of an SMI: it is for a machine check
+TSC_BITS = 64
 NOT_TOLD = bits(12, 7)  # of the qualification of an EPT violation: what is about linear addresses
 
 
@@ -80,6 +82,23 @@ def inject_ve(vm_exit: VmExit, vcpu: Vcpu, gpa: int, qualification: int) -> None
         vm_exit.cpu.lp.exception = Vector.DF
 
 
+async def begin(vm_exit: VmExit, reason: ExitReason, at: str, **outputs: int) -> list[Touch] | None:
+    """What every VM exit begins with: the time is kept, and a vCPU of a TD that is dead has made its TD exit.
+
+    Returns the touches of the step, which touches the vCPU, or None: the guest has left.
+    """
+    vcpu = vm_exit.vcpu
+    touches = await step((vcpu, None, WRITE), at=at)
+    vm_exit.td = td = vm_exit.module.tds[vcpu.tdr]
+    touches.append((td, "fatal", READ))
+    vcpu.last_exit_tsc = vm_exit.cpu.tsc()
+    if not td.fatal:
+        return touches
+    exit = TdExit(st.TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE.at(reason), **outputs)
+    await leave(vm_exit, exit, VcpuState.DISABLED, counted=False, touches=touches)
+    return None
+
+
 async def leave(
     vm_exit: VmExit,
     exit: TdExit,
@@ -87,13 +106,16 @@ async def leave(
     *,
     counted: bool = True,
     violation: tuple[int, int] | None = None,
+    touches: list[Touch] | None = None,
 ) -> None:
     """A TD exit: keep the guest's registers, count the vCPU out of its epoch, give TDVPR and TDR back.
 
     violation: (qualification, GPA) of a private EPT violation, which the zero-step filter has seen already.
+    touches: of the step in which this happens, if it is the one that the VM exit began with.
     """
     vcpu, lp, regs = vm_exit.vcpu, vm_exit.cpu.lp, vm_exit.regs
-    touches = await step((vcpu, None, WRITE), at="TD exit")
+    if touches is None:
+        touches = await step((vcpu, None, WRITE), at="TD exit")
     td = vm_exit.module.tds[vcpu.tdr]
     count = refcount_of(vcpu.epoch)
     touches += ((td, count, ADD), *vm_exit.pamt.node(vcpu.tdvpr), *vm_exit.pamt.node(td.tdr))
@@ -120,7 +142,7 @@ async def complete(call: Call, status: Status | None) -> None:
     """The end of a TDCALL: RAX and RIP, and for how long the guest has been kept off a lock.
 
     A guest is told OPERAND_BUSY where the lock is kept for the host; when that has lasted for too long, the host
-    gets a TD exit as well.
+    gets a TD exit as well, and the time begins anew.
     """
     regs = call.regs
     regs.rax = status or st.TDX_SUCCESS
@@ -131,32 +153,56 @@ async def complete(call: Call, status: Status | None) -> None:
     now = call.cpu.tsc()
     since = now if call.busy_since is None else call.busy_since
     await step((call.vcpu, "first_busy_tsc", WRITE), (call.td, "hp_lock_timeout", READ), at="kept off for the host")
-    call.vcpu.first_busy_tsc = since
-    if now - since >= call.td.hp_lock_timeout * call.memory.platform.tsc_mhz:
+    timeout = call.td.hp_lock_timeout * call.memory.platform.tsc_mhz
+    if call.busy_since is None or cycles(since, now) < timeout:
+        call.vcpu.first_busy_tsc = since
+    else:
         await leave(call, TdExit(st.TDX_HOST_PRIORITY_BUSY_TIMEOUT))
+
+
+async def end_in_exit(call: Call, exit: TdExit) -> None:
+    """A TDCALL ends in a TD exit, before anybody looks at for how long the guest has been kept off a lock."""
+    await call.held.release()
+    touches = await step((call.vcpu, None, WRITE), at="TD exit")
+    call.vcpu.first_busy_tsc = call.busy_since
+    await leave(call, exit, touches=touches)
+
+
+def cycles(since: int, now: int) -> int:
+    """How far the TSC, which has 64 bits, has got."""
+    return (now - since) % (1 << TSC_BITS)
 
 
 async def external_interrupt(vm_exit: VmExit) -> None:
     """An interrupt for the host."""
-    await leave(vm_exit, exit_for(ExitReason.EXTERNAL_INTERRUPT, r9=INTERRUPT_INFO))
+    told = {"r9": INTERRUPT_INFO}
+    if touches := await begin(vm_exit, ExitReason.EXTERNAL_INTERRUPT, "TD exit", **told):
+        await leave(vm_exit, exit_for(ExitReason.EXTERNAL_INTERRUPT, **told), touches=touches)
 
 
-async def triple_fault(vm_exit: VmExit, _: int) -> None:
+async def triple_fault(vm_exit: VmExit, qualification: int) -> None:
     """This vCPU can not run again; the TD lives."""
-    await leave(vm_exit, TdExit(st.TDX_NON_RECOVERABLE_VCPU.at(ExitReason.TRIPLE_FAULT)), VcpuState.DISABLED)
+    if touches := await begin(vm_exit, ExitReason.TRIPLE_FAULT, "TD exit", rcx=qualification):
+        exit = TdExit(st.TDX_NON_RECOVERABLE_VCPU.at(ExitReason.TRIPLE_FAULT), rcx=qualification)
+        await leave(vm_exit, exit, VcpuState.DISABLED, touches=touches)
 
 
-async def machine_check(vm_exit: VmExit, qualification: int) -> None:
-    """An SMI with a machine check: the TD can only be torn down.  The vCPU stays counted in its epoch [oracle tour N].
+async def smi(vm_exit: VmExit, qualification: int) -> None:
+    """An SMI: a normal TD exit; but if it is for a machine check, the TD can only be torn down.
 
+    The vCPU stays counted in its epoch then [oracle tour N], and every other vCPU of the TD leaves at its next VM exit.
     Left out: races.  The flag is read under the TDR's lock, which this does not have.
     """
-    touches = await step((vm_exit.vcpu, None, READ), at="machine check")
-    td = vm_exit.module.tds[vm_exit.vcpu.tdr]
-    touches.append((td, "fatal", WRITE))
-    td.fatal = True
+    touches = await begin(vm_exit, ExitReason.SMI_OTHER, "SMI", rcx=qualification)
+    if touches is None:
+        return
+    if not qualification & MSMI:
+        await leave(vm_exit, exit_for(ExitReason.SMI_OTHER, rcx=qualification), touches=touches)
+        return
+    touches.append((vm_exit.td, "fatal", WRITE))
+    vm_exit.td.fatal = True
     status = st.TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE.at(ExitReason.SMI_OTHER)
-    await leave(vm_exit, TdExit(status, rcx=qualification), VcpuState.DISABLED, counted=False)
+    await leave(vm_exit, TdExit(status, rcx=qualification), VcpuState.DISABLED, counted=False, touches=touches)
 
 
-OTHERS = {ExitReason.TRIPLE_FAULT: triple_fault, ExitReason.SMI_OTHER: machine_check}
+OTHERS = {ExitReason.TRIPLE_FAULT: triple_fault, ExitReason.SMI_OTHER: smi}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from tdxlab.engine.step import WRITE, Touch, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import sept, zero_step
-from tdxlab.module.exits import Interrupted, TdExit, inject_ve, leave, takes_no_ve, violation_exit
+from tdxlab.module.exits import Interrupted, TdExit, begin, inject_ve, leave, takes_no_ve, violation_exit
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import EptViolation, SeptEntry, place
 from tdxlab.spec.fields import ConfigFlags
 from tdxlab.spec.levels import LEVEL_4K, size
 from tdxlab.spec.sept import ACCEPTABLE, RWX
-from tdxlab.spec.tdstate import ExtendedExit, Vector
+from tdxlab.spec.tdstate import ExitReason, ExtendedExit, Vector
 
 if TYPE_CHECKING:
     from tdxlab.module.call import Call, VmExit
@@ -29,9 +29,10 @@ async def ept_violation(vm_exit: VmExit, gpa: int, qualification: int) -> None:
     TD exit, and the zero-step filter keeps the private ones in mind.
     Left out: the error code of #PF, CR2; GPAs reserved by a lower MAXPA that the guest is shown.
     """
-    vcpu = vm_exit.vcpu
-    touches = await step((vcpu, None, WRITE), at="EPT violation")
-    vm_exit.td = td = vm_exit.module.tds[vcpu.tdr]
+    touches = await begin(vm_exit, ExitReason.EPT_VIOLATION, "EPT violation", rcx=qualification)
+    if touches is None:
+        return
+    vcpu, td = vm_exit.vcpu, vm_exit.td
     if gpa >= 2 * td.shared_bit and qualification & EptViolation.GLA_VALID:
         if td.config_flags & ConfigFlags.MAXGPA_VIRT:
             inject_ve(vm_exit, vcpu, gpa, qualification)

@@ -223,6 +223,7 @@ class Vcpu(_Fields):
     ve_info: tuple[int, int, int] | None  # (exit reason, qualification, GPA) of a #VE that nobody has asked about
     cpuid_supervisor_ve: int  # CPUID gives #VE
     cpuid_user_ve: int
+    last_exit_tsc: int  # when its last VM exit was
     first_busy_tsc: int | None  # when a TDCALL was first kept off a lock for the host
     shared_eptp: int  # HPA of the root of the shared EPT; 0 until the host sets it
     tdvpr: int
@@ -244,6 +245,7 @@ class Vcpu(_Fields):
         "ve_info": None,
         "cpuid_supervisor_ve": 0,
         "cpuid_user_ve": 0,
+        "last_exit_tsc": 0,
         "first_busy_tsc": None,
         "shared_eptp": 0,
     }

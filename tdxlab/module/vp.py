@@ -6,6 +6,7 @@ from tdxlab.engine.step import ADD, READ, WRITE, step
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import zero_step
 from tdxlab.module.call import Call, handles
+from tdxlab.module.exits import TSC_BITS, cycles
 from tdxlab.module.gates import check_op_state, check_tdcs, hold_page, hold_td
 from tdxlab.module.state import Td, Vcpu, refcount_of
 from tdxlab.spec import leaves
@@ -122,6 +123,7 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
     if call.version:
         td.x2apic_ids = (*td.x2apic_ids, x2apic_id)
     vcpu.index = td.num_vcpus
+    vcpu.last_exit_tsc = call.cpu.tsc()
     td.num_vcpus += 1
     td.num_assoc_vcpus += 1
     vcpu.gprs = {"rcx": guest_rcx, "rdx": call.memory.platform.cpuid_1_eax}
@@ -158,6 +160,8 @@ async def tdh_vp_enter(call: Call, rcx: int) -> None:
     await associate(call, td, vcpu)
     if (hint and not vcpu.trap_exit) or rcx & VpEnter.RESUME_L1:  # no TD exit was from an L2 VM
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    if cycles(vcpu.last_exit_tsc, call.cpu.tsc()) >= 1 << TSC_BITS - 1:  # as a signed difference: less than 0
+        raise Refuse(st.TDX_TSC_ROLLBACK)
     suspected = vcpu.epf_gpas
     await enter_epoch(call, td, vcpu)
     if suspected:

@@ -16,6 +16,7 @@ from tdxlab.hw.cpu import Cpu, NotModelled, Regs
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.module import TdxModule
+from tdxlab.module.exits import TSC_BITS
 from tdxlab.replay.hooks import Hook
 from tdxlab.replay.locks import Locks
 from tdxlab.replay.reading import NO_HANDLER, Unbuilt
@@ -69,9 +70,9 @@ class RecordedCpu(Cpu):
         return 0 <= machine.polls_free < self.polls and bool(machine.interruptible or self.lp.vcpu)
 
     def tsc(self) -> int:
-        """Time goes on with each call, exit and look."""
+        """Time goes on with each call, exit and look; the counter has 64 bits."""
         self.machine.clock += CYCLES_OF_READ
-        return self.machine.clock
+        return self.machine.clock % (1 << TSC_BITS)
 
 
 class Machine:

@@ -10,6 +10,7 @@ from tdxlab.engine.step import Steps, step
 from tdxlab.hw.cpu import Regs
 from tdxlab.module import HANDLERS
 from tdxlab.module.dispatch import LEAF
+from tdxlab.module.exits import MSMI
 from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
 from tdxlab.spec.bits import EptViolation
@@ -185,7 +186,8 @@ def in_guest(machine: Machine, dice: Random, cpu: int) -> InProgress:
         return InProgress(machine, cpu, INTERRUPT, module.external_interrupt(processor, regs), regs)
     if happens(dice, DIES):
         reason = dice.choice((ExitReason.TRIPLE_FAULT, ExitReason.SMI_OTHER))
-        return InProgress(machine, cpu, reason.name, module.vm_exit(processor, regs, reason, 0), regs)
+        exit = module.vm_exit(processor, regs, reason, dice.choice((0, MSMI)))
+        return InProgress(machine, cpu, reason.name, exit, regs)
     tried = machine.in_vain.pop(processor.lp.vcpu, None)
     if tried and happens(dice, AGAIN):
         return tried(machine, cpu)

@@ -145,7 +145,8 @@ STAYS: dict[Leaf | None, set[str]] = {
     # is told without entering is a TD exit that is not trap-like  [tdx-module.md 6, 10]
     leaves.TDH_VP_ENTER: {*ASSOCIATION, "epoch", "tlb_of", "tlb", "trap_exit"},
 }
-GUEST_STAYS = {"first_busy_tsc"}  # since when a TDCALL has been kept off a lock  [tdx-module.md 5.3]
+# since when a TDCALL has been kept off a lock, and when the VM exit was  [tdx-module.md 5.3; S01:tdx_td_dispatcher.c]
+GUEST_STAYS = {"first_busy_tsc", "last_exit_tsc"}
 """Attributes and cells that a refused call may have changed."""
 
 

@@ -12,6 +12,7 @@ from tdxlab.engine.run import Program, run
 from tdxlab.engine.step import WRITE, step
 from tdxlab.hw.cpu import Guest, Regs
 from tdxlab.hw.sharex import Held, Refuse, Sharex
+from tdxlab.module.exits import MSMI
 from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
@@ -231,7 +232,7 @@ async def fatal(machine: Machine) -> None:
     for tdvpr, reason in zip(TDVPRS, (2, 6), strict=True):
         regs = Regs(leaves.TDH_VP_ENTER.number, rcx=tdvpr)
         await machine.module.seamcall(cpu, regs)
-        await machine.module.vm_exit(cpu, regs, reason, 0)
+        await machine.module.vm_exit(cpu, regs, reason, MSMI)
         assert regs.status.detail == reason
     await machine.call(leaves.TDH_MEM_TRACK, TDR, gives=st.TDX_TD_FATAL)
 
