@@ -4,6 +4,6 @@ Read in this order: `palette`, `rows` and `spans` (what a trace says), `text`, `
 `frames` (what a stepper shows between two steps), `terminal`, `stepping` (the widget), `film` (a run with a picture
 after each step), `plots`, `timeline`, `machine`, `lesson` (the notebooks' controls), `export`.  For calls at
 register level (`lessons`): `words` (fields of entries), `calls` (text), `sheets`, `bits`, `paths` and `ranges` (what a
-`board` is made of), `reel`, `ladder`, `tryout` (the controls).  For what KVM does under several designs: `holds` (locks over steps),
-`blocks` (what is left of memory), `costs` (locks, calls, owners of pages), `choose` (the controls).
+`board` is made of), `reel`, `ladder`, `tryout` (the controls).  For what KVM does under several designs: `holds` (locks
+over steps), `blocks` (what is left of memory), `costs` (locks, calls, owners of pages), `choose` (the controls).
 """
