@@ -15,7 +15,7 @@ RELIEFS = [pytest.param(s, c, id=f"{s.name}-{c.design}-{c.text}") for s in SCENA
 LEDGER = (
     {f"HP{n:02}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 14, 15, 19, 20, 22, 24, 25, 28, 37, 41, 43)}
     | {"WL05", "WL07", "ST02"}
-    | {f"ST{n:02}" for n in (*range(5, 19), 20)}
+    | {f"ST{n:02}" for n in range(5, 21)}
 )
 
 

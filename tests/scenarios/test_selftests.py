@@ -20,6 +20,7 @@ TDX_VM_TEST = (
     "cpuid-tdvmcall",
     "host-consumes-td-private-memory",
     "tdg-vp-info",
+    "log-dirty-pages",
 )
 OTHERS = (
     "shared-memory",  # tdx_shared_mem_test
