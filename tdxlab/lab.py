@@ -258,10 +258,10 @@ class Lab:
         for gpa, size in slots:
             slot = kvm_set_memory_region(kvm, gpa, nbytes(size), order=9 if folio == "2M" else 0)
             for index in range(slot.gmem_pgoff, slot.gmem_pgoff + slot.npages, 1 << slot.gmem.order):
-                slot.gmem.alloc_folio(index & -(1 << slot.gmem.order))
+                self.alone(slot.gmem.alloc_folio(index & -(1 << slot.gmem.order)))
         for cpu in range(count):  # on its own CPU: VP.INIT ties the vCPU to where it is made
             self.must(tdx_td_vcpu_init(KvmVcpu(kvm, cpu)), cpu)
-            self.alone(_topup(kvm.vcpus[cpu]), cpu)
+            self.alone(mmu_topup_memory_caches(kvm.vcpus[cpu]), cpu)
             self.must(kvm_mmu_load(kvm.vcpus[cpu]), cpu)
         td = Td(self, kvm)
         self.tds.append(td)
@@ -303,10 +303,6 @@ class Lab:
             meta={"design": self.design.name, "grain": self.cpus[0].grain, "module": self.module.features.version},
             max_steps=max_steps,
         )
-
-
-async def _topup(vcpu: KvmVcpu) -> bool:
-    return mmu_topup_memory_caches(vcpu)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def in_module(lab: Lab, hpa: int, level: int) -> PageType:
 class Page:
     """A page or 2M block.  td: whose it is, "" for none.  memcg: who pays, "" for nobody.
 
-    references: how often it counts for PAMT pairs, once for each 4K that the module has of it.
+    references: how often it counts for PAMT pairs; as a rule once for each 4K that the module has of it.
     """
 
     hpa: int
@@ -181,12 +181,22 @@ class Ledger:
             for hpa, use in uses(td.kvm, tables):
                 large = size_of(use) == SIZE_2M
                 level = LEVEL_2M if large else LEVEL_4K
-                given = int(use in GIVEN_TO_MODULE) or (blocks[hpa] if large else leaves[hpa >> PAGE_SHIFT])
+                mapped = blocks[hpa] if large else leaves[hpa >> PAGE_SHIFT]
                 if hpa:
                     memcg = self.lab.host.page_memcg.peek((hpa, level))
-                    yield Page(hpa, use, td.kvm.name, memcg, given if self.lab.host.dpamt else 0)
+                    counts = references(td.kvm, use, mapped) if self.lab.host.dpamt else 0
+                    yield Page(hpa, use, td.kvm.name, memcg, counts)
         for hpa, use in pamt_pages(self.lab):
             yield Page(hpa, use, "", self.lab.host.page_memcg.peek((hpa, LEVEL_4K)), 0)
+
+
+def references(kvm: Kvm, use: str, mapped: int) -> int:
+    """How often a page with this use, of which so many 4K are mapped, counts for a PAMT pair: the design says when."""
+    if use.endswith("folio of guest_memfd"):
+        return int(kvm.design.pamt_guest_page.references(mapped))
+    if use == "in a vCPU's mmu_external_spt_cache":
+        return int(kvm.design.pamt_sept_page.references())
+    return int(use in GIVEN_TO_MODULE)
 
 
 def owned_twice(used: Iterable[Use]) -> Iterator[str]:

@@ -5,7 +5,7 @@ Read in this order: `kvm_main` (a VM, its locks and vCPUs), `lpage_info`, `spte`
 `user_memory` (shared memory), `tdx` (a vCPU's entries and exits), `tdvmcall`, `tdx_build`; then what goes away:
 `mmu_invalidate`, `mem_attributes`, `gmem_invalidate`, `memslots`.  The open questions: `accept_level`, `inhibit_lock`,
 `prefault`, `max_mapping_level`, `invalid_slot`, `split`, `gmem_convert`, `page_reference`, `teardown`; with Dynamic
-PAMT `pamt_cache`, `pamt_split_cache`, `demote`, and those of `host.dpamt`.
+PAMT `sept_page_pamt`, `guest_page_pamt`, `pamt_cache`, `pamt_split_cache`, `demote`, and those of `host.dpamt`.
 """
 
 from tdxlab.host import dpamt
@@ -13,6 +13,7 @@ from tdxlab.kvm import (
     accept_level,
     demote,
     gmem_convert,
+    guest_page_pamt,
     inhibit_lock,
     invalid_slot,
     max_mapping_level,
@@ -20,6 +21,7 @@ from tdxlab.kvm import (
     pamt_cache,
     pamt_split_cache,
     prefault,
+    sept_page_pamt,
     split,
     teardown,
 )
@@ -27,6 +29,6 @@ from tdxlab.kvm import (
 FAULTS = (accept_level, inhibit_lock, prefault, max_mapping_level, invalid_slot)
 QUESTIONS = (
     *(file.question for file in (*FAULTS, split, gmem_convert, page_reference, teardown)),
-    *(file.question for file in (pamt_cache, pamt_split_cache, demote)),
+    *(file.question for file in (sept_page_pamt, guest_page_pamt, pamt_cache, pamt_split_cache, demote)),
     *dpamt.QUESTIONS,
 )

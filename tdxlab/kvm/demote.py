@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from tdxlab.host import seamcall
-from tdxlab.host.dpamt import tdx_pamt_get, tdx_pamt_put
 from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import Pair, PamtPages, alloc_pair, free_pair
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
@@ -21,7 +20,7 @@ from tdxlab.host.seamcall import TDX_SW_ERROR, Answer
 from tdxlab.kvm import tdx_sept
 from tdxlab.kvm.kvm_main import EIO, Kvm, kvm_vm_bugged
 from tdxlab.spec.design import Question
-from tdxlab.spec.levels import ENTRIES, PAGE_SHIFT, PG_LEVEL_4K
+from tdxlab.spec.levels import ENTRIES, PAGE_SHIFT
 from tdxlab.spec.status import Status
 
 question = Question("demote", __doc__)
@@ -50,7 +49,7 @@ async def count_512(kvm: Kvm, pfn: int) -> None:
 async def demoted(kvm: Kvm, err: Status, private_spt: int) -> int:
     """What is left to do after DEMOTE.  Returns 0 or -EIO."""
     if err.error:
-        await tdx_pamt_put(kvm.host, private_spt, PG_LEVEL_4K)
+        await kvm.design.pamt_sept_page.put(kvm, private_spt)
         await kvm_vm_bugged(kvm, f"tdh_mem_page_demote: {err}")
         return -EIO
     return 0
@@ -65,7 +64,7 @@ async def split_with_one_pair(kvm: Kvm, gfn: int, level: int, pfn: int, private_
         return ret
     cache, host = kvm.design.pamt_split_cache, kvm.host
     await cache.lock(kvm)
-    await tdx_pamt_get(host, private_spt, PG_LEVEL_4K, cache.pages(kvm))
+    await kvm.design.pamt_sept_page.get(kvm, private_spt, cache.pages(kvm))
     pair = take_pair(kvm, cache.pages(kvm))
     if pair is None:
         err = TDX_SW_ERROR
@@ -106,7 +105,7 @@ async def split_with_a_pair_each_try(kvm: Kvm, gfn: int, level: int, pfn: int, p
         return ret
     cache = kvm.design.pamt_split_cache
     await cache.lock(kvm)
-    ret = await tdx_pamt_get(kvm.host, private_spt, PG_LEVEL_4K, cache.pages(kvm))
+    ret = await kvm.design.pamt_sept_page.get(kvm, private_spt, cache.pages(kvm))
     if ret:
         cache.unlock(kvm)
         await kvm_vm_bugged(kvm, f"tdx_pamt_get for a split: {ret}")
@@ -128,9 +127,9 @@ async def get_then_split(
     """Nothing is blocked yet when the get fails.  demote: one try."""
     cache = kvm.design.pamt_split_cache
     await cache.lock(kvm)
-    ret = await tdx_pamt_get(kvm.host, private_spt, PG_LEVEL_4K, cache.pages(kvm))
+    ret: int = await kvm.design.pamt_sept_page.get(kvm, private_spt, cache.pages(kvm))
     if not ret and (ret := await block_and_track(kvm, gfn, level)):
-        await tdx_pamt_put(kvm.host, private_spt, PG_LEVEL_4K)
+        await kvm.design.pamt_sept_page.put(kvm, private_spt)
     if ret:
         cache.unlock(kvm)
         return ret

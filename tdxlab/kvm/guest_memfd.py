@@ -79,16 +79,20 @@ class Gmem:
         """The order of the folio at `index` as it is now.  The caller has touched it."""
         return 0 if self.split[self.first_of(index)] else self.order
 
-    def alloc_folio(self, index: int) -> int:
-        """Put a new folio into the page cache, if memory is left.  The caller has touched the entry.
+    async def alloc_folio(self, index: int) -> int:
+        """Put a new folio into the page cache, if memory is left.  Returns what is there then.
+
+        The caller has touched the entry.
 
         The file's mapping has GFP_HIGHUSER; it is `filemap_add_folio` that charges whoever adds a folio (GEN).
         """
         level, memcg = PG_LEVEL_2M if self.order else PG_LEVEL_4K, self.kvms[0].name
         hpa = self.host.alloc_page(level, GFP_KERNEL_ACCOUNT, "kvm_gmem_get_folio", memcg)
-        if hpa is not None:
-            self.folios.put(index, hpa)
-        return hpa or 0
+        return 0 if hpa is None else int(await self.host.design.pamt_guest_page.add_folio(self, index, hpa))
+
+    def free_folio(self, hpa: int) -> None:
+        """What `alloc_folio` allocated."""
+        self.host.free_page(hpa, PG_LEVEL_2M if self.order else PG_LEVEL_4K)
 
     def firsts(self, start: int, end: int) -> Iterator[int]:
         """The first indices of what was allocated together and lies all within [start, end)."""
@@ -106,12 +110,14 @@ class Gmem:
             await step((self.folios, first, WRITE), (self.split, first, WRITE), *kept, at=f"truncate folio {first:#x}")
             if not (hpa := self.folios[first]):
                 continue
-            if self.is_safe(first, first + (1 << self.order)) and not any(self.kept[page] for page in pages):
-                self.host.free_page(hpa, PG_LEVEL_2M if self.order else PG_LEVEL_4K)
-            else:
-                self.host.journal.note("warn", what=f"folio {hpa:#x} is leaked")
+            unused = self.is_safe(first, first + (1 << self.order)) and not any(self.kept[page] for page in pages)
             self.folios.put(first, 0)
             self.split.put(first, False)
+            if unused:
+                await self.host.design.pamt_guest_page.folio_freed(self, hpa)
+                self.free_folio(hpa)
+            else:
+                self.host.journal.note("warn", what=f"folio {hpa:#x} is leaked")
 
     def is_safe(self, start: int, end: int) -> bool:
         """Does nobody but the page cache refer to [start, end)?  The caller has touched the references."""
@@ -139,5 +145,5 @@ async def kvm_gmem_get_pfn(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
     hpa = gmem.folios[first]
     if not hpa:
         touches[0] = gmem.folios, first, WRITE
-        hpa = gmem.alloc_folio(first)
+        hpa = await gmem.alloc_folio(first)
     return ((hpa >> PAGE_SHIFT) + index - first, gmem.folio_order(index)) if hpa else (-ENOMEM, 0)

@@ -60,7 +60,7 @@ async def kvm_mmu_do_page_fault(vcpu: KvmVcpu, gpa: int, error_code: int) -> int
 async def kvm_tdp_mmu_page_fault(fault: KvmPageFault) -> int:
     """Fix a fault, at the level that it says afterwards.  Returns RET_PF_* or -errno."""
     kvm = fault.vcpu.kvm
-    if not mmu_topup_memory_caches(fault.vcpu):
+    if not await mmu_topup_memory_caches(fault.vcpu):
         return -ENOMEM
     if ret := await kvm_mmu_faultin_pfn(fault):
         return ret
@@ -75,10 +75,11 @@ async def kvm_tdp_mmu_page_fault(fault: KvmPageFault) -> int:
     return ret
 
 
-def mmu_topup_memory_caches(vcpu: KvmVcpu) -> bool:
+async def mmu_topup_memory_caches(vcpu: KvmVcpu) -> bool:
     """Have enough pages for a walk from the root down, before the lock."""
     kvm = vcpu.kvm
-    return bool(kvm.design.pamt_cache.topup(vcpu)) and vcpu.mmu_shadow_page_cache.topup(kvm.host, PT64_ROOT_MAX_LEVEL)
+    enough = bool(await kvm.design.pamt_cache.topup(vcpu))
+    return enough and vcpu.mmu_shadow_page_cache.topup(kvm.host, PT64_ROOT_MAX_LEVEL)
 
 
 async def kvm_mmu_faultin_pfn(fault: KvmPageFault) -> int:

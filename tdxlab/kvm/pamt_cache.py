@@ -55,10 +55,10 @@ class OrAtomic:
         return self.host.alloc_page(PG_LEVEL_4K, GFP_ATOMIC, "kvm_mmu_memory_cache_alloc")
 
 
-def topup_generic(vcpu: KvmVcpu) -> bool:
+async def topup_generic(vcpu: KvmVcpu) -> bool:
     """Both fill to 40 pages.  Left out: VMs that have no use for it."""
     host = vcpu.kvm.host
-    enough = vcpu.mmu_external_spt_cache.topup(host, PT64_ROOT_MAX_LEVEL)
+    enough = await vcpu.kvm.design.pamt_sept_page.topup(vcpu)
     return enough and (not host.dpamt or vcpu.pamt_cache.topup(host, PAMT_PAGES))
 
 
@@ -79,7 +79,7 @@ question.variant(
 # --- mixed: one list of TDX's for both kinds of page (v3, v4; turned down by Sean Christopherson, 2026-01-16) ---
 
 
-def topup_mixed(vcpu: KvmVcpu) -> bool:
+async def topup_mixed(vcpu: KvmVcpu) -> bool:
     """Exactly a table's page for each level, and with Dynamic PAMT a pair for each."""
     host = vcpu.kvm.host
     least = PT64_ROOT_MAX_LEVEL + (PAMT_PAGES if host.dpamt else 0)
@@ -103,10 +103,10 @@ question.variant(
 # --- tdx_owned: S-EPT pages stay in KVM's cache, pairs are TDX's (v5, v6) ---
 
 
-def topup_tdx_owned(vcpu: KvmVcpu) -> bool:
+async def topup_tdx_owned(vcpu: KvmVcpu) -> bool:
     """Five pairs, never more."""
     host = vcpu.kvm.host
-    enough = vcpu.mmu_external_spt_cache.topup(host, PT64_ROOT_MAX_LEVEL)
+    enough = await vcpu.kvm.design.pamt_sept_page.topup(vcpu)
     return enough and (not host.dpamt or vcpu.pamt_cache.topup(host, PAMT_PAGES, PAMT_PAGES))
 
 

@@ -113,7 +113,7 @@ async def cache_is_short(kvm: Kvm) -> bool:
 
 
 async def topup_vcpu_or_vm(kvm: Kvm) -> bool:
-    """Exactly two pairs: one for the table, which gets its pair when it is linked (v5 as posted: at allocation)."""
+    """Exactly two pairs: one for the table, which gets its pair when it is linked."""
     return tdx_get_pamt_cache(kvm).topup(kvm.host, PAGES, PAGES)
 
 
@@ -125,4 +125,29 @@ question.variant(
     lock=no_lock,
     unlock=no_unlock,
     source="RFC v5 patch 44, two pairs as in its branch of 2026-02-09; Sean Christopherson",
+)
+
+
+# --- vcpu_or_vm_one_pair: the same with one pair, for the table has its own since it was allocated (v5 as posted) ---
+
+
+async def has_no_pair(kvm: Kvm) -> bool:
+    """Each try of DEMOTE takes a pair; nobody thought of the second (INFERRED)."""
+    return len(tdx_get_pamt_cache(kvm).objects) < TDX_DPAMT_ENTRY_PAGE_CNT
+
+
+async def topup_one_pair(kvm: Kvm) -> bool:
+    """Exactly one."""
+    return tdx_get_pamt_cache(kvm).topup(kvm.host, TDX_DPAMT_ENTRY_PAGE_CNT, TDX_DPAMT_ENTRY_PAGE_CNT)
+
+
+question.variant(
+    "vcpu_or_vm_one_pair",
+    short=has_no_pair,
+    topup=topup_one_pair,
+    pages=tdx_get_pamt_cache,
+    lock=no_lock,
+    unlock=no_unlock,
+    source="RFC v5 patch 44 as posted",
+    never_with={("pamt_sept_page", "at_link"): "the table's pair and DEMOTE's are two"},
 )

@@ -20,6 +20,7 @@ from tdxlab.kvm.spte import TableSpte
 from tdxlab.kvm.tdp_iter import child_of_huge, descend
 from tdxlab.kvm.tdp_mmu import tdp_mmu_set_spte_atomic
 from tdxlab.kvm.tdp_mmu_write import (
+    free_unused,
     kvm_split_cross_boundary_leafs,
     kvm_tdp_mmu_mirrors_split_huge_pages,
     tdp_mmu_alloc_sp_for_split,
@@ -152,7 +153,7 @@ async def split_under_read_lock(kvm: Kvm, start: int, end: int) -> int:
 
 async def split_block_under_read_lock(kvm: Kvm, gfn: int) -> int:
     """Replace the huge leaf at `gfn`, if there is one, by a table, with the protocol of a fault."""
-    pages = tdp_mmu_alloc_sp_for_split(kvm)
+    pages = await tdp_mmu_alloc_sp_for_split(kvm)
     if pages is None:
         return -ENOMEM
     await kvm.mmu_lock.read_lock()
@@ -162,8 +163,7 @@ async def split_block_under_read_lock(kvm: Kvm, gfn: int) -> int:
     ret = await tdp_mmu_set_spte_atomic(kvm, it, TableSpte(child_of_huge(kvm, it, *pages))) if huge else 0
     kvm.mmu_lock.read_unlock()
     if ret or not huge:
-        for page in pages:
-            kvm.host.free_page(page)
+        await free_unused(kvm, pages)
     return ret
 
 

@@ -57,7 +57,7 @@ async def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> int:
             return RET_PF_SPURIOUS
         sp = tdp_mmu_alloc_sp(vcpu, it, touches)
         if await tdp_mmu_set_spte_atomic(kvm, it, TableSpte(sp)):
-            tdp_mmu_free_sp(kvm, sp)
+            await tdp_mmu_free_sp(kvm, sp)
             return RET_PF_RETRY
         parent = sp
 
@@ -95,9 +95,10 @@ def tdp_mmu_alloc_sp(vcpu: KvmVcpu, it: TdpIter, touches: list[Touch]) -> KvmMmu
     return KvmMmuPage(kvm, it.gfn, it.level - 1, spt_hpa, external_spt)
 
 
-def tdp_mmu_free_sp(kvm: Kvm, sp: KvmMmuPage) -> None:
+async def tdp_mmu_free_sp(kvm: Kvm, sp: KvmMmuPage) -> None:
     """A table that was not linked."""
     if sp.external_spt is not None:
+        await kvm.design.pamt_sept_page.unused(kvm, sp.external_spt)
         kvm.host.free_page(sp.external_spt)
     kvm.host.free_page(sp.spt_hpa)
 

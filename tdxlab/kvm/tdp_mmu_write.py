@@ -78,24 +78,26 @@ async def tdp_mmu_split_huge_pages_root(
     while it := _next_huge_leaf(kvm, start, end, target_level, only_cross_boundary):
         if pages is None or (kvm.host.dpamt and await cache.short(kvm)):
             kvm.mmu_lock.write_unlock()
-            pages = pages or tdp_mmu_alloc_sp_for_split(kvm)
+            pages = pages or await tdp_mmu_alloc_sp_for_split(kvm)
             enough = pages is not None and (not kvm.host.dpamt or await cache.topup(kvm))
             await kvm_mmu_write_lock(kvm, "tdp_mmu_alloc_sp_for_split")
             if not enough:
-                free_unused(kvm, pages)
+                await free_unused(kvm, pages)
                 return -ENOMEM
             continue  # the lock was dropped: the leaf may be gone, so walk again
         await tdp_mmu_split_huge_page(kvm, it, *pages)
         pages = None
         split += 1
-    free_unused(kvm, pages)
+    await free_unused(kvm, pages)
     return split
 
 
-def free_unused(kvm: Kvm, pages: tuple[int, int] | None) -> None:
+async def free_unused(kvm: Kvm, pages: tuple[int, int] | None) -> None:
     """`tdp_mmu_free_sp` of a table that was never linked.  RFC v2 patch 21 forgets it where the top-up fails."""
-    for page in pages or ():
-        kvm.host.free_page(page)
+    if pages is not None:
+        await kvm.design.pamt_sept_page.unused(kvm, pages[1])
+        for page in pages:
+            kvm.host.free_page(page)
 
 
 def _next_huge_leaf(kvm: Kvm, start: int, end: int, target_level: int, only_cross_boundary: bool) -> TdpIter | None:
@@ -106,13 +108,12 @@ def _next_huge_leaf(kvm: Kvm, start: int, end: int, target_level: int, only_cros
     return None
 
 
-def tdp_mmu_alloc_sp_for_split(kvm: Kvm) -> tuple[int, int] | None:
+async def tdp_mmu_alloc_sp_for_split(kvm: Kvm) -> tuple[int, int] | None:
     """Pages for a table of the mirror and for its S-EPT page.  Context: mmu_lock dropped, for this may sleep."""
-    asked = PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "tdp_mmu_alloc_sp_for_split", kvm.name
-    spt_hpa = kvm.host.alloc_page(*asked)
+    spt_hpa = kvm.host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "tdp_mmu_alloc_sp_for_split", kvm.name)
     if spt_hpa is None:
         return None
-    external_spt = kvm.host.alloc_page(*asked)
+    external_spt = await kvm.design.pamt_sept_page.alloc(kvm)
     if external_spt is None:
         kvm.host.free_page(spt_hpa)
         return None

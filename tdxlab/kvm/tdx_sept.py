@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
-from tdxlab.host.dpamt import tdx_pamt_get, tdx_pamt_put
+from tdxlab.host.dpamt.pair import PamtPages
 from tdxlab.host.seamcall import Answer
 from tdxlab.kvm.kvm_main import (
     EBUSY,
@@ -51,19 +51,20 @@ def tdx_gmem_private_max_mapping_level(fault: KvmPageFault) -> int:
 async def tdx_sept_link_private_spt(kvm: Kvm, gfn: int, level: int, private_spt: int | None) -> int:
     """Give the module a page for the table below the entry of `level`: TDH.MEM.SEPT.ADD.  Returns 0 or -errno."""
     assert private_spt is not None
-    if ret := await _get_for_fault(kvm, private_spt, PG_LEVEL_4K):
-        return ret
+    pamt = kvm.design.pamt_sept_page
+    if ret := await pamt.get(kvm, private_spt, pages_for_fault(kvm)):
+        return int(ret)
     err, _, _ = await seamcall.tdh_mem_sept_add(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt)
     if err.error:
-        await tdx_pamt_put(kvm.host, private_spt, PG_LEVEL_4K)
+        await pamt.put(kvm, private_spt)
     return await _mapped(kvm, err, "tdh_mem_sept_add")
 
 
 async def tdx_sept_set_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
     """Map a page: TDH.MEM.PAGE.AUG, or at build time TDH.MEM.PAGE.ADD.  Returns 0 or -errno."""
-    gpa, hpa = gfn << PAGE_SHIFT, pfn << PAGE_SHIFT
-    if ret := await _get_for_fault(kvm, hpa, level):
-        return ret
+    gpa, hpa, pamt = gfn << PAGE_SHIFT, pfn << PAGE_SHIFT, kvm.design.pamt_guest_page
+    if ret := await pamt.get(kvm, hpa, level, pages_for_fault(kvm)):
+        return int(ret)
     if kvm.state == TD_STATE_RUNNABLE:
         err, _, _ = await seamcall.tdh_mem_page_aug(kvm.host, kvm.tdr_hpa, gpa, level, hpa)
         what = "tdh_mem_page_aug"
@@ -71,16 +72,17 @@ async def tdx_sept_set_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) ->
         err, _, _ = await seamcall.tdh_mem_page_add(kvm.host, kvm.tdr_hpa, gpa, level, hpa, kvm.page_add_src)
         what = "tdh_mem_page_add"
     if err.error:
-        await tdx_pamt_put(kvm.host, hpa, level)
+        await pamt.put(kvm, hpa, level, last=False)
     ret = await _mapped(kvm, err, what)
     if not ret:
         await kvm.design.page_reference.mapped(kvm, gfn, level)
     return ret
 
 
-async def _get_for_fault(kvm: Kvm, hpa: int, level: int) -> int:
-    # whose cache: the vCPU that faults runs here, and under mmu_lock nothing can be allocated
-    return await tdx_pamt_get(kvm.host, hpa, level, kvm.design.pamt_cache.pages(kvm.kvm_get_running_vcpu()))
+def pages_for_fault(kvm: Kvm) -> PamtPages:
+    """The cache of the vCPU that faults, which runs here: under mmu_lock nothing can be allocated."""
+    pages: PamtPages = kvm.design.pamt_cache.pages(kvm.kvm_get_running_vcpu())
+    return pages
 
 
 async def _mapped(kvm: Kvm, err: Status, what: str) -> int:
@@ -159,7 +161,7 @@ async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int)
     """
     ret, last = await (_reclaim_leaf(kvm, pfn) if kvm.hkid < 0 else _remove_leaf(kvm, gfn, level, pfn))
     if not ret:
-        await tdx_pamt_put(kvm.host, pfn << PAGE_SHIFT, level, last)
+        await kvm.design.pamt_guest_page.put(kvm, pfn << PAGE_SHIFT, level, last)
     reference = kvm.design.page_reference
     await (reference.failed if ret else reference.unmapped)(kvm, gfn, level)
     return ret

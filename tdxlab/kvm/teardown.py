@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tdxlab.engine.step import WRITE, step
+from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.host.dpamt import tdx_free_control_page
 from tdxlab.host.host import Host
@@ -141,6 +141,9 @@ async def tdx_vcpu_free(vcpu: KvmVcpu) -> None:
     host = vcpu.kvm.host
     for page in (*vcpu.tdcx_hpas, vcpu.tdvpr_hpa) if vcpu.tdvpr_hpa and vcpu.kvm.hkid < 0 else ():
         await tdx_reclaim_control_page(host, page)
+    await step((vcpu.mmu_external_spt_cache, "objects", READ), at="which pages were not linked?")
+    for page in vcpu.mmu_external_spt_cache.objects:
+        await vcpu.kvm.design.pamt_sept_page.unused(vcpu.kvm, page)
     for cache in vcpu.caches:
         await step((cache, None, WRITE), at="mmu_free_memory_caches")
         cache.free_all(host)

@@ -68,7 +68,7 @@ class Life:
     async def load(self) -> int:
         """What KVM_RUN does first."""
         vcpu = self.kvm.vcpus[0]
-        return await kvm_mmu_load(vcpu) if mmu_topup_memory_caches(vcpu) else -ENOMEM
+        return await kvm_mmu_load(vcpu) if await mmu_topup_memory_caches(vcpu) else -ENOMEM
 
     async def init_mem_region(self) -> int:
         """Two pages, measured, each by an ioctl of its own: what was added is not added again."""

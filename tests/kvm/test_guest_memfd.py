@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 
@@ -119,7 +119,7 @@ def test_a_split_that_fails_in_one_vm_stops_the_hole_for_all():
     lab, tds, gmem = two_vms()
     lab.alone(tds[0].vcpu(0, accepts((0, PG_LEVEL_2M))))
     lab.journal.notes.clear()
-    with patch.object(tdp_mmu_write, "tdp_mmu_alloc_sp_for_split", lambda *_: None):
+    with patch.object(tdp_mmu_write, "tdp_mmu_alloc_sp_for_split", AsyncMock(return_value=None)):
         assert lab.alone(kvm_gmem_punch_hole(gmem, 4, 8)) == -ENOMEM
     assert "kvm_gmem_zap" not in whys(lab) and tds[0].kvm.stat["pages_2m"] == 1
     assert not any(td.kvm.mmu_invalidate_in_progress for td in tds) and gmem.folios[0]

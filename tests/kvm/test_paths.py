@@ -156,7 +156,7 @@ def test_a_split_without_memory_gives_back_what_it_had():
         patch.object(Host, "alloc_page", lambda *_: next(pages)),
         patch.object(Host, "free_page", lambda _, hpa: given.append(hpa)),
     ):
-        assert tdp_mmu_alloc_sp_for_split(td.kvm) is None
+        assert lab.alone(tdp_mmu_alloc_sp_for_split(td.kvm)) is None
     assert given == [page]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from tdxlab.host.dpamt import get_put, hints, lock, locked, refcount, turned_down, v1, v2, v3, v4, v5, v6
 from tdxlab.host.dpamt.control_page import (
+    tdx_alloc_control_page,
     tdx_alloc_control_pages,
     tdx_free_control_page,
     tdx_free_control_pages,
@@ -23,6 +24,7 @@ QUESTIONS = get_put.question, lock.question, refcount.question
 __all__ = [
     "QUESTIONS",
     "VERSIONS",
+    "tdx_alloc_control_page",
     "tdx_alloc_control_pages",
     "tdx_free_control_page",
     "tdx_free_control_pages",

@@ -11,9 +11,12 @@ from tdxlab.host.host import Host
 from tdxlab.spec.levels import PG_LEVEL_4K
 
 
-async def tdx_alloc_control_page(host: Host, memcg: str) -> int | None:
-    """A page whose range has its pair; None if there is no memory for either.  Context: may sleep."""
-    page = host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "tdx_alloc_control_page", memcg)
+async def tdx_alloc_control_page(host: Host, memcg: str, site: str = "tdx_alloc_control_page") -> int | None:
+    """A page whose range has its pair; None if there is no memory for either.  Context: may sleep.
+
+    site: who asks, for `fail_nth`.
+    """
+    page = host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, site, memcg)
     if page is not None and await tdx_pamt_get(host, page, PG_LEVEL_4K, FromAllocator(host, memcg)):
         host.free_page(page)
         return None

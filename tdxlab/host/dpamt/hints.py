@@ -6,7 +6,8 @@ TDH.PHYMEM.PAGE.RECLAIM hints that no page of the range is in use any more.
 The module counts when a page is mapped, not when somebody is about to: another CPU's hint takes the pair away between
 a get and the call that it was made for.  And nobody keeps two of these calls apart, so one of them is busy.
 INFERRED: a pair that was got for a call which failed stays until the range's last page goes.
-Left out: the data call made first, to see if a pair is missing (the window is the same).
+Left out: the data call made first, to see if a pair is missing (the window is the same); huge pages, for a split counts
+its range whether somebody reads that or not.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ A variant consists of
   page(host, pages)        a page for a pair, or None; `pages` is what the caller has
   free_page(host, hpa)     a page that no pair needs any more
 Source: the DPAMT v3 thread of September 2025; kvm-host reference 3.4.
-Left out: pairs put in place by guest_memfd when it allocates a folio (a guest's size decides, S-EPT pages are not
-covered); hashed locks, which fail as exclusive_2m does.
+Left out: hashed locks, which fail as exclusive_2m does.
 """
 
 from __future__ import annotations
