@@ -11,7 +11,7 @@ from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.scenarios.shared_memory import all_right, check
 from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.leaves import TDG_VP_VEINFO_GET
-from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K
 from tdxlab.spec.status import TDX_PAGE_ALREADY_ACCEPTED
 from tdxlab.spec.vmcall import EXIT_REASON_EPT_VIOLATION
 
@@ -34,12 +34,12 @@ def _accept(lab: Lab, accepts: bool) -> Program:
         right = info.rcx == EXIT_REASON_EPT_VIOLATION and info.r9 == GPA and info.rdx & EptViolation.WRITE
         check(lab.journal, "VEINFO: the GPA", info.r9, bool(right))
         if accepts:
-            status = await accept_page(guest, 0, PG_LEVEL_2M)
+            status = await accept_page(guest, GPA, PG_LEVEL_4K)
             check(lab.journal, "ACCEPT", status.name, not status)
         again = await guest.access(GPA, write=True)
         check(lab.journal, "access again", again.name, again is Access.DONE)
         if accepts:
-            status = await accept_page(guest, 0, PG_LEVEL_2M)
+            status = await accept_page(guest, GPA, PG_LEVEL_4K)
             check(lab.journal, "ACCEPT again", status.name, status.code == TDX_PAGE_ALREADY_ACCEPTED)
 
     return lab.program(lambda: [td.vcpu(0, guest)], [of_history("ST16", lambda h: all_right(h, 5))], ["vCPU 0"])
@@ -51,7 +51,7 @@ def _accept(lab: Lab, accepts: bool) -> Program:
         "ST16": "An access to a pending page is a #VE, and VEINFO tells which; once accepted the access is done, and a "
         "second ACCEPT says that it was accepted already."
     },
-    breaks={"seed": ()},
+    breaks={"seed": (), "mainline_616": ()},
     machine={"cpus": 1},
     controls=(
         Control("ST16", "the page is not accepted", build=lambda lab: _accept(lab, accepts=False), shows=faults_again),
