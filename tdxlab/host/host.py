@@ -30,7 +30,7 @@ class Host:
     __slots__ = (
         "allocator", "charges", "cpus", "design", "dpamt", "fail_nth", "global_hkid", "hkids", "irqs_off", "journal",
         "memory", "page_memcg", "pamt", "pamt_lock", "pamt_pool", "pamt_range_locks", "pamt_refcounts", "pamt_rwlock",
-        "tdmr", "tdx_lock",
+        "tdmr", "tdx_features0", "tdx_lock",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class Host:
         )
         self.irqs_off = Table(self.journal, "irqs_off", False)  # {cpu: with interrupts disabled?}
         self.tdx_lock = Mutex(self.journal, "tdx_lock")
+        self.tdx_features0 = 0  # the module's, known once it has been enabled
         self.global_hkid = hkids[0]
         self.hkids = Table(self.journal, "hkids", None, lambda key: (self.tdx_lock, 0))  # {hkid: in use?}
         for hkid in range(hkids[0] + 1, hkids[1]):

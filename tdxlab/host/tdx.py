@@ -1,7 +1,8 @@
 """Bringing the module up: `tdx_enable`.  (arch/x86/virt/vmx/tdx/tdx.c)
 
-SYS.INIT once, LP.INIT on each CPU, SYS.CONFIG with the TDMRs and their PAMTs, KEY.CONFIG on each package, TDMR.INIT
-until the PAMT is complete.  Left out: metadata, building TDMRs from memblocks, more than one TDMR or package.
+SYS.INIT once, LP.INIT on each CPU, SYS.RD of what the module can, SYS.CONFIG with the TDMRs and their PAMTs, KEY.CONFIG
+on each package, TDMR.INIT until the PAMT is complete.  Left out: other metadata, building TDMRs from memblocks, more
+than one TDMR or package.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import struct
 
 from tdxlab.host.host import Host
-from tdxlab.host.seamcall import seamcall
+from tdxlab.host.seamcall import seamcall, seamcall_regs
 from tdxlab.spec import leaves
+from tdxlab.spec.fields import BY_NAME
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G, SIZE_2M, SIZE_4K
 from tdxlab.spec.status import Status
 
 PAMT_ENTRY_BYTES = 16
+TDX_FEATURES0 = BY_NAME["TDX_FEATURES0"].id
 DYNAMIC_PAMT = 1 << 16  # in R8 of TDH.SYS.CONFIG
 
 
@@ -40,6 +43,7 @@ async def tdx_enable(host: Host) -> Status:
         err = err if err.error else (await cpu.seamcall(leaves.TDH_SYS_LP_INIT)).status
     if err.error:
         return err
+    host.tdx_features0 = (await seamcall_regs(host, leaves.TDH_SYS_RD, rdx=TDX_FEATURES0)).r8
     if (err := await config_tdx_module(host)).error:
         return err
     if (err := await seamcall(host, leaves.TDH_SYS_KEY_CONFIG)).error:

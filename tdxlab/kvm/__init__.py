@@ -1,19 +1,22 @@
 """KVM: virt/kvm and arch/x86/kvm, as of the series under discussion (RFC v2 of S-EPT huge pages, on 6.16).
 
 Read in this order: `kvm_main` (a VM, its locks and vCPUs), `lpage_info`, `spte`, `tdp_iter`, `mmu` (a fault), `tdp_mmu`
-(the mirror under mmu_lock for read), `tdp_mmu_write` (and for write), `tdx_sept` (the S-EPT follows), `direct_root` and
-`user_memory` (shared memory), `tdx` (a vCPU's entries and exits), `tdvmcall`, `tdx_build`; then what goes away:
-`mmu_invalidate`, `mem_attributes`, `gmem_invalidate`, `memslots`.  The open questions: `accept_level`, `inhibit_lock`,
-`prefault`, `max_mapping_level`, `invalid_slot`, `split`, `gmem_convert`, `page_reference`, `teardown`; with Dynamic
-PAMT `sept_page_pamt`, `guest_page_pamt`, `pamt_cache`, `pamt_split_cache`, `demote`, and those of `host.dpamt`.
+(the tables under mmu_lock for read), `tdp_mmu_write` (and for write), `tdx_sept` (the S-EPT follows), `direct_root`,
+`user_memory` and `dirty_log` (shared memory), `tdx` (a vCPU's entries and exits), `tdvmcall`, `tdx_build`; then what
+goes away: `mmu_invalidate`, `mem_attributes`, `gmem_invalidate`, `memslots`.  The open questions: `accept_level`,
+`inhibit_lock`, `prefault`, `max_mapping_level`, `huge_pages`, `invalid_slot`, `split`, `demote_interrupted`,
+`gmem_convert`, `page_reference`, `teardown`; with Dynamic PAMT `sept_page_pamt`, `guest_page_pamt`, `pamt_cache`,
+`pamt_split_cache`, `demote`, and those of `host.dpamt`.
 """
 
 from tdxlab.host import dpamt
 from tdxlab.kvm import (
     accept_level,
     demote,
+    demote_interrupted,
     gmem_convert,
     guest_page_pamt,
+    huge_pages,
     inhibit_lock,
     invalid_slot,
     max_mapping_level,
@@ -26,9 +29,9 @@ from tdxlab.kvm import (
     teardown,
 )
 
-FAULTS = (accept_level, inhibit_lock, prefault, max_mapping_level, invalid_slot)
+FAULTS = (accept_level, inhibit_lock, prefault, max_mapping_level, huge_pages, invalid_slot)
 QUESTIONS = (
-    *(file.question for file in (*FAULTS, split, gmem_convert, page_reference, teardown)),
+    *(file.question for file in (*FAULTS, split, demote_interrupted, gmem_convert, page_reference, teardown)),
     *(file.question for file in (sept_page_pamt, guest_page_pamt, pamt_cache, pamt_split_cache, demote)),
     *dpamt.QUESTIONS,
 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from tdxlab.host import seamcall
 from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import Pair, PamtPages, alloc_pair, free_pair
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
@@ -70,7 +69,7 @@ async def split_with_one_pair(kvm: Kvm, gfn: int, level: int, pfn: int, private_
         err = TDX_SW_ERROR
     else:
         err, _, _ = await tdx_sept.tdh_do_no_vcpus(
-            kvm, lambda: seamcall.tdh_mem_page_demote(host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt, pair)
+            kvm, lambda: tdx_sept.tdh_mem_page_demote(kvm, gfn, level, private_spt, pair)
         )
     cache.unlock(kvm)
     if err.error:
@@ -91,7 +90,7 @@ async def demote_with_a_pair(kvm: Kvm, gfn: int, level: int, pfn: int, private_s
     pair = take_pair(kvm, kvm.design.pamt_split_cache.pages(kvm))
     if pair is None:
         return TDX_SW_ERROR, 0, 0
-    answer = await seamcall.tdh_mem_page_demote(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt, pair)
+    answer = await tdx_sept.tdh_mem_page_demote(kvm, gfn, level, private_spt, pair)
     if answer[0].error:
         free_pair(kvm.host, pair)
     else:
@@ -161,7 +160,7 @@ async def demote_under_pamt_lock(kvm: Kvm, gfn: int, level: int, pfn: int, priva
         return TDX_SW_ERROR, 0, 0
     if pair:
         await pamt_lock(host, hpa, pair)
-    answer = await seamcall.tdh_mem_page_demote(host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt, pair)
+    answer = await tdx_sept.tdh_mem_page_demote(kvm, gfn, level, private_spt, pair)
     if not answer[0].error:
         await count_512(kvm, pfn)
     if pair:
@@ -179,3 +178,36 @@ async def split_under_pamt_lock(kvm: Kvm, gfn: int, level: int, pfn: int, privat
 
 
 question.variant("under_pamt_lock", split=split_under_pamt_lock, source="Yan Zhao, June 2026, in the thread of RFC v5")
+
+
+# --- pamt_lock_if_busy: as before, but the lock is taken only for a second try ---
+
+
+async def demote_then_under_pamt_lock(kvm: Kvm, gfn: int, level: int, pfn: int, private_spt: int) -> Answer:
+    """One try, with the same pair for both calls: who made it busy has to wait now."""
+    host, hpa = kvm.host, pfn << PAGE_SHIFT
+    pair = take_pair(kvm, kvm.design.pamt_split_cache.pages(kvm))
+    if pair is None:
+        return TDX_SW_ERROR, 0, 0
+    answer = await tdx_sept.tdh_mem_page_demote(kvm, gfn, level, private_spt, pair)
+    if pair and tdx_sept.tdx_operand_busy(answer[0]):
+        await pamt_lock(host, hpa, pair)
+        answer = await tdx_sept.tdh_mem_page_demote(kvm, gfn, level, private_spt, pair)
+        pamt_unlock(host, hpa, pair)
+    if answer[0].error:
+        free_pair(host, pair)
+    else:
+        await count_512(kvm, pfn)
+    return answer
+
+
+async def split_with_pamt_lock_if_busy(kvm: Kvm, gfn: int, level: int, pfn: int, private_spt: int) -> int:
+    """As `get_first`, but for the lock."""
+    return await get_then_split(
+        kvm, gfn, level, private_spt, lambda: demote_then_under_pamt_lock(kvm, gfn, level, pfn, private_spt)
+    )
+
+
+question.variant(
+    "pamt_lock_if_busy", split=split_with_pamt_lock_if_busy, source="left to do, Yan Zhao, June 2026, in the same mail"
+)

@@ -40,6 +40,15 @@ async def drop(kvm: Kvm, gfn: int, level: int) -> None:
     await folio_ref_add(gmem, index, KVM_PAGES_PER_HPAGE(level), -1)
 
 
+async def poison(kvm: Kvm, gfn: int, level: int) -> None:
+    """As if the memory were broken: the folio is never mapped again, nor are the good pages beside this one."""
+    gmem, index = _page(kvm, gfn)
+    first = gmem.first_of(index)
+    await step((gmem.poisoned, first, WRITE), at=f"SetPageHWPoison {first:#x}")
+    gmem.poisoned.put(first, True)
+    await keep(kvm, gfn, level)
+
+
 async def keep(kvm: Kvm, gfn: int, level: int) -> None:
     """Mark the pages as such that must not be freed."""
     gmem, index = _page(kvm, gfn)
@@ -75,6 +84,13 @@ question.variant(
     mapped=nothing,
     unmapped=nothing,
     failed=keep,
-    source="listed in RFC v2 patch 06 and rejected: a flag of struct page, or HWPOISON",
+    source="listed in RFC v2 patch 06 and rejected: a flag of struct page",
     never_with={("guest_memfd", "hugetlb_in_place"): "most struct pages of a HugeTLB folio are optimised away"},
+)
+question.variant(
+    "hwpoison",
+    mapped=nothing,
+    unmapped=nothing,
+    failed=poison,
+    source="listed in RFC v2 patch 06 and rejected: memory_failure() means something else",
 )

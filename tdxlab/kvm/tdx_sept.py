@@ -10,7 +10,7 @@ Source: 6.16 vmx/tdx.c; RFC v2 patches 02, 10.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tdxlab.engine.step import WRITE, step
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def tdx_gmem_private_max_mapping_level(fault: KvmPageFault) -> int:
     """The largest level that TDX allows for this fault: 4K until the TD can run, for PAGE.ADD adds 4K only."""
     kvm = fault.vcpu.kvm
-    if kvm.state != TD_STATE_RUNNABLE:
+    if kvm.state != TD_STATE_RUNNABLE or not kvm.design.huge_pages.allowed(kvm.host):
         return PG_LEVEL_4K
     caps = kvm.design.accept_level.max_level(fault), kvm.design.prefault.max_level(fault)
     return min((level for level in caps if level), default=PG_LEVEL_2M)
@@ -115,6 +115,15 @@ async def tdx_sept_split_private_spt(
     assert private_spt is not None
     kvm.journal.note("split", gpa=gfn << PAGE_SHIFT, level=level)
     return int(await kvm.design.demote.split(kvm, gfn, level, pfn, private_spt))
+
+
+async def tdh_mem_page_demote(kvm: Kvm, gfn: int, level: int, private_spt: int, pair: Sequence[int]) -> Answer:
+    """One try, whatever interrupts come in: see `demote_interrupted`.  Context: mmu_lock held for write."""
+    host, gpa = kvm.host, gfn << PAGE_SHIFT
+    answer: Answer = await kvm.design.demote_interrupted.demote(
+        kvm, lambda: seamcall.tdh_mem_page_demote(host, kvm.tdr_hpa, gpa, level, private_spt, pair)
+    )
+    return answer
 
 
 async def tdx_sept_zap_private_spte(kvm: Kvm, gfn: int, level: int) -> int:

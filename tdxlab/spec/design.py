@@ -75,6 +75,8 @@ SEED = {
     "accept_level": "guest_inhibit",
     "inhibit_lock": "test_first",
     "demote": "one_pair",
+    "demote_interrupted": "not_handled",
+    "huge_pages": "always",
     "pamt_cache": "generic",
     "pamt_get_put": "v2",
     "pamt_guest_page": "at_map",
@@ -192,6 +194,9 @@ class Design:
     def preset(cls, name: str) -> Design:
         """One of the named designs."""
         if name not in PRESETS:
+            fits = [f"seed,{question.name}={name}" for question in Question.all.values() if name in question.variants]
+            if fits:
+                raise DesignError(f"{name!r} is a variant and no design; it is chosen with {' or '.join(fits)}")
             raise DesignError(f"no design is called {name!r}; these are: {', '.join(PRESETS)}")
         return cls(name, **PRESETS[name])
 

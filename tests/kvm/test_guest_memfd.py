@@ -211,7 +211,7 @@ def test_without_a_reference_a_page_that_the_td_owns_is_given_away(level):
     assert after_a_failed_unmap("none", level)
 
 
-@pytest.mark.parametrize("reference", ["per_leaf", "on_failure", "page_flag"])
+@pytest.mark.parametrize("reference", ["per_leaf", "on_failure", "page_flag", "hwpoison"])
 def test_with_one_it_is_leaked(reference):
     assert not after_a_failed_unmap(reference)
 
