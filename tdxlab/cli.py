@@ -10,8 +10,11 @@ import argparse
 import json
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -19,6 +22,8 @@ from tdxlab import __version__
 
 Answer = tuple[dict[str, Any], str, int]
 """(the JSON object, the same for people, the exit code)"""
+PATIENCE_S = 3.0
+"""So long nobody wonders."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -133,6 +138,12 @@ def _run_text(data: dict[str, Any], sentences: Any) -> str:
 
     from tdxlab.scenarios.registry import TOPICS
 
+    left = [
+        f"vCPU {n['vcpu']}'s thread gave up after {n['entries']} entries"
+        for n in data["events"]
+        if n["kind"] == "gives_up"
+    ]
+    data = data | {"ended": "; ".join([data["ended"], *left])}
     numbers = [(key, data[key]) for key in ("steps", "ended", "faults", "splits", "kicks", "write_lock_takes")]
     calls = [
         (leaf, status, n)
@@ -149,7 +160,7 @@ def _run_text(data: dict[str, Any], sentences: Any) -> str:
         tabulate(calls, ["leaf", "status", "times"]),
         _table(verdicts, ["claim", "this run", "expected", ""]),
         _topics(topics),
-        data["schedule"],
+        f"schedule: {data['schedule']}",
     ]
     return "\n\n".join(parts)
 
@@ -207,6 +218,20 @@ def _lab(args: argparse.Namespace) -> Answer:
     return {"exit": code}, "", code
 
 
+@contextmanager
+def _says_that_it_works(args: argparse.Namespace) -> Iterator[None]:
+    """One line on stderr after a while, where a command that takes its time has said nothing yet."""
+    told = f"tdxlab: {args.command} is at work ({args.takes}) ..."
+    timer = threading.Timer(PATIENCE_S, lambda: print(told, file=sys.stderr, flush=True))
+    timer.daemon = True
+    if args.takes:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _parser() -> Parser:
     from tdxlab.spec.design import spelled
 
@@ -214,9 +239,11 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"tdxlab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
 
-    def command(name: str, run: Callable[[argparse.Namespace], Answer], help: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], Answer], help: str, takes: str = ""
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, takes=takes)
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
         return sub
 
@@ -246,7 +273,7 @@ def _parser() -> Parser:
     command("show", _show, "a word, a leaf, a status, a kernel function, a claim, a scenario, a design").add_argument(
         "name", help="as TDH.MEM.PAGE.AUG, AUG, 0xC0000B0B00000001, 'TDX_OPERAND_BUSY|RCX', 1.5.25, HP01, accept-level"
     )
-    diff = command("diff", _diff, "two variants of a question side by side, with their verdicts")
+    diff = command("diff", _diff, "two variants of a question side by side, with their verdicts", "half a minute")
     diff.add_argument("question", type=spelled, help="one of `tdxlab list`")
     for variant in ("a", "b"):
         diff.add_argument(variant, type=spelled, help="a variant, a design that chose one, or a file ./mine.py")
@@ -257,8 +284,8 @@ def _parser() -> Parser:
     run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
     run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
     scenario(command("step", _step, "step a scenario by hand in the terminal"))
-    boot = command("boot", _boot, "boot a whole Linux TD and take it down: what it costs its host (minutes)")
-    guests = command("guests", _guests, "what each style of guest costs its host, per GiB")
+    boot = command("boot", _boot, "boot a whole Linux TD and take it down: what it costs its host (minutes)", "minutes")
+    guests = command("guests", _guests, "what each style of guest costs its host, per GiB", "half a minute")
     for sub, memory in (boot, "4G"), (guests, "32M"):
         sub.add_argument("--design", default="seed", type=spelled, help="as for run (default: %(default)s)")
         sub.add_argument("--memory", default=memory, help="of the TD (default: %(default)s)")
@@ -298,7 +325,8 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     out = out or sys.stdout
     try:
         args = _parser().parse_args(argv)
-        answer: Answer = args.run(args)
+        with _says_that_it_works(args):
+            answer: Answer = args.run(args)
         data, text, code = answer
         print(json.dumps(data, default=str) if args.json else text, file=out)
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -317,6 +345,8 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         print(f"tdxlab: {place}: {type(wrong).__name__}: {wrong}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        # what was about to run is not awaited any more
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         print("tdxlab: interrupted", file=sys.stderr)
         return 2
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,56 @@ def test_bad_input_gives_one_sentence_and_exit_code_2(
     caught = capsys.readouterr()
     assert caught.out == ""
     assert caught.err.startswith("tdxlab: ") and caught.err.count("\n") == 1 and "Traceback" not in caught.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("run accept-level --design per_vcpu", "it is chosen with seed,accept_level=per_vcpu\n"),
+        ("replay tests/oracle", "is no recording: Is a directory\n"),
+        ("replay README.md", "is no recording: line 1 is no JSON ("),
+        ("boot --memory 64M", "so it can not have 64M\n"),
+    ],
+)
+def test_a_mistake_is_told_in_the_reader_s_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, checkout: Path, argv: str, says: str
+) -> None:
+    monkeypatch.chdir(checkout)
+    assert main(argv.split()) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_run_whose_vcpu_is_given_up_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {}
+    for design in ("seed", "ignore"):
+        main(["run", "accept-level", "--design", design])
+        told[design] = capsys.readouterr().out
+    assert "done; vCPU 0's thread gave up after 12 entries" in told["ignore"] and "gave up" not in told["seed"]
+    assert told["seed"].rsplit("\n\n")[-1].startswith("schedule: accept-level@seed/")
+
+
+def test_a_command_that_takes_long_says_that_it_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tdxlab.cli.PATIENCE_S", 0.01)
+    monkeypatch.setattr("tdxlab.scenarios.styles.costs", lambda *_: time.sleep(0.3) or {})
+    assert main(["guests", "--json"]) == 0
+    caught = capsys.readouterr()
+    assert caught.err == "tdxlab: guests is at work (half a minute) ...\n" and json.loads(caught.out)
+
+
+def test_an_interrupt_leaves_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    async def never() -> None: ...
+
+    def costs(*_: str) -> None:
+        begun = never()
+        raise KeyboardInterrupt(begun)
+
+    monkeypatch.setattr("tdxlab.scenarios.styles.costs", costs)
+    assert main(["guests"]) == 2
+    assert capsys.readouterr().err == "tdxlab: interrupted\n" and not list(recwarn)
 
 
 def test_text_output_names_verdicts_and_calls(capsys: pytest.CaptureFixture[str]) -> None:

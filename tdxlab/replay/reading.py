@@ -64,7 +64,7 @@ def read_lines(path: Path, skips: Callable[[], bool] = lambda: False) -> Iterato
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().rstrip()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no recording: {error}") from None
+        raise ValueError(f"{path} is no recording: {getattr(error, 'strerror', None) or error}") from None
     if not text:
         raise ValueError(f"{path} is no recording: it is empty")
     first = 1
@@ -96,7 +96,7 @@ def _parsed(path: Path, at: int, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no recording, line {at}: {error}") from None
+        raise ValueError(f"{path} is no recording: line {at} is no JSON ({error})") from None
 
 
 def number(text: str, limit: int = 1 << REGISTER_BITS) -> int:
@@ -104,7 +104,9 @@ def number(text: str, limit: int = 1 << REGISTER_BITS) -> int:
     try:
         value = int(text, 16)
     except ValueError:
-        raise ValueError(f"{text[:40]!r} is no number") from None
+        value = None
+    if value is None or "_" in text:
+        raise ValueError(f"{text[:40]!r} is no number")
     if not 0 <= value < limit:
         raise ValueError(f"{text} is not between 0 and {limit - 1:#x}")
     return value

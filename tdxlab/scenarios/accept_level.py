@@ -23,6 +23,8 @@ async def bounded(td: Td, program: GuestProgram) -> None:
     for _ in range(ENTRIES):
         if await vcpu_enter_guest(td.kvm.vcpus[0], guest) <= 0:
             return
+    if not guest.done:
+        td.kvm.journal.note("gives_up", vcpu=0, entries=ENTRIES)
 
 
 async def touch_then_accept(guest: Guest) -> None:
