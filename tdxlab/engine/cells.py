@@ -140,6 +140,7 @@ class Words(list[int]):
     """64-bit words: an S-EPT page, a lock, fields of a TDCS.  Read `w[i]`, write `w.put(i, v)`."""
 
     __slots__ = ("guard", "journal", "name")
+    ORDERS: ClassVar[bool] = False  # a lock that is given back without a step: who takes it next comes after
     __hash__ = object.__hash__  # type: ignore[assignment]  # a cell is itself, whatever it holds
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _forbidden
     append = extend = insert = pop = remove = clear = sort = reverse = _forbidden

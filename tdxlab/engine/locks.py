@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import TypeVar
 
 from tdxlab.engine.cells import Journal, Words
-from tdxlab.engine.step import ADD, READ, SHARE, WRITE, Pause, Touch, step
+from tdxlab.engine.step import ADD, READ, SHARE, WRITE, Pause, Touch, Tried, step
 
 T = TypeVar("T")
 
@@ -19,6 +19,7 @@ class SpinLock(Words):
     """`spinlock_t`.  Word 0 is the holder's CPU number + 1, or 0."""
 
     __slots__ = ()
+    ORDERS = True
 
     def __init__(self, journal: Journal, name: str) -> None:
         super().__init__(journal, name, [0])
@@ -57,6 +58,7 @@ class RwLock(Words):
     """`rwlock_t`.  Word 0 is the writer's CPU number + 1, or 0; word 1 the number of readers."""
 
     __slots__ = ()
+    ORDERS = True
 
     def __init__(self, journal: Journal, name: str) -> None:
         super().__init__(journal, name, [0, 0])
@@ -116,6 +118,7 @@ class Srcu(Words):
     """
 
     __slots__ = ()
+    ORDERS = True
 
     def __init__(self, journal: Journal, name: str) -> None:
         super().__init__(journal, name, [0, 0, 0])
@@ -192,8 +195,10 @@ class Atomic(Words):
         return await self.add_return(-1) == 0
 
     async def cmpxchg(self, old: int, new: int) -> bool:
-        """`atomic_try_cmpxchg`."""
-        await step((self, 0, WRITE), at=f"cmpxchg {self.name}")
+        """`atomic_try_cmpxchg`.  One that fails is a read."""
+        await step(
+            (self, 0, Tried(WRITE, lambda *_: WRITE if self.peek(0) == old else READ)), at=f"cmpxchg {self.name}"
+        )
         if self[0] != old:
             return False
         self.put(0, new)

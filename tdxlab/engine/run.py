@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tdxlab.engine.cells import Cell, Journal, Key, audit
 from tdxlab.engine.claims import Claim, Invariant, Watch
-from tdxlab.engine.step import OTHERS, READ, Pause, Steps, Touch, covers
+from tdxlab.engine.step import OTHERS, READ, Pause, Steps, Touch, covers, mode_now
 from tdxlab.engine.trace import Event, Trace, placed, plain
 
 T = TypeVar("T")
@@ -138,9 +138,14 @@ def undeclared(
 
 
 class Execution:
-    """One run in progress.  `check_reads` also audits reads (a test build); `tracing` builds `Event`s."""
+    """One run in progress.  `check_reads` also audits reads (a test build); `tracing` builds `Event`s.
 
-    def __init__(self, program: Program, *, tracing: bool = False, check_reads: bool = False) -> None:
+    trusted: an earlier run of the same program has shown that its actors use nothing before their first steps.
+    """
+
+    def __init__(
+        self, program: Program, *, tracing: bool = False, check_reads: bool = False, trusted: bool = False
+    ) -> None:
         self.program = program
         self.journal = program.journal
         self.mark = self.journal.mark()
@@ -153,7 +158,10 @@ class Execution:
         self.yielded: dict[int, int] = {}  # CPU -> length of the schedule when it let others go first
         self.fatal: str | None = None
         for cpu in range(len(self.coroutines)):
-            self._begin(cpu)
+            if trusted:
+                self.pauses.append(self._advance(cpu, None))
+            else:
+                self._begin(cpu)
         self.watch = Watch(program.claims, self.journal)
 
     def _begin(self, cpu: int) -> None:
@@ -194,6 +202,11 @@ class Execution:
                 ready.append(cpu)
         return ready or polite
 
+    def can_go(self, cpu: int) -> bool:
+        """Can `cpu` make a step now?  Who lets others go first can, too."""
+        pause = self.pauses[cpu]
+        return pause is not None and (pause[2] is None or pause[2] == OTHERS or pause[2]())  # type: ignore[operator]
+
     @property
     def unfinished(self) -> list[int]:
         """The CPUs whose actor has not returned."""
@@ -213,6 +226,24 @@ class Execution:
         runnable = self.runnable()
         if cpu not in runnable:
             raise ScheduleError(f"CPU {cpu} can not run at step {len(self.schedule)}; these can: {runnable}")
+        self.go(cpu, runnable)
+
+    def replay(self, schedule: Sequence[int]) -> None:
+        """Make steps that an earlier run of the same program has made: nothing is checked again."""
+        journal = self.journal
+        for cpu in schedule:
+            pause = self.pauses[cpu]
+            assert pause is not None
+            journal.cpu = cpu
+            journal.released.clear()
+            journal.notes.clear()
+            after = self.pauses[cpu] = self._advance(cpu, list(pause[1]))
+            self.schedule.append(cpu)
+            if after is not None and after[2] == OTHERS:
+                self.yielded[cpu] = len(self.schedule)
+
+    def go(self, cpu: int, runnable: list[int]) -> list[Touch]:
+        """Let `cpu`, one of those that can run, make its step.  Returns what it touched."""
         pause = self.pauses[cpu]
         assert pause is not None
         journal, log = self.journal, self.journal.log
@@ -222,7 +253,7 @@ class Execution:
         journal.notes.clear()
         mark = len(log)
         stack = _stack(self.coroutines[cpu]) if self.tracing else []
-        touches = list(pause[1])
+        touches = [touch if type(touch[2]) is str else (*touch[:2], mode_now(*touch)) for touch in pause[1]]
         n = len(self.schedule)
         self.schedule.append(cpu)
         self.runnables.append(runnable)
@@ -246,6 +277,7 @@ class Execution:
         if journal.notes:
             self.watch.history += placed(n, cpu, journal.notes)
         self.watch.after(writes, n)
+        return touches
 
     def _complain(self, stray: list[tuple[str, Key]], verb: str, n: int, cpu: int) -> None:
         if stray and self.fatal is None:

@@ -15,6 +15,7 @@ from tdxlab.engine.cells import Cell, Key
 READ, WRITE, ADD, SHARE, FAIL = "read", "write", "add", "share", "fail"
 """Modes of a touch.  Equal modes commute, but for WRITE, which commutes with nothing."""
 
+
 Touch = tuple[Cell, Key, str]
 """(cell, key, mode).  A key of None covers the whole cell, a `range` the indices in it."""
 
@@ -27,6 +28,26 @@ OTHERS = "others"
 """As `ready`: let some other CPU make a step first (cond_resched in a retry loop); no effect if none can."""
 
 
+class Tried(str):
+    """A mode that is decided by what is there: a try-lock or a cmpxchg is as told if it succeeds, else another.
+
+    comes_to: looks at the cell just before the step.
+    """
+
+    comes_to: Callable[[Any, Key], str]
+    __slots__ = ("comes_to",)
+
+    def __new__(cls, mode: str, comes_to: Callable[[Any, Key], str]) -> Tried:
+        tried = super().__new__(cls, mode)
+        tried.comes_to = comes_to
+        return tried
+
+
+def mode_now(cell: Cell, key: Key, mode: str) -> str:
+    """What a touch comes to if its step is made now."""
+    return mode.comes_to(cell, key) if isinstance(mode, Tried) else mode
+
+
 @types.coroutine
 def step(
     *touches: Touch, at: str | None = None, ready: Ready | str | None = None
@@ -35,7 +56,7 @@ def step(
 
     touches: all that is shared and accessed until the next step.  at: names a hook point or explains the step to
     a reader.  ready: the CPU waits until this is true (a blocking lock, an IPI's answer).
-    Returns the event's own list of touches: a try-lock that failed says so in it.
+    Returns the event's own list of touches, to which what is found on the way can be added.
     """
     return (yield at, touches, ready)
 
@@ -53,7 +74,7 @@ def one_step(leaf: Coroutine[Pause, list[Touch], T], at: str | None = None) -> G
             _, touches, ready = leaf.send(reply)
             if ready is not None:
                 raise RuntimeError(f"{leaf!r} waits, so it cannot be one step")
-            footprint.extend(touches)
+            footprint.extend((cell, key, mode_now(cell, key, mode)) for cell, key, mode in touches)
             reply = footprint
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]

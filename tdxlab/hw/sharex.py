@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
 from tdxlab.engine.cells import Cell, Journal, Key, Lock, Words
 from tdxlab.engine.run import MachineDead
-from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Pause, Touch, step
+from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Pause, Touch, Tried, step
 from tdxlab.spec.bits import SeptEntry, SharexWord
 from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY, Status
 
@@ -47,6 +48,42 @@ class Sharex(Words):
 
 Attempt = Generator[Pause, list[Touch], T]
 
+# --- what an attempt comes to: a refused host call changes the word, a refused guest call only looks ---
+
+
+def _share(lock: Sharex, i: int, *, host: bool) -> str:
+    if lock.peek(i) & (EXCLUSIVE if host else TAKEN_OR_HP):
+        return FAIL if host else READ
+    return SHARE
+
+
+def _alone(lock: Sharex, i: int, *, host: bool) -> str:
+    word = lock.peek(i)
+    if word and (word != HP or not host):
+        return FAIL if host and lock.marks else READ
+    return WRITE
+
+
+def _upgraded(lock: Sharex, i: int, *, host: bool) -> str:
+    if lock.peek(i) & ~HP != READER:
+        return FAIL if host and lock.marks else READ
+    return WRITE
+
+
+def _entry(page: Words, i: int, *, host: bool) -> str:
+    if page.peek(i) & (ENTRY_LOCK if host else ENTRY_LOCK | ENTRY_HP):
+        return FAIL if host else READ
+    return WRITE
+
+
+def _by(mode: str, comes_to: Callable[..., str]) -> tuple[str, str]:
+    # of a guest's call, of a host's
+    return Tried(mode, partial(comes_to, host=False)), Tried(mode, partial(comes_to, host=True))
+
+
+SHARED, EXCLUSIVELY = _by(SHARE, _share), _by(WRITE, _alone)
+UPGRADED, ENTRY = _by(WRITE, _upgraded), _by(WRITE, _entry)
+
 
 class Held:
     """The locks of one call, in the order taken.  Each attempt is a step, giving all of them back is one.
@@ -71,7 +108,7 @@ class Held:
     @types.coroutine
     def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take a share, or refuse BUSY with `operand`."""
-        touch: Touch = lock, i, SHARE
+        touch: Touch = lock, i, SHARED[self.host]
         if (unwritten := self.unwritten) is not None:
             own = unwritten.get(key := (lock, i), 0)
             if not (lock[i] | own) & TAKEN_OR_HP:
@@ -82,7 +119,7 @@ class Held:
         word = lock[i]
         if word & TAKEN_OR_HP:
             if word & EXCLUSIVE or not self.host:
-                raise self._refused(lock, i, operand, mine, READER)
+                raise self._refused(lock, i, operand, READER)
             word &= ~HP
         lock.put(i, word + READER)
         self._took((lock, i, False))
@@ -91,7 +128,7 @@ class Held:
     @types.coroutine
     def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take the lock alone, or refuse BUSY with `operand`."""
-        touch: Touch = lock, i, WRITE
+        touch: Touch = lock, i, EXCLUSIVELY[self.host]
         if (unwritten := self.unwritten) is not None:
             if not lock[i] and (lock, i) not in unwritten:
                 unwritten[lock, i] = EXCLUSIVE
@@ -100,7 +137,7 @@ class Held:
         mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
         word = lock[i]
         if word and (word != HP or not self.host):
-            raise self._refused(lock, i, operand, mine)
+            raise self._refused(lock, i, operand)
         lock.put(i, EXCLUSIVE)
         self._took((lock, i, True))
         return mine
@@ -109,10 +146,10 @@ class Held:
     def upgrade(self, lock: Sharex, i: int, operand: int) -> Attempt[None]:
         """Make this call's share exclusive; works for the only reader."""
         self.write_out()
-        touch: Touch = lock, i, WRITE
-        mine = [touch] if self.journal.alone else (yield None, (touch,), None)
+        if not self.journal.alone:
+            yield None, ((lock, i, UPGRADED[self.host]),), None
         if lock[i] & ~HP != READER:
-            raise self._refused(lock, i, operand, mine)
+            raise self._refused(lock, i, operand)
         self.locks.remove((lock, i, False))
         lock.put(i, EXCLUSIVE)
         self.locks.append((lock, i, True))
@@ -120,12 +157,12 @@ class Held:
     @types.coroutine
     def entry(self, page: Words, i: int, operand: int) -> Attempt[int]:
         """Take a Secure-EPT entry's own lock, or refuse BUSY.  Returns the entry as it was then."""
-        touch: Touch = page, i, WRITE
-        mine = [touch] if self.journal.alone else (yield None, (touch,), None)
+        if not self.journal.alone:
+            yield None, ((page, i, ENTRY[self.host]),), None
         word = page[i]
         if word & (ENTRY_LOCK | ENTRY_HP):
             if word & ENTRY_LOCK or not self.host:
-                raise self._refused_entry(page, i, operand, mine)
+                raise self._refused_entry(page, i, operand)
             word &= ~ENTRY_HP
         page.put(i, word | ENTRY_LOCK)
         self._took((page, ("entry", i), True))
@@ -233,26 +270,20 @@ class Held:
             self.journal.began(self.locks)
         self.locks.append(lock)
 
-    def _refused(self, lock: Sharex, i: int, operand: int, mine: list[Touch], readers: int = 0) -> Refuse:
+    def _refused(self, lock: Sharex, i: int, operand: int, readers: int = 0) -> Refuse:
         # A host call that fails marks the lock, a guest call only looks.  Who wanted a share stays counted until
         # the exclusive holder's release clears the word [oracle contention: 0x7, and 0x3 of a plain lock].
         word = lock[i]
         left = (word | lock.marks) + readers if self.host else word
-        if left != word or (self.host and lock.marks):
-            mine[-1] = lock, i, FAIL
+        if left != word:
             lock.put(i, left)
-        else:
-            mine[-1] = lock, i, READ
         return busy(word & ~HP, operand)
 
-    def _refused_entry(self, page: Words, i: int, operand: int, mine: list[Touch]) -> Refuse:
+    def _refused_entry(self, page: Words, i: int, operand: int) -> Refuse:
         # as above
         word = page[i]
         if self.host:
-            mine[-1] = page, i, FAIL
             page.put(i, word | ENTRY_HP)
-        else:
-            mine[-1] = page, i, READ
         return busy(word & ENTRY_LOCK, operand)
 
 

@@ -1,0 +1,191 @@
+"""Every execution of a program once: optimal dynamic partial order reduction with wakeup trees.
+
+Two executions are the same if one comes of the other by swapping neighbouring steps that commute.  At the end of each
+run all its races are looked at: where two steps could have come the other way round, the beginning that does so is owed
+at the state before the first of them, unless it is covered already.
+Abdulla, Aronis, Jonsson, Sagonas: Optimal dynamic partial order reduction (POPL 2014, JACM 2017).
+
+Left out: weak memory order.  A step whose accesses are known only afterwards (a leaf as one step) is taken to access
+the same where it comes earlier: no execution is lost if that is as much as it can be, but some may be run twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
+
+from tdxlab.engine.history import EVERYTHING, Access, History, Step, Waited, commute, orders
+from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.step import WRITE
+from tdxlab.engine.wakeup import Branch, Sequence, insert
+
+
+@dataclass(slots=True)
+class State:
+    """What is owed at the state before a step.
+
+    asleep: CPUs whose next step has been tried here, or commutes with all since, and what it accesses.
+    tree: the branches still to be run; the first is being run.
+    """
+
+    asleep: dict[int, Access]
+    tree: list[Branch] = field(default_factory=list)
+
+
+class Search:
+    """The executions of a program, each handed out at its end, before it is rewound.
+
+    redundant: runs that came to nothing new.  begun_again: is called where all that was handed out does not count,
+    since two writes that were thought to commute do not.
+    """
+
+    def __init__(self, program: Program, begun_again: Callable[[], None] = lambda: None) -> None:
+        self.program, self.begun_again = program, begun_again
+        self.claims = [claim for claim in program.claims if claim.over]
+        self._begin(set())
+
+    def _begin(self, waited: set[str]) -> None:
+        self.history = History(self.program.journal, waited)
+        self.states = [State({})]
+        self.redundant = 0
+
+    def executions(self) -> Iterator[Execution]:
+        """One run after another.  What is taken from it must be read before the next is asked for."""
+        prefix: list[int] = []
+        first = True
+        while True:
+            execution = Execution(self.program, trusted=not first)
+            first = False
+            try:
+                execution.replay(prefix)
+                if self._run(execution):
+                    self._look_at_races(execution)
+                    yield execution
+                else:
+                    self.redundant += 1
+            except Waited:
+                self._begin(self.history.waited)
+                self.begun_again()
+                prefix = []
+                continue
+            finally:
+                execution.abandon()
+            if not self._back():
+                return
+            prefix = [step.cpu for step in self.history.steps]
+
+    def _run(self, execution: Execution) -> bool:
+        # From the last state on.  False if it comes to nothing new.
+        states, most = self.states, self.program.max_steps
+        while len(states) <= most and not execution.fatal:
+            state = states[-1]
+            if not state.tree:
+                awake, waking = self._awake(execution, state.asleep)
+                if awake is None:
+                    return not waking
+                state.tree.append(Branch(awake, ()))
+            branch = state.tree[0]
+            if not execution.can_go(branch.cpu):
+                raise AssertionError(f"CPU {branch.cpu} is owed a step that it can not make")
+            access = branch.access = self._step(execution, branch.cpu)
+            asleep = state.asleep
+            if asleep:
+                asleep = {cpu: its for cpu, its in asleep.items() if cpu != branch.cpu and commute(its, access)}
+            states.append(State(dict(asleep) if asleep is state.asleep else asleep, branch.then))
+        return True
+
+    def _awake(self, execution: Execution, asleep: Container[int]) -> tuple[int | None, bool]:
+        # Who goes on, the last one if it can; and if nobody does, would somebody who is asleep?
+        schedule = execution.schedule
+        if schedule and schedule[-1] not in asleep and execution.can_go(schedule[-1]):
+            return schedule[-1], True
+        waking = False
+        for cpu in range(len(execution.pauses)):
+            if execution.can_go(cpu):
+                if cpu not in asleep:
+                    return cpu, True
+                waking = True
+        return None, waking
+
+    def _step(self, execution: Execution, cpu: int) -> Access:
+        pause = execution.pauses[cpu]
+        assert pause is not None
+        history, journal = self.history, execution.journal
+        _, told, ready = pause
+        mark = len(journal.log or ())
+        more: Access = ()
+        for _, _, mode in told:
+            if type(mode) is not str:
+                more = self._may_follow(cpu)
+        touches = execution.go(cpu, [])
+        for locks, *_ in journal.released:
+            touches += [(cell, key, WRITE) for cell, key, _ in locks if orders(cell)]
+        for cell, key, _ in (journal.log or [])[mark:]:
+            # what was written under a lock may be looked at without it
+            if not any(touched is cell and (at is None or at == key) for touched, at, _ in touches):
+                touches.append((cell, key, WRITE))
+        if execution.fatal:
+            access = EVERYTHING
+        else:
+            access = history.access_of(touches)
+            if self.claims:
+                access += self._claimed(mark)
+        history.add(cpu, access, told, mark, ready if callable(ready) else None, more)
+        return access
+
+    def _may_follow(self, cpu: int) -> Access:
+        # Who comes to something else may give back other kernel locks in the same step, and write what claims look at.
+        held = [(cell.name, key, WRITE) for cell, key, _ in self.program.journal.locks_of(cpu) if orders(cell)]
+        return (*held, *((f"claim {claim.id}", None, WRITE) for claim in self.claims))
+
+    def _claimed(self, mark: int) -> Access:
+        # who writes what a claim looks at between steps does not commute with others who do
+        written = {cell for cell, _, _ in (self.program.journal.log or [])[mark:]}
+        return tuple((f"claim {claim.id}", None, WRITE) for claim in self.claims if any(map(claim.names, written)))
+
+    def racing(self, execution: Execution) -> list[Step]:
+        """The steps whose races are looked at: all, and those that CPUs wait to make.
+
+        All of them at each end, since races of old steps owe more when other steps follow.
+        """
+        steps = list(self.history.steps)
+        mark = len(execution.journal.log or ())
+        for cpu in execution.unfinished:
+            pause = execution.pauses[cpu]
+            assert pause is not None
+            steps.append(self.history.waiting(cpu, pause[1], pause[2] if callable(pause[2]) else None, mark))
+        return steps
+
+    def _look_at_races(self, execution: Execution) -> None:
+        every = (1 << len(self.history.steps)) - 1
+        for step in self.racing(execution):
+            for i in step.races:
+                self._owe(i, step, every & ~((2 << i) - 1) & ~self.history.after[i])
+
+    def _owe(self, i: int, j: Step, rest: int) -> None:
+        # The steps after i that do not happen after it, and then j.
+        state, history = self.states[i], self.history
+        owed: Sequence | None = None
+        for cpu, access in state.asleep.items():
+            mine = rest & history.of.get(cpu, 0)
+            before = (mine & -mine) - 1 if mine else -1
+            if rest & before & history.conflicting(access):
+                continue
+            owed = owed or Sequence(history, rest, (j.cpu, history.moved_before(j, i)))
+            if owed.starts_with(cpu, access):
+                return
+        insert(state.tree, owed or Sequence(history, rest, (j.cpu, history.moved_before(j, i))))
+
+    def _back(self) -> bool:
+        # To the last state at which something is owed.
+        states, steps = self.states, self.history.steps
+        states.pop()
+        while states:
+            state = states[-1]
+            tried = state.tree.pop(0)
+            state.asleep[tried.cpu] = steps[len(states) - 1].access
+            if state.tree:
+                self.history.truncate(len(states) - 1)
+                return True
+            states.pop()
+        return False

@@ -1,0 +1,296 @@
+"""The steps of one execution as a search sees them: what each accessed, what happens before it, what it races with.
+
+Sets of steps are integers: bit i stands for step i.  Cells are known by their names, since those that a run makes are
+other objects in the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tdxlab.engine.cells import Cell, Journal, Key
+from tdxlab.engine.step import ADD, FAIL, SHARE, WRITE, Touch, Tried, mode_now
+
+Access = tuple[tuple[str, Key, str], ...]
+"""What a step accesses: (name of the cell, key or None for all of it, mode)."""
+
+COMMUTING = ADD, SHARE, FAIL  # modes of writes that commute with their like
+
+EVERYTHING: Access = (("*", None, WRITE),)
+"""Of a step that ended the machine: nothing commutes with it."""
+
+
+class Waited(Exception):
+    """A CPU waits for a cell that others were thought to write in any order: what it waits for orders them."""
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of an execution.
+
+    before: the steps that happen before it.  own: those of which its own CPU knew already.  races: the steps that it
+    could have come before, next to which it would be enabled.  touches: as it told them beforehand.  mark: the length
+    of the journal's log before it.  more: what else it may access if it comes to something else than it did.
+    """
+
+    cpu: int
+    access: Access
+    before: int
+    own: int
+    races: tuple[int, ...]
+    touches: Sequence[Touch]
+    mark: int
+    more: Access = ()
+
+
+def orders(cell: Cell) -> bool:
+    """Is it a lock of the kernel's, whose release is no step but comes before its next taker?"""
+    return getattr(cell, "ORDERS", False)
+
+
+def commute(a: Access, b: Access) -> bool:
+    """Do two steps of different CPUs commute?"""
+    if a is EVERYTHING or b is EVERYTHING:
+        return False
+    for name, key, mode in a:
+        for other, there, mode_there in b:
+            if (
+                name == other
+                and (mode != mode_there or mode == WRITE)
+                and (key == there or key is None or there is None)
+            ):
+                return False
+    return True
+
+
+def bits(steps: int) -> Iterator[int]:
+    """The steps of a set, the last first."""
+    while steps:
+        i = steps.bit_length() - 1
+        yield i
+        steps ^= 1 << i
+
+
+@dataclass(slots=True)
+class History:
+    """The steps so far, and the sets that answer quickly which of them conflict with an access.
+
+    after[i]: the steps that step i happens before.  of[cpu]: the steps of a CPU.  waited: the cells, by name, that some
+    CPU waits for: no two writes of these commute, or who waits could come between them and would not be tried there.
+    commuted: the cells that were written in a mode that commutes.
+    """
+
+    journal: Journal
+    waited: set[str] = field(default_factory=set)
+    steps: list[Step] = field(default_factory=list)
+    commuted: set[str] = field(default_factory=set)
+    after: list[int] = field(default_factory=list)
+    of: dict[int, int] = field(default_factory=dict)
+    _accessed: dict[str, dict[Key, dict[str, int]]] = field(default_factory=dict)
+    _conflicting: dict[Access, int] = field(default_factory=dict)  # what was looked up since the last step
+    _ends: int = 0  # the step that ended the machine, if one did
+
+    def access_of(self, touches: Iterable[Touch]) -> Access:
+        """Touches as an access.
+
+        A range of indices stands for the whole cell; no two takers of a kernel lock commute.
+        """
+        access = []
+        for cell, key, mode in touches:
+            name = cell.name
+            if mode in COMMUTING:
+                if orders(cell) or name in self.waited:
+                    mode = WRITE
+                else:
+                    self.commuted.add(name)
+            access.append((name, None if type(key) is range else key, str(mode)))
+        return tuple(access)
+
+    def _wait_for(self, touches: Sequence[Touch]) -> None:
+        self.waited.update(cell.name for cell, _, _ in touches)
+        if not self.waited.isdisjoint(self.commuted):
+            raise Waited
+
+    def add(
+        self,
+        cpu: int,
+        access: Access,
+        touches: Sequence[Touch],
+        mark: int,
+        ready: Callable[[], bool] | None,
+        more: Access = (),
+    ) -> Step:
+        """A step that was made.  ready: the condition it waited for, if it did."""
+        own = self.known_to(cpu)
+        conflicting = self._look_up(access)
+        before = own
+        rest, races = conflicting & ~own, []
+        while rest:
+            i = rest.bit_length() - 1
+            races.append(i)
+            before |= self.steps[i].before | 1 << i
+            rest &= ~before
+        if ready is not None:
+            self._wait_for(touches)
+            races = self._races_of_a_wait(conflicting & ~own, touches, ready, mark)
+        step = Step(cpu, access, before, own, tuple(races), touches, mark, more)
+        bit = 1 << len(self.steps)
+        after = self.after
+        while before:
+            i = before.bit_length() - 1
+            after[i] |= bit
+            before ^= 1 << i
+        self.steps.append(step)
+        self.after.append(0)
+        self._conflicting.clear()
+        self.of[cpu] = self.of.get(cpu, 0) | bit
+        if access is EVERYTHING:
+            self._ends = bit
+        for name, key, mode in access:
+            modes = self._accessed.setdefault(name, {}).setdefault(key, {})
+            modes[mode] = modes.get(mode, 0) | bit
+        return step
+
+    def waiting(self, cpu: int, touches: Sequence[Touch], ready: Callable[[], bool] | None, mark: int) -> Step:
+        """The step that a CPU can not make at the end: it races like one that was made, but is none of the steps."""
+        self._wait_for(touches)
+        own = self.known_to(cpu)
+        access = self.access_of(touches)
+        conflicting = self.conflicting(access) & ~own
+        races = self._races_of_a_wait(conflicting, touches, ready or (lambda: True), mark)
+        return Step(cpu, access, own | conflicting, own, tuple(races), touches, mark)
+
+    def known_to(self, cpu: int) -> int:
+        """What happens before the next step of a CPU, whatever that accesses."""
+        last = self.of.get(cpu, 0).bit_length() - 1
+        return self.steps[last].before | 1 << last if last >= 0 else 0
+
+    def conflicting(self, access: Access) -> int:
+        """The steps that do not commute with an access."""
+        found = self._conflicting.get(access)
+        if found is None:
+            found = self._conflicting[access] = self._look_up(access)
+        return found
+
+    def accessing(self, names: Iterable[str]) -> int:
+        """The steps that accessed cells of these names."""
+        found = 0
+        for name in names:
+            for modes in self._accessed.get(name, {}).values():
+                for steps in modes.values():
+                    found |= steps
+        return found
+
+    def _look_up(self, access: Access) -> int:
+        if access is EVERYTHING:
+            return (1 << len(self.steps)) - 1
+        found = self._ends
+        for name, key, mode in access:
+            keys = self._accessed.get(name)
+            if keys is None:
+                continue
+            for modes in keys.values() if key is None else (keys.get(key), keys.get(None)):
+                if modes:
+                    for there, steps in modes.items():
+                        if there != mode or mode == WRITE:
+                            found |= steps
+        return found
+
+    def _races_of_a_wait(
+        self, candidates: int, touches: Sequence[Touch], ready: Callable[[], bool], end: int
+    ) -> list[int]:
+        # A release happens before the wait that it ends, but can not come after it: the race of a wait is with the
+        # last step before which it could have gone on.
+        races = []
+        while candidates:
+            i = candidates.bit_length() - 1
+            candidates ^= 1 << i
+            with self.without(i, touches, end):
+                could_go_on = ready()
+            if could_go_on:
+                races.append(i)
+                candidates &= ~self.steps[i].before
+        return races
+
+    def moved_before(self, j: Step, i: int) -> Access:
+        """What a step would access if it came before step i, with which it races.
+
+        Where step i decides what it comes to (a try-lock, a cmpxchg) that is looked up; else it is as it was.
+        """
+        if not any(isinstance(mode, Tried) for _, _, mode in j.touches):
+            return j.access
+        with self.without(i, j.touches, len(self.journal.log or ())):
+            told = self.access_of((cell, key, mode_now(cell, key, mode)) for cell, key, mode in j.touches)
+        if told == j.access[: len(told)]:
+            return j.access
+        return told + j.access[len(told) :] + j.more
+
+    def without(self, i: int, touches: Sequence[Touch], end: int) -> Without:
+        """Within it the cells of some touches hold what they would hold had step i not been made, nor what follows it.
+
+        What came meanwhile without knowing of step i is kept.
+        end: what the log has from there on is of a step that is not among the steps yet; it is not kept either.
+        """
+        return Without(self, i, [cell for cell, _, _ in touches], end)
+
+    def truncate(self, n: int) -> None:
+        """Forget all steps from n on."""
+        keep = (1 << n) - 1
+        self._ends &= keep
+        self._conflicting.clear()
+        for step in self.steps[n:]:
+            self.of[step.cpu] &= keep
+            for name, key, mode in step.access:
+                self._accessed[name][key][mode] &= keep
+        del self.steps[n:], self.after[n:]
+        self.after[:] = [steps & keep for steps in self.after]
+
+
+class Without:
+    """A look at cells as they would be without step i and all that happens after it."""
+
+    __slots__ = ("cells", "end", "history", "i", "now")
+
+    def __init__(self, history: History, i: int, cells: Sequence[Cell], end: int) -> None:
+        self.history, self.i, self.cells, self.end = history, i, set(cells), end
+        self.now: list[tuple[Cell, Key, Any]] = []
+
+    def __enter__(self) -> None:
+        for (cell, key), value in self._values().items():
+            self.now.append((cell, key, cell.peek(key)))
+            cell.restore(key, value)
+
+    def __exit__(self, *_: object) -> None:
+        for cell, key, value in self.now:
+            cell.restore(key, value)
+
+    def _values(self) -> dict[tuple[Cell, Key], Any]:
+        history, log = self.history, self.history.journal.log
+        assert log is not None
+        kept = ~history.after[self.i] & ~(1 << self.i)
+        writes: dict[tuple[Cell, Key], list[tuple[Any, int]]] = {}  # what was there before each, and is it kept
+        for n, at in self._writes(log):
+            cell, key, old = log[at]
+            if cell in self.cells:
+                writes.setdefault((cell, key), []).append((old, kept >> n & 1))
+        values = {}
+        for (cell, key), found in writes.items():
+            olds = [old for old, _ in found]
+            values[cell, key] = olds[0]
+            for (_, stays), new in zip(found, [*olds[1:], cell.peek(key)], strict=True):
+                if stays:
+                    values[cell, key] = new
+        return values
+
+    def _writes(self, log: Sequence[Any]) -> Iterator[tuple[int, int]]:
+        # (step, place in the log) of what may have written the cells: those from step i on that accessed them
+        history, steps = self.history, self.history.steps
+        for n in sorted(bits(history.accessing(cell.name for cell in self.cells) >> self.i)):
+            n += self.i
+            end = steps[n + 1].mark if n + 1 < len(steps) else self.end
+            for at in range(steps[n].mark, end):
+                yield n, at
+        for at in range(self.end, len(log)):
+            yield self.i, at

@@ -1,0 +1,218 @@
+"""Programs in a little language of shared words and locks, to hold a search against known numbers.
+
+A program is JSON: {"program", "init": {location: value}, "threads": [{"count", "var", "first", "code"}], "sizes"}.
+Statements are lists: load, store, faa, cas, lock, try, unlock, await, set, if, while, repeat; each but the last four
+is a step.  Expressions are integer expressions in Python's syntax over registers, the thread's variable and the sizes.
+Every statement is translated to Python, so that a program runs as fast as one that is written by hand.
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from tdxlab.engine.cells import Journal, Table
+from tdxlab.engine.run import Program
+from tdxlab.engine.step import READ, WRITE, Pause, Steps, Touch, Tried, step
+
+Statement = Sequence[Any]
+Thread = Callable[..., Coroutine[Pause, list[Touch], None]]
+
+ALLOWED = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,
+    ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+)  # fmt: skip
+
+
+class Words(Table):
+    """Shared words by index, 0 where nothing was written; of locks: who holds it, counted from 1."""
+
+    __slots__ = ()
+
+
+def free(lock: Table, key: int) -> Callable[[], bool]:
+    """Is the lock free?"""
+    return lambda: not lock.peek(key)
+
+
+def tried(lock: Table, key: int) -> str:
+    """A try-lock that fails is a read."""
+    return READ if lock.peek(key) else WRITE
+
+
+TRIED = Tried(WRITE, tried)
+
+
+def swapped(expected: int) -> Tried:
+    """So is a cas that fails."""
+    return Tried(WRITE, lambda words, key: WRITE if words.peek(key) == expected else READ)
+
+
+def program(spec: Mapping[str, Any], **sizes: int) -> Program:
+    """A program of the language.  Raises ValueError with a sentence."""
+    journal = Journal()
+    names: dict[str, Table] = {}
+    translated = [_Translation(names, thread) for thread in spec["threads"]]
+    for translation in translated:
+        translation.translate()
+    cells = {name: Table(journal, name) for name in names}
+    for location, value in spec.get("init", {}).items():
+        name, _, index = location.partition("[")
+        if name in cells and index not in ("", "*]"):
+            cells[name].put(_value(index.rstrip("]"), sizes), value)
+        elif name in cells and value:
+            cells[name].default = value
+    threads: list[tuple[Thread, int]] = []
+    for translation, thread in zip(translated, spec["threads"], strict=True):
+        made = translation.made({f"w_{name}": cell for name, cell in cells.items()} | dict(sizes))
+        count, first = (_value(str(thread.get(key, default)), sizes) for key, default in (("count", 1), ("first", 1)))
+        threads += [(made, first + n) for n in range(count)]
+
+    def actors() -> list[Steps]:
+        return [made(i) for made, i in threads]
+
+    return Program(journal, actors, max_steps=10_000)
+
+
+def _value(text: str, sizes: Mapping[str, int]) -> int:
+    return int(eval(_expression(text), {"__builtins__": {}}, dict(sizes)))
+
+
+def _expression(text: Any) -> str:
+    # an integer expression, and nothing else that Python can say
+    try:
+        tree = ast.parse(str(text), mode="eval")
+    except SyntaxError:
+        raise ValueError(f"{text!r} is no expression") from None
+    for node in ast.walk(tree):
+        if not isinstance(node, ALLOWED) or (isinstance(node, ast.Constant) and not isinstance(node.value, int)):
+            raise ValueError(f"{text!r} is no integer expression over registers and sizes")
+        if isinstance(node, ast.Name) and node.id.startswith("w_"):
+            raise ValueError(f"{text!r}: a register can not begin with w_")
+    return f"({ast.unparse(tree)})"
+
+
+class _Translation:
+    """One thread's code as the source of a coroutine function.  names: gets the shared names that it uses."""
+
+    def __init__(self, names: dict[str, Any], thread: Mapping[str, Any]) -> None:
+        self.names, self.thread, self.lines = names, thread, ["pass"]
+        self.loops = 0
+
+    def translate(self) -> None:
+        """Make the source."""
+        self.lines += self._block(self.thread["code"])
+
+    def made(self, scope: Mapping[str, Any]) -> Thread:
+        """The function, which takes the thread's variable."""
+        var = self.thread.get("var", "i")
+        source = f"async def thread({var}):\n" + textwrap.indent("\n".join(self.lines), "    ")
+        known: dict[str, Any] = {
+            "__builtins__": {}, "range": range, "step": step, "READ": READ, "WRITE": WRITE, "free": free,
+            "TRIED": TRIED, "swapped": swapped, **scope,
+        }  # fmt: skip
+        exec(compile(source, "<program>", "exec"), known)
+        thread: Thread = known["thread"]
+        return thread
+
+    def _block(self, code: Sequence[Statement]) -> list[str]:
+        return [line for statement in code for line in self._statement(statement)] or ["pass"]
+
+    def _statement(self, statement: Statement) -> list[str]:
+        kind, *parts = statement
+        translate = getattr(self, f"_{kind}", None)
+        if kind not in STATEMENTS or translate is None:
+            raise ValueError(f"{kind!r} is no statement; these are: {', '.join(STATEMENTS)}")
+        lines: list[str] = translate(*parts)
+        return lines
+
+    def _place(self, location: str) -> tuple[str, str]:
+        # the variable of its words, and the index in them
+        name, _, index = location.partition("[")
+        if not name.isidentifier():
+            raise ValueError(f"{location!r} is no location")
+        self.names[name] = None
+        return f"w_{name}", _expression(index.removesuffix("]") or "0")
+
+    def _load(self, register: str, location: str) -> list[str]:
+        words, key = self._place(location)
+        return [f"k_ = {key}", f"await step(({words}, k_, READ))", f"{register} = {words}[k_]"]
+
+    def _store(self, location: str, value: Any) -> list[str]:
+        words, key = self._place(location)
+        return [f"k_ = {key}", f"await step(({words}, k_, WRITE))", f"{words}.put(k_, {_expression(value)})"]
+
+    def _faa(self, register: str, location: str, value: Any) -> list[str]:
+        words, key = self._place(location)
+        return [
+            f"k_ = {key}",
+            f"await step(({words}, k_, WRITE))",
+            f"v_ = {words}[k_]",
+            f"{words}.put(k_, v_ + {_expression(value)})",
+            f"{register} = v_",
+        ]
+
+    def _cas(self, register: str, location: str, expected: Any, new: Any) -> list[str]:
+        words, key = self._place(location)
+        return [
+            f"k_, e_, n_ = {key}, {_expression(expected)}, {_expression(new)}",
+            f"await step(({words}, k_, swapped(e_)))",
+            f"{register} = 1 if {words}[k_] == e_ else 0",
+            f"if {register}:",
+            f"    {words}.put(k_, n_)",
+        ]
+
+    def _lock(self, location: str) -> list[str]:
+        lock, key = self._place(location)
+        return [f"k_ = {key}", f"await step(({lock}, k_, WRITE), ready=free({lock}, k_))", f"{lock}.put(k_, 1)"]
+
+    def _try(self, register: str, location: str) -> list[str]:
+        lock, key = self._place(location)
+        return [
+            f"k_ = {key}",
+            f"await step(({lock}, k_, TRIED))",
+            f"{register} = 0 if {lock}[k_] else 1",
+            f"if {register}:",
+            f"    {lock}.put(k_, 1)",
+        ]
+
+    def _unlock(self, location: str) -> list[str]:
+        lock, key = self._place(location)
+        return [f"k_ = {key}", f"await step(({lock}, k_, WRITE))", f"{lock}.put(k_, 0)"]
+
+    def _await(self, location: str, condition: str) -> list[str]:
+        words, key = self._place(location)
+        return [
+            f"def ready_(words=None, key={key}):",
+            f"    _ = {words}.peek(key)",
+            f"    return {_expression(condition)}",
+            f"await step(({words}, {key}, READ), ready=ready_)",
+            f"{words}[{key}]",
+        ]
+
+    def _set(self, register: str, value: Any) -> list[str]:
+        return [f"{register} = {_expression(value)}"]
+
+    def _if(self, condition: Any, then: Sequence[Statement], otherwise: Sequence[Statement] = ()) -> list[str]:
+        return [
+            f"if {_expression(condition)}:",
+            *_indented(self._block(then)),
+            "else:",
+            *_indented(self._block(otherwise)),
+        ]
+
+    def _while(self, condition: Any, body: Sequence[Statement]) -> list[str]:
+        return [f"while {_expression(condition)}:", *_indented(self._block(body))]
+
+    def _repeat(self, count: Any, body: Sequence[Statement]) -> list[str]:
+        self.loops += 1
+        return [f"for n_{self.loops} in range({_expression(count)}):", *_indented(self._block(body))]
+
+
+STATEMENTS = "load", "store", "faa", "cas", "lock", "try", "unlock", "await", "set", "if", "while", "repeat"
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
