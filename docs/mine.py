@@ -4,8 +4,7 @@ The question is the one in tdxlab/kvm/accept_level.py, whose docstring says what
 4K whenever the exit says that the guest accepts 4K, as the design `error_code` does, but first splits what is mapped.
 """
 
-from tdxlab.kvm.accept_level import no_bits, question, split_refused, tdx_accept_level
-from tdxlab.kvm.inhibit_lock import split_around
+from tdxlab.kvm.accept_level import no_bits, question, split_crossing, split_refused, tdx_accept_level
 from tdxlab.kvm.kvm_main import KvmVcpu, kvm_mmu_write_lock
 from tdxlab.kvm.mmu import KvmPageFault
 
@@ -16,7 +15,7 @@ async def split_what_is_larger(vcpu: KvmVcpu, gfn: int) -> int:
     if not level:
         return 0
     await kvm_mmu_write_lock(vcpu.kvm, "accept level")
-    ret = await split_around(vcpu.kvm, gfn, level)
+    ret = await split_crossing(vcpu.kvm, gfn, level)
     vcpu.kvm.mmu_lock.write_unlock()
     return ret
 
