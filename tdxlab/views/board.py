@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -11,12 +12,14 @@ from matplotlib.figure import Figure
 from tdxlab.lessons.entries import PamtAt, Picture, SeptAt
 from tdxlab.lessons.leaves import Call, Scene
 from tdxlab.views import bits, palette, paths, ranges, sheets
-from tdxlab.views.calls import walks
+from tdxlab.views.calls import Walk, walks
 from tdxlab.views.plots import FONT
 from tdxlab.views.words import Word, pamt_words, sept_word
 
-WIDTH, TOP, LINE, FOOT = 11.5, 2.75, 0.243, 0.55
-"""Inches: the board, its upper part, the height of a bit, the line of locks."""
+WIDTH, TOP, LINE, CHIP, GAP = 11.5, 2.75, 0.243, 0.33, 0.12
+"""Inches: the board, its upper part, the height of a bit, of a line of locks, between two locks."""
+FOOT = 0.22 + 2 * CHIP
+"""No call has more locks than two lines hold, and a board keeps its height whatever was called."""
 MODES = {"S": palette.look("FROZEN").fill, "X": palette.look("BLOCKED").fill, "busy": "#FFFFFF"}
 """Shared and exclusive as in the matrix of locks."""
 
@@ -84,13 +87,28 @@ def locks(axes: Axes, call: Call | None) -> None:
     taken = walks(call) if call else []
     head = "locks, in the order taken (S shared, X exclusive):" if taken else "locks: none" if call else ""
     axes.text(0, 0, head, va="top", fontsize=10.5)
-    x = 0.0
-    for walk in taken:
-        text = f"{walk.name}  {walk.how}"
-        width = 0.22 + sheets.inches(text, 10.5)
-        fill = MODES[walk.locks[-1].how.removeprefix("S->")]
-        sheets.round_box(axes, x, 0.22, width, 0.3, facecolor=fill, edgecolor="#404040")
-        axes.text(x + width / 2, 0.37, text, fontsize=10.5, **sheets.MIDDLE)
-        x += width + 0.12
+    for line, chips in enumerate(ribbon(taken)):
+        x, y = 0.0, 0.22 + line * CHIP
+        for walk, width in chips:
+            fill = MODES[walk.locks[-1].how.removeprefix("S->")]
+            sheets.round_box(axes, x, y, width, 0.3, facecolor=fill, edgecolor="#404040")
+            axes.text(x + width / 2, y + 0.15, chip(walk), fontsize=10.5, **sheets.MIDDLE)
+            x += width + GAP
     if not taken:
         sheets.caption(axes, SOURCE)
+
+
+def chip(walk: Walk) -> str:
+    """What stands on it."""
+    return f"{walk.name}  {walk.how}"
+
+
+def ribbon(taken: Sequence[Walk]) -> list[list[tuple[Walk, float]]]:
+    """The locks with their widths, in lines that the board has room for."""
+    lines: list[list[tuple[Walk, float]]] = [[]]
+    for walk in taken:
+        width = 0.22 + sheets.inches(chip(walk), 10.5)
+        if sum(before + GAP for _, before in lines[-1]) + width > WIDTH - 0.2:
+            lines.append([])
+        lines[-1].append((walk, width))
+    return lines

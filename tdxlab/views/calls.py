@@ -14,12 +14,13 @@ from tdxlab.lessons.leaves import Call, answer
 from tdxlab.lessons.locks import Taken
 from tdxlab.lessons.refusals import Refusal
 from tdxlab.lessons.refusing import answering
-from tdxlab.spec.bits import GpaLevel, HpaLevel, PamtEntry, field
+from tdxlab.spec.bits import ExtendedQualification, GpaLevel, HpaLevel, PamtEntry, field
 from tdxlab.spec.leaves import NULL_PA, named
 from tdxlab.spec.levels import LEVEL_2M, shift
 from tdxlab.spec.pamt import LAST_PAGE_HINT, PageType
-from tdxlab.spec.sept import BY_BITS, STATE_MASK
+from tdxlab.spec.sept import BY_BITS, STATE_MASK, STATES
 from tdxlab.spec.status import Status
+from tdxlab.spec.tdstate import ExtendedExit
 from tdxlab.views import text
 from tdxlab.views.rows import Row
 from tdxlab.views.words import LEVELS
@@ -214,12 +215,26 @@ def card(call: Call) -> str:
 
 
 def why(call: Call) -> list[str]:
-    """What a status means, and which of the leaf's checks did not hold, or which ones it may have been."""
-    if call.crossed or not call.status:
+    """Which of the leaf's checks failed, or may have; where that is not known, what the status means; why it exited."""
+    if call.crossed:
+        return asked_for(call)
+    if not call.status:
         return []
     rows = list(dict.fromkeys(row.what for row in call.refused_by))
-    head = "what does not hold: " + "one of " * (len(rows) > 1)
-    return [call.status.sentence, *[head + ", or ".join(rows)] * bool(rows)]
+    head = "one of these checks failed: " if len(rows) > 1 else "check failed: "
+    return [head + "; or ".join(rows)] if rows else [call.status.sentence]
+
+
+def asked_for(call: Call) -> list[str]:
+    """Of a TDCALL that exits because the entry is another one than it needs: what the host reads in RDX."""
+    told = ExtendedQualification
+    extended = call.outputs.get("rdx", 0) if call.leaf.side == "guest" else 0
+    if field(extended, told.TYPE) not in (ExtendedExit.ACCEPT, ExtendedExit.ATTR_WR):
+        return []
+    asked, found = (LEVELS[field(extended, level)] for level in (told.REQUESTED, told.LEVEL))
+    there = next(state.name for state in STATES.values() if state.code == field(extended, told.STATE))
+    kind = "leaf" if extended & told.LEAF else "entry"
+    return [f"RDX tells the host: {asked} were asked for, and the walk ended at a {found} {kind}, {there}"]
 
 
 def table(calls: Sequence[Call], fold: bool = False) -> str:

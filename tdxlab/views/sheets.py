@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,6 +23,7 @@ MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
 HEADING: dict[str, Any] = {"size": 13, "weight": "bold"}
 
 
+@lru_cache(maxsize=4096)  # laying out a text takes milliseconds, and cells say the same again and again
 def inches(text: str, size: float = 11, weight: str = "normal") -> float:
     """How wide a line of text is."""
     font = FontProperties(weight=weight)

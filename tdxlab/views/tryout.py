@@ -21,6 +21,7 @@ from tdxlab.lessons.td import (
     PAGE,
     PAGE_IN_MIB_1,
     PAGES,
+    PAIR,
     PT_2M,
     SOURCE,
     SPARE,
@@ -29,7 +30,7 @@ from tdxlab.lessons.td import (
     TDVPR_1,
 )
 from tdxlab.spec.leaves import named
-from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_2M
+from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, PAGE_SIZE, SIZE_2M, shift
 from tdxlab.views import palette, plots
 from tdxlab.views.board import LAST, Focus, board
 from tdxlab.views.calls import changes, operands, why
@@ -73,18 +74,19 @@ SHARED = 1 << 47  # the GPA bit that makes a GPA shared, with a GPA width of 48
 
 # fmt: off
 GPAS = {
-    "0x1000": 0x1000, "0x2000": 0x2000, "0x0, mapped": 0, "0x200000": SIZE_2M, "0x800, not aligned": 0x800,
-    "shared": SHARED,
+    "0x1000": 0x1000, "0x2000": 0x2000, "0x0, mapped": 0, "0x200000": SIZE_2M, "0x400000": 2 * SIZE_2M,
+    "0x800, not aligned": 0x800, "shared": SHARED,
 }
 LEVELS = {"4K": LEVEL_4K, "2M": LEVEL_2M, "1G": LEVEL_1G}
+DONORS = {"SPARE[0]": SPARE[0], "SPARE[1]": SPARE[1], "PAIR[0]": PAIR[0], "PAIR[1]": PAIR[1]}
 PAGES_4K = {
-    "PAGE": PAGE, "PAGE_IN_MIB_1": PAGE_IN_MIB_1, "LARGE": LARGE, "PT_2M": PT_2M, "SPARE[0]": SPARE[0],
-    "SPARE[1]": SPARE[1], "IMAGE, in use": IMAGE, "TDR, in use": TDR, "not aligned": PAGE + 8, "in no TDMR": OUTSIDE,
+    "PAGE": PAGE, "PAGE_IN_MIB_1": PAGE_IN_MIB_1, "PAGES": PAGES, "LARGE": LARGE, "PT_2M": PT_2M,
+    **DONORS, "IMAGE, in use": IMAGE, "TDR, in use": TDR, "not aligned": PAGE + 8, "in no TDMR": OUTSIDE,
 }
 RANGES = {"PAGES": PAGES, "LARGE": LARGE, "CONTROL, in use": CONTROL}
 LEVELS_OF_RANGES = {"2M": LEVEL_2M, "4K": LEVEL_4K, "1G": LEVEL_1G}
 VCPUS = {"TDVPR": TDVPR, "TDVPR_1": TDVPR_1}
-DONOR = dict(list(PAGES_4K.items())[4:])
+DONOR = dict(list(PAGES_4K.items())[5:])
 DONOR_1 = {"SPARE[1]": SPARE[1], **DONOR}  # a pair is two pages: the second list begins with another one
 
 CHOICES: dict[str, tuple[Mapping[str, int], ...]] = {
@@ -169,13 +171,18 @@ class Try(w.VBox):  # type: ignore[misc]
 
     def _watch(self) -> None:
         # what the form names, else what was watched before; a PAMT path needs an HPA of a TDMR
+        by_gpa = False
         for meaning, parts in self.parts.items():
             if meaning in ("gpa_level", "gpa"):
-                self.gpa = parts[0].value & -PAGE_SIZE & SHARED - 1
+                self.gpa, by_gpa = parts[0].value & -PAGE_SIZE & SHARED - 1, True
             elif parts[0].value != OUTSIDE and meaning in ("page", "hpa_level"):
                 self.hpa = parts[0].value & -PAGE_SIZE
                 self.focus = Focus(pamt=LEVEL_2M) if meaning == "hpa_level" else LAST
         self.leaves.watch(self.gpa, self.hpa)
+        last = self.leaves.scene().before.sept[-1]
+        if by_gpa and last.state.leaf:  # both ways lead to one page, whichever page the form names
+            self.hpa, self.focus = last.hpa + (self.gpa & (1 << shift(last.level)) - 1), LAST
+            self.leaves.watch(self.gpa, self.hpa)
 
     def _show(self, call: Call | None) -> None:
         made = len(self.leaves.calls) - self.start

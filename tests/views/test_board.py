@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from tdxlab.lab import Lab
 from tdxlab.lessons.leaves import Leaves
-from tdxlab.lessons.td import LARGE, OWN, PAGE, PAGES, PT_2M, TDR, build
+from tdxlab.lessons.td import LARGE, OWN, PAGE, PAGES, PT_2M, SPARE, TDR, build
 from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, SIZE_2M
 from tdxlab.views import palette, ranges
 from tdxlab.views.board import Focus, board
@@ -84,6 +84,22 @@ def test_bits_of_another_entry_are_not_compared(call: Leaves) -> None:
 def test_locks_stand_in_the_order_taken(call: Leaves) -> None:
     told = texts(board(call.scene()), LOCKS)[1:]
     assert [text.split("  ")[0] for text in told] == ["TDR", "OP_STATE", "SEPT tree", "SEPT entry [1]", "PAGE"]
+
+
+def test_the_last_lock_of_the_longest_row_is_seen() -> None:
+    call = build(Lab(module="1.5.25", dpamt=True))
+    call("TDH.MEM.PAGE.AUG", BIG, TDR, LARGE)
+    call("TDH.MEM.RANGE.BLOCK", BIG, TDR)
+    call("TDH.MEM.TRACK", TDR)
+    call.watch(SIZE_2M, LARGE)
+    assert not call("TDH.MEM.PAGE.DEMOTE", BIG, TDR, PT_2M, 0, 0, 0, *SPARE).refused
+    figure = board(call.scene())
+    paper = figure.axes[LOCKS]
+    assert len(paper.patches) == 8
+    right, bottom = paper.get_xlim()[1], paper.get_ylim()[0]
+    for chip in paper.patches:
+        extent = chip.get_path().get_extents()
+        assert extent.x1 <= right and extent.y1 <= bottom
 
 
 def test_a_range_shows_its_pages_and_the_bitmap(call: Leaves) -> None:

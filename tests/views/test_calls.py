@@ -39,14 +39,26 @@ def test_a_card_tells_a_call_its_answer_its_changes_and_its_locks(call: Leaves) 
 def test_a_refusal_says_why_and_that_nothing_changed(call: Leaves) -> None:
     told = calls.card(last(call, ("TDH.MEM.PAGE.AUG", GPA, TDR, PAGE)))
     assert "TDX_MISSING_PAMT_PAGE_PAIR|R8" in told and "changed   nothing" in told
-    assert "what does not hold: the page's 2M range" in told
+    assert "why       check failed: the page's 2M range has a PAMT page pair\n" in told
 
 
 def test_a_refusal_that_may_have_two_reasons_says_one_of_them() -> None:
     told = calls.card(build(Lab(module="1.5.25"))("TDH.PHYMEM.PAMT.ADD", PAGES | LEVEL_2M, *PAIR))
     words = " ".join(told.split())
-    assert "what does not hold: one of RAX: a leaf that the module" in words
-    assert ", or the module was configured with Dynamic PAMT" in words
+    assert "one of these checks failed: RAX" in words
+    assert "; or the module was configured with Dynamic PAMT" in words
+
+
+@pytest.mark.parametrize(
+    ("gpa", "says"),
+    [
+        (SIZE_2M | LEVEL_4K, "4K were asked for, and the walk ended at a 2M leaf, PENDING"),
+        (0x1000 | LEVEL_4K, "4K were asked for, and the walk ended at a 4K entry, FREE"),
+    ],
+)
+def test_an_exit_of_an_accept_says_what_the_host_is_told(call: Leaves, gpa: int, says: str) -> None:
+    made = last(call, ("TDH.MEM.PAGE.AUG", BIG, TDR, LARGE), ("TDH.VP.ENTER", TDVPR), ("TDG.MEM.PAGE.ACCEPT", gpa))
+    assert calls.why(made) == [f"RDX tells the host: {says}"]
 
 
 def test_the_hint_and_the_page_come_back(call: Leaves) -> None:

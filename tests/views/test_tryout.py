@@ -12,9 +12,9 @@ mpl.use("Agg")
 
 from tdxlab.lab import Lab
 from tdxlab.lessons.leaves import Leaves
-from tdxlab.lessons.td import PAGE, SPARE, TDR, build
+from tdxlab.lessons.td import LARGE, PAGE, SPARE, TDR, build
 from tdxlab.spec.leaves import named
-from tdxlab.spec.levels import LEVEL_2M
+from tdxlab.spec.levels import LEVEL_2M, SIZE_2M
 from tdxlab.views import tryout
 from tdxlab.views.board import LAST, Focus
 from tdxlab.views.tryout import Steps, Try
@@ -77,10 +77,20 @@ def test_a_reader_makes_a_call_and_takes_it_back(form: Try, call: Leaves) -> Non
 
 def test_a_refusal_is_explained(form: Try) -> None:
     form.call.click()
-    assert "TDX_MISSING_PAMT_PAGE_PAIR|R8" in form.card.value and "does not hold" in form.card.value
+    assert "TDX_MISSING_PAMT_PAGE_PAIR|R8" in form.card.value and "check failed: " in form.card.value
     choose(form, "TDH.MEM.PAGE.AUG", gpa_level="0x800, not aligned")
     form.call.click()
     assert "TDX_OPERAND_INVALID|RCX" in form.card.value
+
+
+def test_the_board_follows_the_gpa_to_its_page(plain: Try, call: Leaves) -> None:
+    call("TDH.MEM.PAGE.AUG", SIZE_2M | LEVEL_2M, TDR, LARGE)
+    choose(plain, "TDH.MEM.RANGE.BLOCK", gpa_level="0x200000")
+    plain.make()
+    assert (plain.gpa, plain.hpa, plain.focus) == (SIZE_2M, LARGE, LAST)
+    choose(plain, "TDH.MEM.PAGE.AUG", gpa_level="0x1000", page="PAGE")
+    plain.make()
+    assert (plain.gpa, plain.hpa) == (0x1000, PAGE), "nothing is mapped there: the page that is named"
 
 
 def test_what_nobody_can_call_is_a_sentence(form: Try, call: Leaves) -> None:
