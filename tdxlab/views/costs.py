@@ -86,7 +86,7 @@ def overview(found: Mapping[tuple[str, str], Done]) -> list[Row]:
     return [
         {
             "workload, design": f"{work}, {design}",
-            "mmu_lock read, write": f"{done.takes.get(READ, 0)}, {done.takes.get(WRITE, 0)}",
+            "mmu_lock r, w": f"{done.takes.get(READ, 0)}, {done.takes.get(WRITE, 0)}",
             "SEAMCALLs": str(done.seamcalls().total()),
             "DEMOTE": str(done.seamcalls()["TDH.MEM.PAGE.DEMOTE", "TDX_SUCCESS"]),
             "kicks": str(done.count("kick")),
@@ -144,11 +144,13 @@ def figures(dones: Dones, title: str = "") -> Figure:
     """Locks and calls as bars, a bar for each design; the host's memory as stacks, before and after."""
     named = [list(dict.fromkeys(name for done in dones.values() for name in count(done))) for count in (takes, calls)]
     height = 1.9 + (0.13 + 0.17 * len(dones)) * max(map(len, named))
-    fig, axes = figure(14.5, max(4.6, height), ncols=3, width_ratios=(1, 1, 0.95))
+    fig, axes = figure(12.6, max(4.6, height), ncols=3, width_ratios=(1, 1, 0.95))
     with plt.rc_context(FONT):
         _bars(axes[0], dones, named[0], "locks taken (of these, waited for)", both=True)
         _bars(axes[1], dones, named[1], "SEAMCALLs (✗: refused)")
         _stacks(axes[2], dones)
+        owners_ = axes[2].get_legend_handles_labels()
+        fig.legend(*owners_, loc="outside lower center", ncols=4, frameon=False, fontsize=10)
         fig.legend(handles=axes[0].containers, labels=list(dones), loc="outside upper left", ncols=5, frameon=False)
         fig.suptitle(title)
     return fig
@@ -197,5 +199,3 @@ def _stacks(axes: Axes, dones: Dones) -> None:
     axes.set_xticks(range(len(dones)), [f"{design}\nbefore, after" for design in dones], fontsize=10)
     axes.set_title("the host's pages for this TD,\nwithout the guest's own memory", fontsize=13)
     axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=9.5)

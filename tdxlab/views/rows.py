@@ -6,9 +6,10 @@ whole SEAMCALL or one test of a bit, so a longer span of steps is not a longer t
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.explore import Result
@@ -257,6 +258,11 @@ def sequence(trace: Trace, leaves: Sequence[str] = SPLIT) -> str:
             said = "" if note["status"] == "TDX_SUCCESS" else f": {status_text(note).removeprefix('TDX_')}"
             out.append(note["leaf"].split(".", 2)[2] + said)
     return textwrap.fill(", ".join(out), 64)
+
+
+def splits(runs: Mapping[str, Trace]) -> dict[str, Row]:
+    """{the first words of a run's name: the calls of its split, and the verdict on each claim}."""
+    return {re.split("[:,]", name)[0]: {"the split": sequence(t), **t.claims} for name, t in runs.items()}
 
 
 def outcome(trace: Trace) -> Row:

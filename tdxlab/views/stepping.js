@@ -76,6 +76,9 @@ function drawStrip(canvas, side, before, look, frame, { w, h }) {
 }
 
 function label(pen, text, width, height, { fill, ink }) {
+  const wide = pen.measureText(text).width;
+  // the longest names of states are wider than a strip
+  if (wide > width - 8) pen.font = pen.font.replace(/[\d.]+px/, (px) => `${(parseFloat(px) * (width - 8)) / wide}px`);
   const half = pen.measureText(text).width / 2 + 8;
   pen.fillStyle = fill;
   pen.fillRect(width / 2 - half, height / 2 - 14, 2 * half, 28);

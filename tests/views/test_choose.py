@@ -61,4 +61,4 @@ def test_the_table_has_a_line_for_each_count_and_the_figure_an_axis_with_a_unit(
 
 def test_presets_are_compared_where_they_differ() -> None:
     rows = {row["question"]: row for row in costs.choices(("seed", "y2026"))}
-    assert rows["split"]["y2026"] == "head_tail" and "accept_level" not in rows
+    assert rows["split"]["y2026"] == "head_tail" and "inhibit_lock" not in rows
