@@ -180,6 +180,7 @@ async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:
             return ret if ret < 0 else RESUME_GUEST
         looks = [(vcpu, name, READ) for name in ("requests", "pir", "signal")]
         await step(*looks, (kvm, "memslots", READ), at="retry the fault", ready=OTHERS)
+        kvm.journal.note("retry", gpa=gpa, vcpu=vcpu.vcpu_id)
         if vcpu.pir or vcpu.signal:
             return RESUME_GUEST
         if vcpu.requests & KVM_REQ_VM_DEAD:

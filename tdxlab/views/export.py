@@ -14,7 +14,7 @@ from typing import Any
 
 from tdxlab.engine.run import show_schedule
 from tdxlab.engine.trace import Trace
-from tdxlab.views import rows, text
+from tdxlab.views import happened, rows, text
 from tdxlab.views.spans import Span, function_spans, lock_spans
 
 ChromeEvent = dict[str, Any]
@@ -92,9 +92,14 @@ def write(trace: Trace, file: str | Path, names: Sequence[str] = ()) -> None:
     if path.suffix == ".json":
         path.write_text(json.dumps(chrome(trace, names), indent=1) + "\n", encoding="utf-8")
     elif path.suffix == ".csv":
-        found = rows.events(trace)
+        waits = happened.waits(trace)
+        found = [
+            {**row, "waited": waited, "stack": happened.stack_text(event)}
+            for row, (event, waited) in zip(rows.events(trace), waits, strict=True)
+        ]
+        columns = ["step", "cpu", "function", "label", "waited", "changed", "notes", "stack"]
         with path.open("w", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, ["step", "cpu", "function", "label", "changed", "notes"], lineterminator="\n")
+            writer = csv.DictWriter(out, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(found)
     elif path.suffix == ".txt":

@@ -14,6 +14,7 @@ from tabulate import tabulate
 from tdxlab.engine.run import show_schedule
 from tdxlab.engine.trace import Trace
 from tdxlab.views import rows
+from tdxlab.views.happened import happened
 from tdxlab.views.rows import Row
 from tdxlab.views.spans import lock_spans
 
@@ -77,6 +78,7 @@ def report(trace: Trace) -> str:
         "schedule": show_schedule(trace.schedule) or "-",
         "ended": trace.ended,
         "steps (not time: a step is what runs between two points where another CPU may)": events(trace),
+        "what happened in the kernel": table(happened(trace)),
         "calls": calls(trace),
         "calls by leaf and status": counts(trace),
         "locks": locks(trace),
