@@ -155,7 +155,7 @@ ABOUT = {
     "inhibit_read_upgrade": "GUEST_INHIBIT is set under mmu_lock for read, before the split",
     "seed_nak": "the huge-page series v3 (2026-01-06), attributes and shared memory in guest_memfd; DPAMT v4",
     "y2026": "RFC v5 (2026-01-28): what a conversion splits is its first and its last block; DPAMT v6 (2026-05-25)",
-    "rfc_v5": "RFC v5 (2026-01-28) as posted, Dynamic PAMT too: an S-EPT page has its pair from the cache on",
+    "rfc_v5": "RFC v5 (2026-01-28) with its Dynamic PAMT as posted: an S-EPT page has its pair from the cache on",
     "mainline_616": "Linux 6.16: private memory is mapped at 4K only",
     "mainline_72": "Linux 7.2: as 6.16, without a reference for each page that is mapped",
 }
