@@ -116,7 +116,8 @@ def _run(args: argparse.Namespace) -> Answer:
 
         write(trace, args.trace)
     known = get(args.scenario)
-    claims = {c: {"holds": holds, "expected": known.expected(setting.design, c)} for c, holds in trace.claims.items()}
+    expected = {c: known.expected(setting.design, c, setting.grain) for c in trace.claims}
+    claims = {c: {"holds": holds, "expected": expected[c]} for c, holds in trace.claims.items()}
     data = {
         "scenario": args.scenario,
         "design": setting.design,
