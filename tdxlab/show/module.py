@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tdxlab.spec import leaves, sept, status
-from tdxlab.spec.bits import Layout, SeptEntry
+from tdxlab.spec.bits import Layout, SeptEntry, bits
 from tdxlab.spec.checks import CHECKS, Check, allows
 from tdxlab.spec.effects import EFFECTS, Effect
 from tdxlab.spec.features import PROFILES
@@ -29,6 +29,8 @@ DETAILS: dict[str, dict[int, str]] = {
     "exit reason": {n.value: n.name for n in ExitReason},
 }
 """What a number in bits 31:0 is called, by the kind of the detail."""
+NOT_TOLD = {"operation state", "vCPU state"}  # by 1.5.01, which has 0 there [oracle]
+RESERVED = bits(59, 48)  # of a status
 TRACKED = " (where the TD may run, only after BLOCK and TRACK)"
 
 
@@ -160,6 +162,8 @@ def status_value(name: str) -> Iterator[Entry]:
     """A status by its value, or by its name with or without what bits 31:0 say: TDX_OPERAND_BUSY|RCX, OPERAND_BUSY."""
     value = status_called(name)
     if value is None or not value.sentence:
+        if value is not None and value.error and value.family and not value & RESERVED:
+            yield {**told(value), "meaning": f"a status without a name here; bits 31:0 are {value.detail:#x}"}
         return
     by: dict[str, str] | list[str]
     if value.detail or name[0].isdigit() or "|" in name:
@@ -209,7 +213,9 @@ def details(value: Status) -> dict[str, str]:
     kinds = {row.detail for leaf in CHECKS for row in answering(leaf, value) if value.detail in row.details} - {""}
     if not kinds and value.code in TAKES_OPERAND and value.detail in Operand._value2member_map_:
         return {"operand": Operand(value.detail).name}
-    return {kind: DETAILS.get(kind, {}).get(value.detail, f"{value.detail:#x}") for kind in sorted(kinds)}
+    names = {kind: DETAILS.get(kind, {}).get(value.detail, f"{value.detail:#x}") for kind in sorted(kinds)}
+    any_in_01 = {kind: f"{names[kind]}; in 1.5.01 any" for kind in NOT_TOLD & names.keys() if not value.detail}
+    return names | any_in_01
 
 
 # --- module versions, operands, states, page types ---

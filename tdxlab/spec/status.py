@@ -71,6 +71,7 @@ CLASSES = {
     0x00: "general", 0x01: "operand", 0x02: "resource busy", 0x03: "page metadata", 0x04: "association with a TD",
     0x05: "system", 0x06: "TD", 0x07: "vCPU", 0x08: "key", 0x09: "platform", 0x0A: "TDMR", 0x0B: "Secure EPT",
     0x0C: "metadata field", 0x0D: "service TD", 0x0E: "migration", 0x10: "report", 0x11: "L2 VM",
+    0xFF: "software: the kernel's own",  # M: Kirill Shutemov 2025
 }
 # fmt: on
 
