@@ -73,7 +73,9 @@ def test_a_td_without_room_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("design", ["seed", "inhibit_write", "rfc_v1", "seed_nak", "y2026"])
+@pytest.mark.parametrize(
+    "design", ["seed", "inhibit_write", "seed,inhibit_lock=clear_on_zap", "rfc_v1", "seed_nak", "y2026"]
+)
 def test_4_gib_with_8_vcpus_stand_beside_what_was_published(design):
     booted = boot(design)
     assert booted.lost == 0 and not booted.twice and list(booted.beside())
