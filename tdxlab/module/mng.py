@@ -30,9 +30,9 @@ ROOT_TDCX = 3  # the control page that is the Secure-EPT root [S01:tdh_mng_add_c
 @handles(leaves.TDH_MNG_CREATE)
 async def tdh_mng_create(call: Call, hpa: int, hkid: int) -> None:
     """Make a free page the root of a TD, and give it an HKID.  Source: [S01:tdh_mng_create.c]"""
-    page = await hold_page(call, hpa, PT_NDA, RCX)
     if hkid not in call.memory.platform.private_hkids:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
+    page = await hold_page(call, hpa, PT_NDA, RCX)
     await call.held.exclusive(call.module.kot_lock, 0, Operand.KOT)
     if call.module.kot[hkid] is not KeyState.HKID_FREE:
         raise Refuse(st.TDX_HKID_NOT_FREE)
@@ -63,18 +63,25 @@ async def tdh_mng_key_config(call: Call, tdr: int) -> None:
 
 @handles(leaves.TDH_MNG_ADDCX)
 async def tdh_mng_addcx(call: Call, hpa: int, tdr: int) -> None:
-    """Give the TD a control page; the fourth is the root of its Secure EPT.  Source: [S01:tdh_mng_add_cx.c]"""
+    """Give the TD a control page; the fourth is the root of its Secure EPT.
+
+    The pages are zeroed, and with them the TD's locks, whoever still holds one; here with the first page.
+    Source: [S01:tdh_mng_add_cx.c]
+    """
     td = await hold_tdr(call, tdr, RDX, exclusive=True)
     check_keys(td)
     if len(td.tdcx) == MAX_TDCX:
         raise Refuse(st.TDX_TDCX_NUM_INCORRECT)
+    page = await hold_page(call, hpa, PT_NDA, RCX)
     if len(td.tdcx) >= MIN_TDCX:
         check_op_state(call, td)
-    page = await hold_page(call, hpa, PT_NDA, RCX)
 
     # --- all checks passed ---
-    table = call.memory.sept_page(hpa)
-    await step(page.entry(WRITE), page.bepoch(WRITE), (table, None, WRITE), (td, "chldcnt", ADD), at="update")
+    table, locks = call.memory.sept_page(hpa), () if td.tdcx else td.locks
+    zeroed = [(cell, None, WRITE) for cell in (table, *locks)]
+    await step(page.entry(WRITE), page.bepoch(WRITE), *zeroed, (td, "chldcnt", ADD), at="update")
+    for lock in locks:
+        lock.fill([0])
     if len(td.tdcx) == ROOT_TDCX:
         table.fill([FREE_ENTRY] * ENTRIES)
     td.tdcx = (*td.tdcx, hpa)
@@ -94,9 +101,8 @@ async def tdh_mng_init(call: Call, tdr: int, td_params: int) -> None:
     check_op_state(call, td)
     check_host_hpa(call, td_params, RDX, TD_PARAMS_BYTES)
     await step((call.memory.page(td_params), None, READ), at="TD_PARAMS")
-    values = parse(call.memory.read(td_params, TD_PARAMS_BYTES), call.features.config_flags, call.memory.platform)
-    if len(td.tdcx) < MIN_TDCX + values["num_l2_vms"]:
-        raise Refuse(st.TDX_TDCS_NOT_ALLOCATED)
+    raw, l2_vms = call.memory.read(td_params, TD_PARAMS_BYTES), len(td.tdcx) - MIN_TDCX
+    values = parse(raw, l2_vms, call.features.config_flags, call.memory.platform)
 
     # --- all checks passed ---
     l2_roots = [call.memory.sept_page(page) for page in td.tdcx[MIN_TDCX:]]
@@ -114,9 +120,9 @@ async def tdh_mng_init(call: Call, tdr: int, td_params: int) -> None:
 async def tdh_mng_vpflushdone(call: Call, tdr: int) -> None:
     """No vCPU is associated with an LP any more: the TD never runs again.  Source: [S01:tdh_mng_vpflushdone.c]"""
     td = await hold_tdr(call, tdr, RCX, exclusive=True, dead=True)
+    await call.held.exclusive(call.module.kot_lock, 0, Operand.KOT, (td, "num_assoc_vcpus", READ))
     if td.lifecycle not in (LifeCycle.HKID_ASSIGNED, LifeCycle.KEYS_CONFIGURED):
         raise Refuse(st.TDX_LIFECYCLE_STATE_INCORRECT)
-    await call.held.exclusive(call.module.kot_lock, 0, Operand.KOT, (td, "num_assoc_vcpus", READ))
     if td.num_assoc_vcpus:
         raise Refuse(st.TDX_FLUSHVP_NOT_DONE)
 

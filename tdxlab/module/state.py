@@ -86,7 +86,7 @@ class Td(_Fields):
     gpaw: int
     config_flags: int
     num_vcpus: int
-    x2apic_ids: tuple[int, ...]  # of vCPUs that were given one
+    x2apic_ids: tuple[int, ...]  # of its vCPUs; 0 if none was given
     measurement: Measurement
     mrtd: bytes
     mrconfigid: bytes
@@ -95,6 +95,7 @@ class Td(_Fields):
     # not under that lock: written at once, by the guest or the host
     td_ctls: int
     notify_enables: int
+    teeinfo_hashed: bool  # the hash of TDINFO that the module keeps is the last RTMRs'
     hp_lock_timeout: int  # microseconds for which the guest may be kept off a lock
     # not under that lock: under the RTMRs' own
     rtmrs: tuple[bytes, ...]
@@ -115,7 +116,7 @@ class Td(_Fields):
 
     ATOMIC = frozenset({
         "chldcnt", "num_assoc_vcpus", "td_epoch", "refcount0", "refcount1", "td_ctls", "notify_enables",
-        "hp_lock_timeout",
+        "hp_lock_timeout", "teeinfo_hashed",
     })  # fmt: skip
     RESET: ClassVar[dict[str, Any]] = {
         "lifecycle": LifeCycle.HKID_ASSIGNED,
@@ -142,6 +143,7 @@ class Td(_Fields):
         "mrownerconfig": bytes(48),
         "td_ctls": 0,
         "notify_enables": 0,
+        "teeinfo_hashed": False,
         "hp_lock_timeout": HP_LOCK_TIMEOUT_US,
         "rtmrs": (bytes(48),) * NUM_RTMRS,
         "chldcnt": 0,
@@ -169,6 +171,11 @@ class Td(_Fields):
         if key in Td.ATOMIC:
             return None
         return (self.rtmr_lock, 0) if key == "rtmrs" else pamt.lock_of(self.tdr)
+
+    @property
+    def locks(self) -> tuple[Sharex, ...]:
+        """Those that lie in control pages."""
+        return self.op_state_lock, self.sept_tree, self.epoch_lock, self.rtmr_lock
 
     @property
     def root(self) -> int:

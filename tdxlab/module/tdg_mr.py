@@ -39,19 +39,22 @@ async def tdg_mr_rtmr_extend(call: Call, gpa: int, index: int) -> None:
     hpa = await operand_page(call, gpa, RCX)
     if index >= NUM_RTMRS:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
-    await call.held.exclusive(td.rtmr_lock, 0, Operand.RTMR, (memory.page(hpa), None, READ))
+    hashed = td, "teeinfo_hashed", WRITE
+    await call.held.exclusive(td.rtmr_lock, 0, Operand.RTMR, (memory.page(hpa), None, READ), hashed)
 
     # --- all checks passed ---
     rtmrs = list(td.rtmrs)
     rtmrs[index] = hashlib.sha384(rtmrs[index] + memory.read(hpa, HASH_BYTES)).digest()
     td.rtmrs = tuple(rtmrs)
+    td.teeinfo_hashed = False
 
 
 @handles(leaves.TDG_MR_REPORT)
 async def tdg_mr_report(call: Call, report_gpa: int, data_gpa: int, subtype: int) -> None:
     """Make a TDREPORT over the 64 bytes at the second GPA, in the 1024 bytes at the first; both may be shared.
 
-    An interrupt can come before the MAC is made.  Source: [S01:tdg_mr_report.c]
+    Interrupts are looked for only after the hash of TDINFO, which takes long, had to be made: it is kept until an RTMR
+    changes.  Source: [S01:tdg_mr_report.c]
     """
     td, memory = call.td, call.memory
     if report_gpa % REPORT_BYTES:
@@ -61,10 +64,11 @@ async def tdg_mr_report(call: Call, report_gpa: int, data_gpa: int, subtype: int
     source = await operand_page(call, data_gpa, RDX, shared=True)
     if subtype:
         raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
-    await call.held.shared(td.rtmr_lock, 0, Operand.RTMR)
-    info = td_info(td)
+    await call.held.shared(td.rtmr_lock, 0, Operand.RTMR, (td, "teeinfo_hashed", WRITE))
+    info, was_hashed = td_info(td), td.teeinfo_hashed
+    td.teeinfo_hashed = True
     await step((call.cpu.lp, "interrupt", READ), (memory.page(source), None, READ), at="poll")
-    if call.cpu.interrupt_pending():
+    if not was_hashed and call.cpu.interrupt_pending():
         raise Interrupted
     report = tdreport(info, memory.read(source, REPORT_DATA_BYTES))
     target = await operand_page(call, report_gpa, RCX, write=True, shared=True)

@@ -55,7 +55,7 @@ async def tdg_vp_info(call: Call) -> None:
 async def tdg_vp_veinfo_get(call: Call) -> None:
     """What the last #VE was about: RCX exit reason, RDX qualification, R8 GLA, R9 GPA, R10 instruction length.
 
-    Left out: linear addresses.  Source: [S01:tdg_vp_veinfo_get.c]
+    Left out: linear addresses; version 1 (1.5.24).  Source: [S01:tdg_vp_veinfo_get.c]
     """
     info = call.vcpu.ve_info
     if info is None:

@@ -337,3 +337,20 @@ def test_a_page_mapped_in_an_l2_vm_is_said_to_be_left_out(monkeypatch: pytest.Mo
     with pytest.raises(NotModelled, match="L2 VM 1"):
         ask(machine, guest, leaves.TDG_MEM_PAGE_ATTR_WR, 0, (PageAttributes.VALID | 1) << 16, 0xFF << 16)
     assert machine.memory.sept_page(TABLES + 2 * PAGE_SIZE)[0] == before, "its lock is given back"
+
+
+def test_a_report_looks_for_interrupts_only_after_it_has_hashed_anew() -> None:
+    # [S01:tdg_mr_report.c, tdg_mr_rtmr_extend.c]
+    machine = built()
+    cpu, regs = machine.cpus[0], entered(machine)
+
+    def done(leaf: Leaf, *operands: int) -> bool:
+        rip, cpu.lp.interrupt = regs.rip, 1
+        regs.load({"rax": leaf.number, "rip": rip} | dict(zip(leaf.registers, operands, strict=False)))
+        machine.alone(machine.module.tdcall(cpu, regs))
+        return regs.rip != rip
+
+    report, extend = (leaves.TDG_MR_REPORT, 1024, 0, 0), (leaves.TDG_MR_RTMR_EXTEND, 0, 1)
+    assert [done(*call) for call in (report, report, report, extend, report, report)] == [
+        False, True, True, True, False, True,
+    ]  # fmt: skip
