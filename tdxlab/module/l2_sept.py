@@ -68,6 +68,11 @@ def given(call: Call, pages: tuple[int, ...]) -> dict[int, int]:
     return {vm: page & ~NOT_USED for vm, page in enumerate(pages, 1) if call.version and page != leaves.NULL_PA}
 
 
+def pages(td: Td, *operands: int) -> dict[int, int]:
+    """{VM: page} of the operands that name one, for the VMs that there are."""
+    return {vm: page for vm, page in enumerate(operands[: td.num_l2_vms], 1) if page != leaves.NULL_PA}
+
+
 async def hold_new(
     call: Call, td: Td, gpa: int, level: int, given: dict[int, int], allow_existing: int
 ) -> list[L2Page]:
@@ -109,16 +114,16 @@ async def add(call: Call, td: Td, parent: Entry, new: L2Page) -> None:
     await call.pamt.count_in(new.page)
 
 
-async def hold_old(call: Call, td: Td, gpa: int, parent: Entry) -> list[L2Page]:
-    """The pages of the VMs at an L1 entry whose own page is about to go, locked."""
-    found = []
-    for vm in range(1, td.num_l2_vms + 1):
-        if parent.word & alias(vm):
-            touches = await step(at=f"walk of L2 VM {vm}")
-            entry = walk(call, td, vm, gpa, parent.level, touches)
-            page = await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX)
-            found.append(L2Page(vm, entry, page))
-    return found
+def vms_at(td: Td, parent: Entry) -> list[int]:
+    """The VMs that have a page beside the one that an L1 entry leads to."""
+    return [vm for vm in range(1, td.num_l2_vms + 1) if parent.word & alias(vm)]
+
+
+async def hold_old(call: Call, td: Td, vm: int, gpa: int, parent: Entry) -> L2Page:
+    """The page of a VM at an L1 entry whose own page is about to go, locked."""
+    touches = await step(at=f"walk of L2 VM {vm}")
+    entry = walk(call, td, vm, gpa, parent.level, touches)
+    return L2Page(vm, entry, await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX))
 
 
 async def remove(call: Call, td: Td, old: L2Page) -> None:

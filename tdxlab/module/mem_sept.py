@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tdxlab.engine.step import ADD, READ, WRITE, step
+from tdxlab.hw.cpu import NotModelled
 from tdxlab.hw.sharex import Refuse
 from tdxlab.module import l2_sept, sept
 from tdxlab.module.call import Call, handles
@@ -20,7 +21,8 @@ from tdxlab.module.gates import (
 from tdxlab.module.l2_sept import NOT_USED
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.bits import TdrFlags
+from tdxlab.spec.bits import SeptEntry, TdrFlags
+from tdxlab.spec.fields import Attributes
 from tdxlab.spec.levels import ENTRIES, LEVEL_2M, LEVEL_4K
 from tdxlab.spec.operands import R8, RCX, RDX
 from tdxlab.spec.pamt import PT_EPT, PT_NDA
@@ -91,7 +93,7 @@ async def tdh_mem_sept_remove(call: Call, gpa_level: int, tdr: int) -> None:
     table = await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX)
     if tracked:
         await check_tracked(td, table)
-    old = await l2_sept.hold_old(call, td, gpa, entry)
+    old = [await l2_sept.hold_old(call, td, vm, gpa, entry) for vm in l2_sept.vms_at(td, entry)]
     page = call.memory.sept_page(entry.hpa)
     await step((page, None, READ), at="512 entries")
     if any(BY_BITS[word & STATE_MASK] is not FREE for word in set(page)):
@@ -108,15 +110,22 @@ async def tdh_mem_sept_remove(call: Call, gpa_level: int, tdr: int) -> None:
 
 
 @handles(leaves.TDH_MEM_SEPT_RD)
-async def tdh_mem_sept_rd(call: Call, gpa_level: int, tdr: int) -> None:
-    """Tell an entry as RCX and RDX of a refusal do.
+async def tdh_mem_sept_rd(call: Call, gpa_level: int, tdr_flags: int) -> None:
+    """Tell an entry as RCX and RDX of a refusal do, and of a debuggable TD with the flag in RDX its L2 attributes (R8).
 
-    Left out: L2 attributes (R8).  Source: [S01:tdh_mem_sept_rd.c]
+    Raises NotModelled for the attributes of an entry beside which an L2 VM has one.  Source: [S01:tdh_mem_sept_rd_wr.c]
     """
-    td = await hold_td(call, tdr, RDX)
+    tells_l2 = tdr_flags & TdrFlags.FLAG
+    td = await hold_td(call, tdr_of(tdr_flags), RDX)
+    if tells_l2 and not td.attributes & Attributes.DEBUG:
+        raise Refuse(st.TDX_OPERAND_INVALID.at(RDX))
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_4K, td.top_level)
     entry, _ = await hold_entry(call, td, gpa, level)
+    if tells_l2 and entry.state is not FREE and entry.word & SeptEntry.L2_ALIAS:
+        raise NotModelled("the attributes of an L2 VM's entry")
 
     # --- all checks passed ---
     view = entry.view()
     call.regs.rcx, call.regs.rdx = view["rcx"], view["rdx"]
+    if tells_l2:
+        call.regs.r8 = 0

@@ -26,7 +26,7 @@ from tdxlab.module.phymem_pamt import hold_donor, take_donors
 from tdxlab.module.sept import Entry
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.bits import SeptEntry
+from tdxlab.spec.bits import SeptEntry, TdrFlags
 from tdxlab.spec.levels import ENTRIES, LEVEL_1G, LEVEL_2M, LEVEL_4K, shift, size
 from tdxlab.spec.operands import R8, RCX, RDX, Operand
 from tdxlab.spec.pamt import PT_EPT, PT_NDA, PT_REG
@@ -37,21 +37,23 @@ IGNORED = SeptEntry.A | SeptEntry.D | ENTRY_HP  # of a child, by a PROMOTE that 
 
 @handles(leaves.TDH_MEM_PAGE_DEMOTE)
 async def tdh_mem_page_demote(
-    call: Call, gpa_level: int, tdr_flags: int, hpa: int, _r9: int, _r10: int, _r11: int, page_0: int, page_1: int
+    call: Call, gpa_level: int, tdr_flags: int, hpa: int, r9: int, r10: int, r11: int, page_0: int, page_1: int
 ) -> None:
     """Split a large page into 512.  They are unblocked and as the page was, MAPPED or PENDING.
 
     The large page's PAMT entry is locked after the poll.  With Dynamic PAMT a 2M page's range then gets the page pair
     in R12 and R13: a page of that very range is BUSY for ever.  [statements 89 to 105]
-    Raises NotModelled for a page that is mapped in an L2 VM, for whose S-EPT R9 to R11 have pages.
+    Raises NotModelled where R9 to R11 have pages for the S-EPT of L2 VMs.  With the flag in RDX they are given only to
+    VMs that map the page, and those of others come back with bit 63.
     Source: [S01:tdh_mem_page_demote.c, S25:tdh_mem_page_demote.c]
     """
     tdr = tdr_of(tdr_flags)
     td = await hold_td(call, tdr, RDX)
     gpa, level = split_gpa_level(td, gpa_level, LEVEL_2M, LEVEL_1G)
     entry, rule = await hold_entry(call, td, gpa, level)
-    if entry.word & SeptEntry.L2_ALIAS:
-        raise NotModelled("to split a page that is mapped in an L2 VM")
+    given = l2_sept.pages(td, r9, r10, r11)
+    if entry.word & SeptEntry.L2_ALIAS or (given and not tdr_flags & TdrFlags.FLAG):
+        raise NotModelled("to split a page together with S-EPT pages of an L2 VM")
     if call.features.demote_needs_block and must_track(td, entry):
         await check_tracked(td, await backing(call, entry))
     table = await hold_page(call, hpa, PT_NDA, R8)
@@ -90,6 +92,8 @@ async def tdh_mem_page_demote(
             chunk.clear()
         chunk.assign(PT_REG, tdr)
     td.chldcnt += 1
+    for vm, l2_page in given.items():
+        setattr(call.regs, l2_sept.REGISTERS[vm], l2_page | l2_sept.NOT_USED)
     await call.pamt.count_in(table)
 
 
@@ -126,10 +130,12 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     table = await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX)
     if tracked:
         await check_tracked(td, table)
-    l2_pages = await l2_sept.hold_old(call, td, gpa, entry)
     words = await hold_children(call, entry)
     first = Entry(call.memory.sept_page(entry.hpa), 0, level - 1, words[0], entry.hpas)
-    state = alike(words, first, entry)
+    state, l2_pages = alike(words, first, entry), []
+    for vm in l2_sept.vms_at(td, entry):
+        await poll(call, td, rcx=gpa_level, rdx=tdr)
+        l2_pages.append(await l2_sept.hold_old(call, td, vm, gpa, entry))
     await poll(call, td, rcx=gpa_level, rdx=tdr)
     large = await call.pamt.implicit(call.held, first.hpa, level, True, RCX, merged=True)
 

@@ -10,7 +10,7 @@ from tdxlab.module.call import Call, handles
 from tdxlab.module.gates import check_op_state, check_tdcs, hold_tdr, walk_alone
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st
-from tdxlab.spec.levels import LEVEL_4K, PAGE_SIZE
+from tdxlab.spec.levels import PAGE_SIZE, size
 from tdxlab.spec.operands import RCX, RDX
 from tdxlab.spec.sept import RULES
 from tdxlab.spec.tdstate import OpState
@@ -20,7 +20,7 @@ CHUNK_BYTES = 256
 
 @handles(leaves.TDH_MR_EXTEND)
 async def tdh_mr_extend(call: Call, gpa: int, tdr: int) -> None:
-    """Measure 256 bytes of a page that was added.
+    """Measure 256 bytes of a page that was added, whatever its size is now.
 
     Source: [S01:tdh_mr_extend.c]; blocks checked against hashlib in the recordings' tour, section C.
     """
@@ -29,12 +29,12 @@ async def tdh_mr_extend(call: Call, gpa: int, tdr: int) -> None:
     check_op_state(call, td)
     if gpa % CHUNK_BYTES or gpa >= td.shared_bit:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
-    entry = await walk_alone(call, td, gpa & -PAGE_SIZE)
-    if entry.level != LEVEL_4K or (call.leaf, entry.state) not in RULES:
+    entry = await walk_alone(call, td, gpa)
+    if (call.leaf, entry.state) not in RULES:
         raise Refuse(st.TDX_EPT_ENTRY_NOT_PRESENT.at(RCX), entry.view())
 
     # --- all checks passed ---
-    page = call.memory.page(entry.hpa | td.key)
+    page = call.memory.page(entry.hpa | td.key | gpa & size(entry.level) - 1)
     await step((page, None, READ), at="update")
     first = gpa % PAGE_SIZE // 8
     data = struct.pack("<32Q", *page[first : first + CHUNK_BYTES // 8])

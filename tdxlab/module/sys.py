@@ -61,12 +61,12 @@ async def hold_global(call: Call, exclusive: bool = True) -> None:
 
 @handles(leaves.TDH_SYS_INIT)
 async def tdh_sys_init(call: Call, attributes: int) -> None:
-    """Begin.  Left out: enumeration of the platform, its checks.  Source: [S01:tdh_sys_init.c]"""
+    """Begin.  Left out: enumeration of the platform, its checks; version 1 (1.5.24).  Source: [S01:tdh_sys_init.c]"""
     await hold_global(call)
-    if call.module.sys.state is not SysState.SYSINIT_PENDING:
-        raise Refuse(st.TDX_SYS_INIT_NOT_PENDING)
     if attributes:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
+    if call.module.sys.state is not SysState.SYSINIT_PENDING:
+        raise Refuse(st.TDX_SYS_INIT_NOT_PENDING)
 
     # --- all checks passed ---
     call.module.sys.state = SysState.SYSINIT_DONE

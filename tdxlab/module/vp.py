@@ -105,6 +105,8 @@ async def tdh_vp_addcx(call: Call, hpa: int, tdvpr: int) -> None:
 async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) -> None:
     """Initialise the vCPU and associate it with this LP.  Version 1 gives it an x2APIC id that no other has.
 
+    One that was given none has 0 in the TD's table.
+
     Source: [S01:tdh_vp_init.c]; statements 161, 162
     """
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, tdr_exclusive=bool(call.version))
@@ -120,13 +122,13 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
         raise Refuse(st.TDX_X2APIC_ID_NOT_UNIQUE.at(x2apic_id))
 
     # --- all checks passed ---
-    if call.version:
-        td.x2apic_ids = (*td.x2apic_ids, x2apic_id)
+    td.x2apic_ids = (*td.x2apic_ids, x2apic_id if call.version else 0)
     vcpu.index = td.num_vcpus
     vcpu.last_exit_tsc = call.cpu.tsc()
     td.num_vcpus += 1
     td.num_assoc_vcpus += 1
-    vcpu.gprs = {"rcx": guest_rcx, "rdx": call.memory.platform.cpuid_1_eax}
+    known = {"rbx": td.shared_bit.bit_length(), "rdx": call.memory.platform.cpuid_1_eax, "rsi": vcpu.index}
+    vcpu.gprs = known | {"rcx": guest_rcx, "r8": guest_rcx}
     vcpu.assoc_lp = call.cpu.n
     vcpu.state = VcpuState.READY
 

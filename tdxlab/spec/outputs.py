@@ -52,7 +52,7 @@ OUTPUTS: Mapping[Leaf, Registers] = {
     leaves.TDH_SYS_TDMR_INIT: {"rdx": "up to where the TDMR can be used"},
     leaves.TDH_MEM_RD: {"r8": "the 8 bytes"},
     leaves.TDH_MEM_WR: {"r8": "the 8 bytes before"},
-    leaves.TDH_MEM_SEPT_RD: ENTRY,
+    leaves.TDH_MEM_SEPT_RD: ENTRY | {"r8": "with the flag in RDX: attributes for L2 VMs"},
     leaves.TDH_MEM_SEPT_ADD: {register: "version 1: all ones where the page was used, bit 63 where it was not" for register in ("r8", "r9", "r10", "r11")},
     leaves.TDH_MEM_SEPT_REMOVE: {"rcx": FREED} | {register: "version 1: the freed page of an L2 VM" for register in ("r9", "r10", "r11")},
     leaves.TDH_MEM_PAGE_REMOVE: {"rcx": FREED},

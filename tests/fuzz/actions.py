@@ -186,8 +186,7 @@ def in_guest(machine: Machine, dice: Random, cpu: int) -> InProgress:
         return InProgress(machine, cpu, INTERRUPT, module.external_interrupt(processor, regs), regs)
     if happens(dice, DIES):
         reason = dice.choice((ExitReason.TRIPLE_FAULT, ExitReason.SMI_OTHER))
-        exit = module.vm_exit(processor, regs, reason, dice.choice((0, MSMI)))
-        return InProgress(machine, cpu, reason.name, exit, regs)
+        return InProgress(machine, cpu, reason.name, module.vm_exit(processor, regs, reason, MSMI), regs)
     tried = machine.in_vain.pop(processor.lp.vcpu, None)
     if tried and happens(dice, AGAIN):
         return tried(machine, cpu)

@@ -38,6 +38,7 @@ AUG_4K, AUG_2M = (leaves.TDH_MEM_PAGE_AUG, GPA_4K, TDR, FREE), (leaves.TDH_MEM_P
 TABLE_2M = leaves.TDH_MEM_SEPT_ADD, GPA_2M, TDR, NEW_TABLE
 DEMOTE = leaves.TDH_MEM_PAGE_DEMOTE, GPA_2M, TDR, NEW_TABLE, 0, 0, 0, *donors(20)
 BUSY = st.TDX_OPERAND_BUSY
+L2_TABLES = TABLES + 0x20_000
 
 
 @pytest.fixture(params=MODES)
@@ -330,3 +331,47 @@ def test_24_the_zero_step_filter_counts_data_accesses_and_no_accepts(machine: Ma
 def test_each_of_the_24_has_a_test() -> None:
     numbers = {int(name.split("_")[1]) for name in globals() if name.startswith("test_") and name[5].isdigit()}
     assert numbers == set(range(1, 25))
+
+
+# --- L2 VMs' S-EPT pages in PROMOTE and DEMOTE ---
+
+
+def with_l2_vm(machine: Machine) -> None:
+    """An L2 VM, which has S-EPT pages where the TD has them down to 2M."""
+    td(machine).num_l2_vms = 1
+    for n, gpa_level in enumerate((3, 2)):
+        operands = gpa_level, TDR, leaves.NULL_PA, L2_TABLES + n * PAGE_SIZE, leaves.NULL_PA, leaves.NULL_PA
+        machine.alone(machine.call(leaves.TDH_MEM_SEPT_ADD, *operands, version=1))
+
+
+def test_promote_looks_at_its_children_before_the_pages_of_l2_vms(machine: Machine) -> None:
+    # [S01:tdh_mem_page_promote.c]: the children, then for each L2 VM the poll and its page
+    with_l2_vm(machine)
+    calls(machine, AUG_2M, *blocked(GPA_2M), (*DEMOTE[:4], *[leaves.NULL_PA] * 3, *DEMOTE[7:]))
+    page = L2_TABLES + 2 * PAGE_SIZE
+    operands = GPA_2M, TDR | 1, leaves.NULL_PA, page, leaves.NULL_PA, leaves.NULL_PA
+    machine.alone(machine.call(leaves.TDH_MEM_SEPT_ADD, *operands, version=1))
+    calls(machine, *blocked(GPA_2M))
+    promote = leaves.TDH_MEM_PAGE_PROMOTE, GPA_2M, TDR
+    with held(machine, machine.module.pamt.page(page, LEVEL_4K).lock[0], machine.module.pamt.page(page, LEVEL_4K).i):
+        child = machine.memory.sept_page(NEW_TABLE)
+        right = child[7]
+        child.put(7, right ^ 1 << 12)
+        call(machine, *promote, gives=st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX))
+        child.put(7, right)
+        machine.cpus[0].lp.interrupt = 1
+        call(machine, *promote, gives=st.TDX_INTERRUPTED_RESTARTABLE)
+        machine.cpus[0].lp.interrupt = 0
+        call(machine, *promote, gives=BUSY.at(RCX))
+    calls(machine, promote)
+
+
+def test_demote_gives_back_pages_that_no_l2_vm_needs(machine: Machine) -> None:
+    # [S01:tdh_mem_page_demote.c]: with the flag in RDX, they are for VMs that map the page
+    with_l2_vm(machine)
+    calls(machine, AUG_2M, *blocked(GPA_2M))
+    with pytest.raises(NotModelled, match="L2 VM"):
+        call(machine, *DEMOTE)
+    sparse = *DEMOTE[:2], TDR | 1, NEW_TABLE, L2_TABLES, leaves.NULL_PA, 5, *DEMOTE[7:]
+    regs = call(machine, *sparse)
+    assert (regs.r9, regs.r10, regs.r11) == (L2_TABLES | l2_sept.NOT_USED, leaves.NULL_PA, 5)

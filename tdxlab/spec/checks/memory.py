@@ -125,7 +125,13 @@ ROWS: dict[Leaf, Checks] = {
         known("L2 SEPT page", "4K", RCX, "S01:tdh_mem_sept_remove.c", L2_VM),
         check("its 512 entries are FREE", st.TDX_EPT_PAGE_NOT_FREE.at(RCX), "S01:tdh_mem_sept_remove.c"),
     ),
-    leaves.TDH_MEM_SEPT_RD: (*td(RDX), gpa_level("any"), tree("S"), *ENTRY[:2]),  # in any state
+    leaves.TDH_MEM_SEPT_RD: (
+        *td(RDX),
+        check("RDX: the flag only for a debuggable TD", st.TDX_OPERAND_INVALID.at(RDX), "S01:tdh_mem_sept_rd_wr.c"),
+        gpa_level("any"),
+        tree("S"),
+        *ENTRY[:2],  # in any state
+    ),
     leaves.TDH_MEM_PAGE_ADD: (
         *td_alone(RDX),
         gpa_level("4K"),
@@ -189,9 +195,10 @@ ROWS: dict[Leaf, Checks] = {
         NOT_BLOCKED,
         known("SEPT page", "4K", RCX, "S01:tdh_mem_page_promote.c"),
         tracked(),
-        known("L2 SEPT page", "4K", RCX, "S01:tdh_mem_page_promote.c", L2_VM),
         lock("SEPT entry", "512 children", "X", RCX, "S01:tdh_mem_page_promote.c", UNTIL_1_5_16),
         check("the 512 entries are alike, MAPPED or PENDING, contiguous and aligned", st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX), "S01:tdh_mem_page_promote.c; oracle"),
+        *interrupted("S01:tdh_mem_page_promote.c", L2_VM),
+        known("L2 SEPT page", "4K", RCX, "S01:tdh_mem_page_promote.c", L2_VM),
         *interrupted("S01:tdh_mem_page_promote.c"),
         known("large page", "2M/1G", RCX, "S01:tdh_mem_page_promote.c; oracle"),
     ),

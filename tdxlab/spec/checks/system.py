@@ -23,8 +23,8 @@ AREA = "TDMR, area or level"
 ROWS: dict[Leaf, Checks] = {
     leaves.TDH_SYS_INIT: (
         module("X", "S01:tdh_sys_init.c"),
-        check("the module is not initialised", st.TDX_SYS_INIT_NOT_PENDING, "S01:tdh_sys_init.c"),
         check("RCX is 0", st.TDX_OPERAND_INVALID.at(RCX), "S01:tdh_sys_init.c"),
+        check("the module is not initialised", st.TDX_SYS_INIT_NOT_PENDING, "S01:tdh_sys_init.c"),
         check("MSRs, CPUID and CMRs are as the module needs them", None, "S01:tdh_sys_init.c"),
     ),
     leaves.TDH_SYS_LP_INIT: (
