@@ -24,8 +24,8 @@ NAMES = {
     "pamt": 2, "septe": 3,
 }  # fmt: skip
 """How many words follow a lock's name."""
-OF_TD = {"opstate": "op_state_lock", "sept": "sept_tree", "epoch": "epoch_lock"}
-NO_LEAF_TAKES = ("mig", "rtmr")
+OF_TD = {"opstate": "op_state_lock", "sept": "sept_tree", "epoch": "epoch_lock", "rtmr": "rtmr_lock"}
+NO_LEAF_TAKES = ("mig",)
 HOST_PRIORITY = "hp"  # not held, but with the mark that a refused host call leaves
 MODES = ("sh", "ex", "shh", "exh", "shg", "exg")  # h, g: on the host's or the guest's side
 TAKEN, REFUSED, ABSENT = 1, 0, -1

@@ -54,6 +54,19 @@ class Result(NamedTuple):
     registers: tuple[int, ...]
 
 
+class RecordedMemory(Memory):
+    """Memory as the recordings have it: one for all uses, so that a page of Secure EPT can be read and written as any.
+
+    Left out: what the pages of TDR, TDCS, TDVPS and PAMT hold.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, journal: Journal, platform: Platform) -> None:
+        super().__init__(journal, platform)
+        self.sept_pages = self.pages
+
+
 class RecordedCpu(Cpu):
     """A processor whose interrupts and time are what the recording says."""
 
@@ -86,7 +99,7 @@ class Machine:
     def __init__(self, version: str, dynamic: bool = False, platform: Platform = PLATFORM) -> None:
         self.version, self.dynamic, self.platform = version, dynamic, platform
         self.journal = Journal()
-        self.memory = Memory(self.journal, platform)
+        self.memory = RecordedMemory(self.journal, platform)
         self.module = TdxModule(self.memory, modelled(version))
         self.cpus = [RecordedCpu(n, self) for n in range(platform.lps)]
         self.locks = Locks(self)

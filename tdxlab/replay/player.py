@@ -23,6 +23,7 @@ Share = tuple[int, int]
 HEXADECIMAL = repeat(16)
 UNLISTED = re.compile(r"(\d+) further \S+ calls not listed")  # a note that stands for calls like the one before
 MAX_UNLISTED = 10_000
+PLAIN = re.compile(r"\S+( [0-9a-f]{1,16}){0,8}").fullmatch  # a call whose operands are such, and not too many
 
 ODD = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
@@ -146,7 +147,8 @@ class Player:
             return
         word, *words = cmd.split() or [""]
         call = self.calls.get(word)
-        if call is None or "rax" not in line or self.dead or machine.hook or report.calls + 1 == self.explained:
+        watched = machine.hook or report.calls + 1 == self.explained
+        if call is None or "rax" not in line or self.dead or watched or not PLAIN(cmd):
             self._any_command(word, cmd, line)
         else:
             rax, guest = call

@@ -102,11 +102,11 @@ def _parsed(path: Path, at: int, text: str) -> Any:
 def number(text: str, limit: int = 1 << REGISTER_BITS) -> int:
     """A number of a line, in hexadecimal.  Raises ValueError with a sentence."""
     try:
+        if "_" in text:  # which int() takes
+            raise ValueError
         value = int(text, 16)
     except ValueError:
-        value = None
-    if value is None or "_" in text:
-        raise ValueError(f"{text[:40]!r} is no number")
+        raise ValueError(f"{text[:40]!r} is no number") from None
     if not 0 <= value < limit:
         raise ValueError(f"{text} is not between 0 and {limit - 1:#x}")
     return value

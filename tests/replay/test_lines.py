@@ -8,6 +8,8 @@ from tdxlab.replay.lines import run
 from tdxlab.replay.locks import NAMES
 from tdxlab.replay.machine import CYCLES_OF_CALL, CYCLES_OF_EXIT, CYCLES_OF_READ, Machine, Result
 from tdxlab.replay.reading import NO_LINE, Unbuilt
+from tdxlab.spec.fields import Attributes
+from tdxlab.spec.status import TDX_SUCCESS, Status
 
 TDR, TDVPR = "100100000", "100110000"
 TD_PARAMS = "0000001000000000e70000000000000004000000000000001e000000000000000000000000000000280000"
@@ -84,10 +86,13 @@ def test_a_poll_after_the_nth_says_interrupt_unless_the_host_masks_it(machine: M
 def test_time_goes_on_with_calls_exits_looks_and_tsc_lines_and_is_rewound(machine: Machine) -> None:
     back, start = machine.mark(), machine.clock
     did(machine, f"TDH.VP.ENTER {TDVPR}")
-    assert machine.clock == start + CYCLES_OF_CALL
+    assert machine.clock == start + CYCLES_OF_CALL + CYCLES_OF_READ  # the module looks, as at each VM exit
     did(machine, "exit", "tsc 80000000")
-    assert machine.clock == start + CYCLES_OF_CALL + CYCLES_OF_EXIT + 0x8000_0000
-    assert machine.cpu.tsc() == machine.clock == start + CYCLES_OF_CALL + CYCLES_OF_EXIT + 0x8000_0000 + CYCLES_OF_READ
+    late = start + CYCLES_OF_CALL + CYCLES_OF_EXIT + 2 * CYCLES_OF_READ + 0x8000_0000
+    assert machine.clock == late
+    assert machine.cpu.tsc() == machine.clock == late + CYCLES_OF_READ
+    did(machine, f"tsc {-machine.clock % (1 << 64):x}")
+    assert machine.cpu.tsc() == CYCLES_OF_READ, "the counter has 64 bits"
     back()
     assert machine.clock == start
 
@@ -204,3 +209,35 @@ def test_rewinding_brings_back_who_is_inside_and_who_holds_what(machine: Machine
         assert not machine.cpus[0].lp.vcpu
         back()
         assert machine.lp == 1 and machine.cpus[0].lp.vcpu
+
+
+@pytest.mark.parametrize(("mode", "answer"), [("sh", "OPERAND_BUSY|RTMR"), ("hp", "OPERAND_BUSY|RTMR")])
+def test_the_lock_of_the_rtmrs_is_the_one_that_the_guest_wants(machine: Machine, mode: str, answer: str) -> None:
+    # [S01:tdg_mr_rtmr_extend.c]; a lock that is free but kept for the host is BUSY for a guest
+    did(machine, f"TDH.MEM.PAGE.AUG 0 {TDR} 102000000", f"TDH.VP.ENTER {TDVPR}", "TDG.MEM.PAGE.ACCEPT 0")
+    did(machine, "lp 1", f"lock rtmr {TDR} {mode}", "lp 0")
+    assert repr(Status(run(machine, "TDG.MR.RTMR.EXTEND 0 0").registers[0])) == f"TDX_{answer}"
+    did(machine, "lp 1", f"unlock rtmr {TDR} {mode}", "lp 0")
+    assert mode == "hp" or run(machine, "TDG.MR.RTMR.EXTEND 0 0").registers[0] == 0
+
+
+def test_sept_rd_tells_l2_attributes_of_a_debuggable_td_only(machine: Machine) -> None:
+    # [S01:tdh_mem_sept_rd_wr.c]
+    entry, flag = "TDH.MEM.SEPT.RD 0", int(TDR, 16) | 1
+    plain = run(machine, f"{entry} {TDR} dead").registers
+    assert Status(plain[0]) == TDX_SUCCESS and plain[3] == 0xDEAD
+    assert repr(Status(run(machine, f"{entry} {flag:x} dead").registers[0])) == "TDX_OPERAND_INVALID|RDX"
+    assert repr(Status(run(machine, f"TDH.MEM.SEPT.RD 7 {flag:x} dead").registers[0])) == "TDX_OPERAND_INVALID|RDX"
+    assert repr(Status(run(machine, f"{entry} {0x1_0011_0001:x}").registers[0])) == "TDX_PAGE_METADATA_INCORRECT|RDX"
+    machine.module.tds[int(TDR, 16)].attributes |= Attributes.DEBUG
+    assert run(machine, f"{entry} {flag:x} dead").registers[:4] == (*plain[:3], 0)
+
+
+def test_a_page_of_secure_ept_is_memory_like_any_other(machine: Machine) -> None:
+    # the README beside the recordings: one memory, whatever the HKID
+    table, did_aug = 0x1_0100_1000, did(machine, f"TDH.MEM.PAGE.AUG 0 {TDR} 102000000")
+    raw = int(did(machine, f"dump {TDR} 0 0")["raw"], 16)
+    assert did_aug.registers[0] == 0 and did(machine, f"memr {table:x} 8") == {"hex": raw.to_bytes(8, "little").hex()}
+    assert did(machine, f"memr {table | 33 << 46:x} 8") == did(machine, f"memr {table:x} 8")
+    did(machine, f"memw {table + 8:x} {(raw + 0x1000).to_bytes(8, 'little').hex()}")
+    assert did(machine, f"dump {TDR} 1000 0") == {"reached": 0, "raw": hex(raw + 0x1000), "state": "PENDING"}
