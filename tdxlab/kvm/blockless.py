@@ -10,12 +10,11 @@ Source: the cover letter of RFC v2, "Open 2": planned, and the module's side of 
 from __future__ import annotations
 
 from tdxlab.host import seamcall
-from tdxlab.host.dpamt import tdx_pamt_get, tdx_pamt_put
 from tdxlab.host.dpamt.pair import free_pair
 from tdxlab.kvm.demote import count_512, take_pair
 from tdxlab.kvm.kvm_main import EBUSY, EIO, ENOMEM, Kvm, kvm_vm_bugged
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
-from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_4K
+from tdxlab.spec.levels import PAGE_SHIFT
 
 
 async def demote_without_block(kvm: Kvm, gfn: int, level: int, pfn: int, private_spt: int) -> int:
@@ -24,11 +23,12 @@ async def demote_without_block(kvm: Kvm, gfn: int, level: int, pfn: int, private
     Context: mmu_lock held for read, the SPTE is frozen.
     """
     host, pages = kvm.host, kvm.design.pamt_cache.pages(kvm.kvm_get_running_vcpu())
-    if ret := await tdx_pamt_get(host, private_spt, PG_LEVEL_4K, pages):
+    ret: int = await kvm.design.pamt_sept_page.get(kvm, private_spt, pages)
+    if ret:
         return ret
     pair = take_pair(kvm, pages)
     if pair is None:
-        await tdx_pamt_put(host, private_spt, PG_LEVEL_4K)
+        await kvm.design.pamt_sept_page.put(kvm, private_spt)
         return -ENOMEM
     err, _, _ = await seamcall.tdh_mem_page_demote(host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, private_spt, pair)
     if not err.error:
@@ -36,7 +36,7 @@ async def demote_without_block(kvm: Kvm, gfn: int, level: int, pfn: int, private
         await count_512(kvm, pfn)
         return 0
     free_pair(host, pair)
-    await tdx_pamt_put(host, private_spt, PG_LEVEL_4K)
+    await kvm.design.pamt_sept_page.put(kvm, private_spt)
     if tdx_operand_busy(err):
         return -EBUSY
     await kvm_vm_bugged(kvm, f"tdh_mem_page_demote: {err}")

@@ -8,6 +8,9 @@ A variant consists of
   folio_freed(gmem, hpa)           it is about to be freed
   references(mapped)               how often a folio counts for its pair, of which so many 4K are mapped as such
 Source: the cover letter of DPAMT v3; kvm-host reference 3.4.
+Left out: all pairs at once when the first TD is made (Dave Hansen, September 2025), for then no range could be mapped
+at 2M; the level chosen and the get made before mmu_lock is taken (Kai Huang, February 2026, open), for under the lock
+the level would have to be looked at again.
 """
 
 from __future__ import annotations

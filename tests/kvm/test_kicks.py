@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tdxlab.engine.run import run, seeded
 from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
@@ -92,6 +94,54 @@ def test_a_busy_track_is_tried_again_without_vcpus(go, monkeypatch):
     ran = go(lambda td: [td.vcpu(0, touches_then_accepts(0, (0, PG_LEVEL_4K)))])
     flags = [new for e in ran.trace.events for name, key, _, new in e.delta if key == "wait_for_sept_zap"]
     assert len(calls) == 2 and flags == [True, False] and not ran.trace.notes("kvm_bug_on")
+
+
+WRITE_LOCKED = ("MEM.RANGE.BLOCK", "MEM.TRACK", "MEM.PAGE.DEMOTE", "MEM.PAGE.REMOVE")
+
+
+@pytest.mark.parametrize("leaf", WRITE_LOCKED)
+@pytest.mark.parametrize("busy", [1, 2, 3])
+@pytest.mark.parametrize("design", ["seed", "y2026", "seed_nak"])
+def test_what_is_made_under_the_write_lock_is_tried_once_more_and_never_a_third_time(design, busy, leaf, monkeypatch):
+    """One page of a 2M leaf is made shared: a split and a removal.  A second BUSY is a KVM bug."""
+    name = f"tdh_{leaf.lower().replace('.', '_')}"
+    real, calls = getattr(seamcall, name), []
+    refused = TDX_OPERAND_BUSY.at(1) if leaf == "MEM.TRACK" else (TDX_OPERAND_BUSY.at(1), 0, 0)
+
+    async def busy_at_first(*arguments):
+        calls.append(arguments)
+        return refused if len(calls) <= busy else await real(*arguments)
+
+    lab = Lab(design=f"{design},guest_memfd=thp", cpus=1)
+    td = lab.create_td(memory="2M")
+    lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_2M))))
+    lab.journal.notes.clear()
+    monkeypatch.setattr(seamcall, name, busy_at_first)
+    lab.alone(td.kvm.design.guest_memfd.convert(td.kvm, 5, 6, private=False))
+    notes = [note["kind"] for note in lab.journal.notes]
+    assert ("kvm_bug_on" in notes) is (busy > 1) and not td.kvm.wait_for_sept_zap
+    if busy == 1:  # BLOCK and TRACK are made twice in a split and a removal, the others once
+        assert len(calls) == (3 if leaf in WRITE_LOCKED[:2] else 2) and notes.count("kick") == 3
+    elif leaf in WRITE_LOCKED[2:]:
+        assert len(calls) == 2
+
+
+def test_that_needs_the_flag(go):
+    """Without it a vCPU enters while the host believes that nobody is inside."""
+
+    async def keep_out(td):
+        kvm = td.kvm
+        await kvm.mmu_lock.write_lock()
+        await tdx_no_vcpus_enter_start(kvm)
+        await tdx_no_vcpus_enter_stop(kvm)
+        for n in range(40):
+            await step(at=f"out {n}")
+            assert not td.lab.cpus[1].lp.peek("vcpu"), "a vCPU is inside"
+        kvm.mmu_lock.write_unlock()
+
+    with pytest.raises(AssertionError, match="a vCPU is inside"):
+        for seed in range(6):
+            go(lambda td: [keep_out(td), td.vcpu(1, touches(0, SIZE_2M))], scheduler=seeded(seed))
 
 
 def test_a_fault_that_is_tried_again_sees_that_the_vm_died(go, monkeypatch):

@@ -10,7 +10,9 @@ A variant consists of
   page(host, pages)        a page for a pair, or None; `pages` is what the caller has
   free_page(host, hpa)     a page that no pair needs any more
 Source: the DPAMT v3 thread of September 2025; kvm-host reference 3.4.
-Left out: hashed locks, which fail as exclusive_2m does.
+Left out: hashed locks, which fail as exclusive_2m does; a kmem_cache for the pages, since nobody can tell slab from
+which 2M range to take them (Kirill Shutemov could not make it work); a mempool_t for emergencies, rejected in review
+of v4.
 """
 
 from __future__ import annotations
