@@ -86,7 +86,7 @@ class Td(_Fields):
     gpaw: int
     config_flags: int
     num_vcpus: int
-    x2apic_ids: tuple[int, ...]  # of its vCPUs; 0 if none was given
+    x2apic_ids: tuple[int, ...]  # of vCPUs that were given one
     measurement: Measurement
     mrtd: bytes
     mrconfigid: bytes

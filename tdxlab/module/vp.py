@@ -105,8 +105,6 @@ async def tdh_vp_addcx(call: Call, hpa: int, tdvpr: int) -> None:
 async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) -> None:
     """Initialise the vCPU and associate it with this LP.  Version 1 gives it an x2APIC id that no other has.
 
-    One that was given none has 0 in the TD's table.
-
     Source: [S01:tdh_vp_init.c]; statements 161, 162
     """
     td, vcpu = await hold_vcpu(call, tdvpr, RCX, tdr_exclusive=bool(call.version))
@@ -118,11 +116,12 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
         raise Refuse(st.TDX_MAX_VCPUS_EXCEEDED)
     if call.version and x2apic_id >> 32:
         raise Refuse(st.TDX_OPERAND_INVALID.at(R8))
-    if call.version and x2apic_id in td.x2apic_ids:
+    if call.version and x2apic_id in x2apic_ids(td):
         raise Refuse(st.TDX_X2APIC_ID_NOT_UNIQUE.at(x2apic_id))
 
     # --- all checks passed ---
-    td.x2apic_ids = (*td.x2apic_ids, x2apic_id if call.version else 0)
+    if call.version:
+        td.x2apic_ids = (*td.x2apic_ids, x2apic_id)
     vcpu.index = td.num_vcpus
     vcpu.last_exit_tsc = call.cpu.tsc()
     td.num_vcpus += 1
@@ -131,6 +130,11 @@ async def tdh_vp_init(call: Call, tdvpr: int, guest_rcx: int, x2apic_id: int) ->
     vcpu.gprs = known | {"rcx": guest_rcx, "r8": guest_rcx}
     vcpu.assoc_lp = call.cpu.n
     vcpu.state = VcpuState.READY
+
+
+def x2apic_ids(td: Td) -> tuple[int, ...]:
+    """The TD's table, where a vCPU that was given no id has 0."""
+    return td.x2apic_ids if len(td.x2apic_ids) == td.num_vcpus else (*td.x2apic_ids, 0)
 
 
 @handles(leaves.TDH_VP_FLUSH)
