@@ -9,12 +9,13 @@ Source: RFC v1 patch 13; the cover letter of RFC v2, "Open 2".
 from __future__ import annotations
 
 from tdxlab.engine.step import OTHERS, READ, step
-from tdxlab.kvm.kvm_main import EIO, EOPNOTSUPP, KVM_REQ_VM_DEAD, KvmVcpu
+from tdxlab.kvm.kvm_main import EINTR, EINVAL, EIO, ENOENT, EOPNOTSUPP, KVM_REQ_VM_DEAD, KvmVcpu
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, KvmPageFault, kvm_tdp_mmu_page_fault
 from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
 from tdxlab.spec.design import Question
 from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_4K
+from tdxlab.spec.vmcall import SHARED_BIT
 
 question = Question("prefault", __doc__)
 
@@ -36,21 +37,30 @@ question.variant("force_4k", max_level=prefetch_4k, source="RFC v1 patch 13")
 async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
     """KVM_PRE_FAULT_MEMORY: map the page at `gpa`.  Returns the bytes done, at most `nbytes`, or -errno.
 
-    What is there already counts as done.  Context: SRCU, the vCPU's own CPU; not before FINALIZE.
+    A GPA comes without the SHARED bit: whether it is private the attribute says.  What is there already counts as
+    done.  Context: SRCU, the vCPU's own CPU; not before FINALIZE.
     """
-    kvm = vcpu.kvm
+    kvm, gfn = vcpu.kvm, gpa >> PAGE_SHIFT
     if not kvm.pre_fault_allowed:
         return -EOPNOTSUPP
+    if gpa & SHARED_BIT:
+        return -EINVAL
     while True:
-        await step((vcpu, "requests", READ), at="pre-fault", ready=OTHERS)
+        looks = (vcpu, "requests", READ), (vcpu, "signal", READ), (kvm.mem_attr_array, gfn, READ)
+        await step(*looks, (kvm, "memslots", READ), at="pre-fault", ready=OTHERS)
+        if vcpu.signal:
+            return -EINTR
         if vcpu.requests & KVM_REQ_VM_DEAD:
             return -EIO
-        fault = KvmPageFault(vcpu, gpa >> PAGE_SHIFT, PFERR_PRIVATE_ACCESS, prefetch=True)
+        error_code = PFERR_PRIVATE_ACCESS if kvm.kvm_mem_is_private(gfn) else 0
+        fault = KvmPageFault(vcpu, gfn, error_code, prefetch=True)
         ret = await kvm_tdp_mmu_page_fault(fault)
         if ret != RET_PF_RETRY:
             break
     if ret < 0:
         return ret
+    if fault.slot is None:
+        return -ENOENT
     page_bytes = KVM_PAGES_PER_HPAGE(fault.goal_level) << PAGE_SHIFT
     return min(page_bytes - gpa % page_bytes, nbytes)
 

@@ -13,7 +13,7 @@ from tdxlab.host import seamcall
 from tdxlab.host.host import Host
 from tdxlab.kvm import tdp_mmu_write
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
-from tdxlab.kvm.kvm_main import EINVAL, ENOMEM, EOPNOTSUPP
+from tdxlab.kvm.kvm_main import EINTR, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.tdp_iter import descend
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_alloc_sp_for_split
@@ -21,6 +21,7 @@ from tdxlab.kvm.tdx_build import tdx_td_finalize
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY
+from tdxlab.spec.vmcall import SHARED_BIT
 
 
 def test_an_empty_tree_takes_two_tables_and_one_aug(go):
@@ -34,6 +35,28 @@ def test_prefault_access_and_accept_all_map_2m(go):
 
     for actor in (prefault, lambda td: td.vcpu(0, touches(0)), lambda td: td.vcpu(0, accepts((0, PG_LEVEL_2M)))):
         assert go(lambda td, actor=actor: [actor(td)]).picture["pages_2m"] == 1
+
+
+def test_a_prefault_maps_what_the_attribute_says():
+    lab = Lab(cpus=1)
+    td = lab.create_td(memory="2M")
+    assert lab.alone(kvm_vm_set_mem_attributes(td.kvm, 5, 6, private=False)) == 0
+    assert lab.alone(td.prefault(0, 5 * PAGE_SIZE, PAGE_SIZE)) == PAGE_SIZE
+    assert lab.alone(td.prefault(0, 6 * PAGE_SIZE, PAGE_SIZE)) == PAGE_SIZE
+    assert td.kvm.stat["pages_4k"] == 2 and len(td.kvm.mm) == 1, "one in the mirror, one in the shared EPT"
+
+
+@pytest.mark.parametrize(("gpa", "ret"), [(SHARED_BIT, -EINVAL), (1 << 40, -ENOENT)])
+def test_a_prefault_of_a_shared_gpa_or_of_no_memory_is_refused(gpa, ret):
+    lab = Lab(cpus=1)
+    assert lab.alone(lab.create_td(memory="2M").prefault(0, gpa, PAGE_SIZE)) == ret
+
+
+def test_a_signal_ends_a_prefault():
+    lab = Lab(cpus=1)
+    td = lab.create_td(memory="2M")
+    td.kvm.vcpus[0].signal = True
+    assert lab.alone(td.prefault(0, 0, PAGE_SIZE)) == -EINTR and not td.kvm.stat["pages_2m"]
 
 
 def test_prefault_of_4k_needs_no_split(go):

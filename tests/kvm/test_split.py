@@ -13,6 +13,7 @@ from tdxlab.kvm.split import head_and_tail
 from tdxlab.lab import Lab
 from tdxlab.picture import sept_states
 from tdxlab.spec.levels import PG_LEVEL_2M, SIZE_2M
+from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 # (first page, behind the last, splits): three blocks of 512 pages, each mapped by one leaf
 RANGES = [
@@ -82,6 +83,18 @@ def test_under_the_read_lock_a_split_is_refused_and_nothing_is_zapped():
     ret, calls = convert(lab, td, 5, 9)
     assert ret == -EOPNOTSUPP and not calls and mapped(lab, td) == set(range(1536))
     assert td.kvm.mem_attr_array[5] and not td.kvm.mmu_invalidate_in_progress
+
+
+@pytest.mark.parametrize("dpamt", [False, True])
+@pytest.mark.parametrize("busy", [False, True])
+def test_without_block_it_is_made_under_the_read_lock_and_tried_again(busy, dpamt):
+    lab, td = huge("seed,split=read,accept_level=blockless", module="blockless", dpamt=dpamt)
+    if busy:
+        lab.fail("TDH.MEM.PAGE.DEMOTE", status=TDX_OPERAND_BUSY.at(1))
+    ret, calls = convert(lab, td, 5, 9)
+    assert ret == 0 and mapped(lab, td) == set(range(1536)) - set(range(5, 9))
+    first = calls.index("MEM.PAGE.DEMOTE")
+    assert calls.count("MEM.PAGE.DEMOTE") == 1 + busy and "MEM.RANGE.BLOCK" not in calls[:first]
 
 
 @pytest.mark.parametrize("design", [*DESIGNS, "seed,split=read", "seed_nak"])
