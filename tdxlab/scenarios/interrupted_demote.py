@@ -44,11 +44,11 @@ def _program(lab: Lab, interrupts: int = 1) -> Program:
     "interrupted-demote",
     claims={
         "HP28": "A split survives an interrupt that comes in at DEMOTE.  (It does not under RFC v2 with a module that "
-        "polls for interrupts there: TDX_INTERRUPTED_RESTARTABLE is a KVM bug.)"
+        "polls for interrupts there: TDX_INTERRUPTED_RESTARTABLE is a KVM bug.  A loop, as before it, calls again.)"
     },
-    breaks={"seed": ("HP28",)},
+    breaks={"seed": ("HP28",), "seed,demote_interrupted=for_ever": (), "seed,demote_interrupted=bounded": ()},
     machine={"cpus": 2},
-    stories={"seed": AT_ITS_POLL},
+    stories=dict.fromkeys(("seed", "seed,demote_interrupted=for_ever", "seed,demote_interrupted=bounded"), AT_ITS_POLL),
     shows={"seed": lambda h: calls(h, of=[DEMOTE]) == [f"{DEMOTE} TDX_INTERRUPTED_RESTARTABLE"]},
     reliefs=(
         Control(

@@ -196,6 +196,6 @@ def _stacks(axes: Axes, dones: Dones) -> None:
             bottoms += values
     axes.set_ylabel("KiB")
     axes.set_ylim(0, 1.05 * max(1, bottoms.max()))
-    axes.set_xticks(range(len(dones)), [f"{design}\nbefore, after" for design in dones], fontsize=10)
-    axes.set_title("the host's pages for this TD,\nwithout the guest's own memory", fontsize=13)
+    axes.set_xticks(range(len(dones)), list(dones), fontsize=10)
+    axes.set_title("the host's pages for this TD, before and\nafter, without the guest's own memory", fontsize=13)
     axes.spines[["top", "right"]].set_visible(False)
