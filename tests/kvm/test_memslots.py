@@ -14,10 +14,12 @@ from tdxlab.guest.programs import accepts, touches
 from tdxlab.kvm import mmu, tdx_sept
 from tdxlab.kvm.kvm_main import EAGAIN, EEXIST, EINVAL
 from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
+from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.memslots import kvm_create_memslot, kvm_delete_memslot, kvm_move_memslot
 from tdxlab.kvm.mmu import KvmPageFault
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.vmcall import SHARED_BIT
 
 SLOTS = [(0, "2M"), (SIZE_2M, "2M")]
 
@@ -126,6 +128,43 @@ def test_that_needs_the_wait_for_srcu():
     ):
         run(fault_and_delete("seed_nak"), story([(0, "cmpxchg to FROZEN_SPTE"), (1, None)]))
         run(fault_and_delete("seed_nak"), story([(0, "read_lock mmu_lock"), (1, None)]))
+
+
+def leaves_after_a_shared_fault(scheduler):
+    """vCPU 0 writes to a shared page of the slot that goes: how many leaves there are when both have come to an end."""
+    lab, td = two_slots("seed_nak,guest_memfd=thp")
+    assert lab.alone(kvm_vm_set_mem_attributes(td.kvm, 515, 516, private=False)) == 0
+    left = []
+
+    async def writes(guest):
+        await guest.access(515 * PAGE_SIZE | SHARED_BIT, write=True)
+
+    async def then_look(actor):
+        await actor
+        left.append(td.kvm.stat.peek("pages_4k"))
+
+    program = lab.program(
+        lambda: [then_look(td.vcpu(0, writes)), then_look(kvm_delete_memslot(td.kvm, 512))], max_steps=2_000
+    )
+    assert run(program, scheduler).ended == "done"
+    return left[-1]
+
+
+ABOUT_TO_MAP = story([(0, "walk the shared EPT to 0x203"), (1, None)])
+
+
+@pytest.mark.parametrize("scheduler", [ABOUT_TO_MAP, *map(seeded, range(8))])
+def test_nor_in_the_shared_ept(scheduler):
+    """The same path serves both roots: SRCU, the mark, and one try again by the guest."""
+    assert leaves_after_a_shared_fault(scheduler) == 0
+
+
+def test_that_too_needs_the_wait_for_srcu():
+    async def at_once(srcu):
+        await step(at="do not wait")
+
+    with patch.object(Srcu, "synchronize", at_once):
+        assert leaves_after_a_shared_fault(story([(0, "read_lock mmu_lock:td0"), (1, None)])) == 1
 
 
 @pytest.mark.parametrize(("design", "answer"), [("seed_nak", -EAGAIN)])

@@ -15,7 +15,7 @@ from tdxlab.kvm import tdp_mmu_write
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.kvm_main import EINTR, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
-from tdxlab.kvm.tdp_iter import descend
+from tdxlab.kvm.tdp_iter import descend, for_each_tdp_pte
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_alloc_sp_for_split
 from tdxlab.kvm.tdx_build import tdx_td_finalize
 from tdxlab.lab import Lab
@@ -221,6 +221,17 @@ def test_a_split_that_finds_nothing_gives_its_pages_back():
     ):
         assert lab.alone(split()) == 0
     assert len(pages) == 2 and sorted(freed) == sorted(pages)
+
+
+def test_a_walk_looks_only_at_entries_that_overlap_its_range():
+    lab = Lab(cpus=1)
+    td = lab.create_td(memory="4M")
+    lab.alone(td.vcpu(0, accepts(*((n * PAGE_SIZE, PG_LEVEL_4K) for n in range(8)), (SIZE_2M, PG_LEVEL_2M))))
+    root = td.kvm.mirror_root
+    entries = list(for_each_tdp_pte(root, 3, 5))
+    assert [it.gfn for it in entries if it.level == PG_LEVEL_4K] == [3, 4] and len(entries) == 3 + 2
+    assert [it.gfn for it in for_each_tdp_pte(root, 700, 701) if it.is_leaf] == [512], "the leaf that reaches into it"
+    assert [it.gfn for it in for_each_tdp_pte(root, 7, 513) if it.is_leaf] == [7, 512]
 
 
 @pytest.mark.parametrize("order", [9, 0])
