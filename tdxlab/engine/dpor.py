@@ -11,12 +11,13 @@ the same where it comes earlier: no execution is lost if that is as much as it c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 
 from tdxlab.engine.history import EVERYTHING, Access, History, Step, Waited, commute, orders
 from tdxlab.engine.run import Execution, Program
-from tdxlab.engine.step import WRITE
+from tdxlab.engine.step import OTHERS, WRITE
 from tdxlab.engine.wakeup import Branch, Sequence, insert
 
 
@@ -32,32 +33,43 @@ class State:
     tree: list[Branch] = field(default_factory=list)
 
 
+AUDITED = 20  # first runs of a search in which claims are seen to keep to their cells
+RETRIES = 2
+
+
 class Search:
     """The executions of a program, each handed out at its end, before it is rewound.
 
+    retries: how often a CPU goes on that lets others go first (`OTHERS`: a loop that tries again); then its run is cut.
     redundant: runs that came to nothing new.  begun_again: is called where all that was handed out does not count,
     since two writes that were thought to commute do not.
     """
 
-    def __init__(self, program: Program, begun_again: Callable[[], None] = lambda: None) -> None:
-        self.program, self.begun_again = program, begun_again
+    left_out = False
+
+    def __init__(
+        self, program: Program, begun_again: Callable[[], None] = lambda: None, retries: int = RETRIES
+    ) -> None:
+        self.program, self.begun_again, self.retries = program, begun_again, retries
         self.claims = [claim for claim in program.claims if claim.over]
         self._begin(set())
 
     def _begin(self, waited: set[str]) -> None:
         self.history = History(self.program.journal, waited)
         self.states = [State({})]
+        self.again: list[int | None] = []  # of each step: the CPU, if it let others go first
         self.redundant = 0
 
     def executions(self) -> Iterator[Execution]:
         """One run after another.  What is taken from it must be read before the next is asked for."""
-        prefix: list[int] = []
-        first = True
-        while True:
-            execution = Execution(self.program, trusted=not first)
-            first = False
+        earlier: Execution | None = None
+        for n in itertools.count():
+            execution = Execution(self.program, trusted=n >= AUDITED)
+            prefix = [step.cpu for step in self.history.steps]
             try:
-                execution.replay(prefix)
+                if earlier is not None:
+                    execution.replay(prefix, earlier.watch)
+                del self.again[len(prefix) :]
                 if self._run(execution):
                     self._look_at_races(execution)
                     yield execution
@@ -66,13 +78,13 @@ class Search:
             except Waited:
                 self._begin(self.history.waited)
                 self.begun_again()
-                prefix = []
+                earlier = None
                 continue
             finally:
                 execution.abandon()
+            earlier = execution
             if not self._back():
                 return
-            prefix = [step.cpu for step in self.history.steps]
 
     def _run(self, execution: Execution) -> bool:
         # From the last state on.  False if it comes to nothing new.
@@ -85,7 +97,7 @@ class Search:
                     return not waking
                 state.tree.append(Branch(awake, ()))
             branch = state.tree[0]
-            if not execution.can_go(branch.cpu):
+            if not self._can_go(execution, branch.cpu):
                 raise AssertionError(f"CPU {branch.cpu} is owed a step that it can not make")
             access = branch.access = self._step(execution, branch.cpu)
             asleep = state.asleep
@@ -94,14 +106,20 @@ class Search:
             states.append(State(dict(asleep) if asleep is state.asleep else asleep, branch.then))
         return True
 
+    def _can_go(self, execution: Execution, cpu: int) -> bool:
+        pause = execution.pauses[cpu]
+        if pause is not None and pause[2] == OTHERS:
+            return self.again.count(cpu) < self.retries
+        return execution.can_go(cpu)
+
     def _awake(self, execution: Execution, asleep: Container[int]) -> tuple[int | None, bool]:
         # Who goes on, the last one if it can; and if nobody does, would somebody who is asleep?
         schedule = execution.schedule
-        if schedule and schedule[-1] not in asleep and execution.can_go(schedule[-1]):
+        if schedule and schedule[-1] not in asleep and self._can_go(execution, schedule[-1]):
             return schedule[-1], True
         waking = False
         for cpu in range(len(execution.pauses)):
-            if execution.can_go(cpu):
+            if self._can_go(execution, cpu):
                 if cpu not in asleep:
                     return cpu, True
                 waking = True
@@ -117,7 +135,8 @@ class Search:
         for _, _, mode in told:
             if type(mode) is not str:
                 more = self._may_follow(cpu)
-        touches = execution.go(cpu, [])
+        touches = execution.go(cpu)
+        self.again.append(cpu if ready == OTHERS else None)
         for locks, *_ in journal.released:
             touches += [(cell, key, WRITE) for cell, key, _ in locks if orders(cell)]
         for cell, key, _ in (journal.log or [])[mark:]:
@@ -153,6 +172,8 @@ class Search:
         for cpu in execution.unfinished:
             pause = execution.pauses[cpu]
             assert pause is not None
+            if pause[2] == OTHERS:
+                continue  # it has tried often enough
             steps.append(self.history.waiting(cpu, pause[1], pause[2] if callable(pause[2]) else None, mark))
         return steps
 

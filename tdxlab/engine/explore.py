@@ -1,16 +1,31 @@
-"""Every schedule of a program, depth first: naive, and meant as the truth that a cleverer search is held against.
+"""What every execution of a program says of its claims.
 
-Each execution starts from the set-up and follows a prefix of choices; the alternatives at each later step are the
-prefixes still to do.  `bound` limits the preemptions (switches away from a CPU that could have gone on).
+Two searches: `bounded` runs every schedule within a number of preemptions, `dpor` one of each class of schedules that
+differ only in the order of steps that commute.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from tdxlab.engine.run import Execution, Program, stay
+from tdxlab.engine.bounded import Bounded, preemptions, to_the_end
+from tdxlab.engine.claims import Claim
+from tdxlab.engine.dpor import Search
+from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.trace import Trace
+
+
+class Executions(Protocol):
+    """A search.  left_out: it did not mean to run all.  redundant: runs that came to nothing new."""
+
+    left_out: bool
+    redundant: int
+
+    def executions(self) -> Iterator[Execution]:
+        """Each run at its end, before it is rewound."""
 
 
 @dataclass
@@ -25,93 +40,87 @@ class Verdict:
 
 @dataclass
 class Result:
-    """executions: runs made.  cut: runs stopped at the step limit.  complete: every schedule was run to its end.
+    """executions: runs made.  cut: runs stopped at a limit of steps or of retries.
 
+    complete: every schedule was run to its end, or for dpor one of each class.
     outcomes: how runs ended ("done", "deadlock", "fatal: ..."), each with a count and its first schedule.
     """
 
     claims: dict[str, Verdict]
+    algorithm: str
     bound: int | None
     executions: int = 0
+    redundant: int = 0
     cut: int = 0
     complete: bool = False
     seconds: float = 0.0
     outcomes: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
 
+    def forget(self, claims: Sequence[Claim]) -> None:
+        """Nothing has been run yet, or what was run does not count."""
+        self.claims = {claim.id: Verdict(claim.kind != "sometimes") for claim in claims}
+        self.executions = self.cut = 0
+        self.outcomes.clear()
+
 
 def explore(
     program: Program,
     *,
+    algorithm: str = "bounded",
     bound: int | None = None,
     max_executions: int = 100_000,
     timeout: float | None = None,
     check_reads: bool = False,
 ) -> Result:
-    """Run `program` under every schedule within `bound` preemptions.
+    """Run `program` under every schedule within `bound` preemptions, or (dpor) under one of each class.
 
-    The first schedule is run again as the last and must give the same writes: state outside cells would show here.
+    One schedule is run first and last and must give the same trace: state outside cells would show here.
     Raises AssertionError where an invariant fails at the end of a run, with the schedule.
     """
-    result = Result({c.id: Verdict(c.kind != "sometimes") for c in program.claims}, bound)
+    result = Result({}, algorithm, bound)
+    result.forget(program.claims)
+    search = SEARCHES[algorithm](program, result, check_reads)
     start = time.monotonic()
-    todo: list[list[int]] = [[]]
-    first: Trace | None = None
-    left_out = False
-    while todo:
+    first = _traced(program)
+    stopped = False
+    for execution in search.executions():
         if result.executions >= max_executions or (timeout and time.monotonic() - start > timeout):
-            left_out = True
+            stopped = True
             break
-        prefix = todo.pop()
-        execution = Execution(program, check_reads=check_reads, tracing=first is None)
-        try:
-            _follow(execution, prefix)
-            skipped = _alternatives(execution, len(prefix), bound, todo)
-            left_out = left_out or skipped
-            _record(execution, result)
-            if first is None:
-                first = execution.trace
-        finally:
-            execution.abandon()
-    if first is not None:
-        execution = Execution(program, tracing=True)
-        try:
-            _follow(execution, first.schedule)
-            assert execution.trace.events == first.events, "the first schedule gave another trace when rerun"
-        finally:
-            execution.abandon()
-    result.complete = not left_out and not result.cut
+        _record(execution, result)
+    result.redundant = search.redundant
+    for verdict in result.claims.values():
+        if verdict.schedule is not None and verdict.preemptions is None:
+            verdict.preemptions = _preemptions(program, verdict.schedule)
+    assert _traced(program).events == first.events, "the first schedule gave another trace when rerun"
+    result.complete = not (stopped or search.left_out or result.cut)
     result.seconds = time.monotonic() - start
     return result
 
 
-def _follow(execution: Execution, prefix: list[int]) -> None:
-    for cpu in prefix:
-        execution.step(cpu)
-    while (runnable := execution.runnable()) and len(execution.schedule) < execution.program.max_steps:
-        execution.step(stay(execution, runnable))
+SEARCHES: dict[str, Callable[[Program, Result, bool], Executions]] = {
+    "bounded": lambda program, result, check_reads: Bounded(program, result.bound, check_reads=check_reads),
+    "dpor": lambda program, result, check_reads: Search(program, lambda: result.forget(program.claims)),
+}
 
 
-def _alternatives(execution: Execution, start: int, bound: int | None, todo: list[list[int]]) -> bool:
-    """Add what could have been chosen at each step from `start` on.  Returns whether the bound left something out."""
-    schedule, skipped = execution.schedule, False
-    for i in range(start, len(schedule)):
-        for cpu in execution.runnables[i]:
-            if cpu == schedule[i]:
-                continue
-            prefix = [*schedule[:i], cpu]
-            if bound is not None and preemptions(prefix, execution.runnables) > bound:
-                skipped = True
-            else:
-                todo.append(prefix)
-    return skipped
+def _traced(program: Program) -> Trace:
+    execution = Execution(program, tracing=True)
+    try:
+        to_the_end(execution)
+        return execution.trace
+    finally:
+        execution.abandon()
 
 
-def preemptions(schedule: list[int], runnables: list[list[int]]) -> int:
-    """Switches away from a CPU that could have gone on."""
-    return sum(
-        before != now and before in runnable
-        for before, now, runnable in zip(schedule, schedule[1:], runnables[1:], strict=False)
-    )
+def _preemptions(program: Program, schedule: list[int]) -> int:
+    execution = Execution(program)
+    try:
+        for cpu in schedule:
+            execution.go(cpu, execution.runnable())
+        return preemptions(schedule, execution.runnables)
+    finally:
+        execution.abandon()
 
 
 def _record(execution: Execution, result: Result) -> None:
@@ -125,11 +134,17 @@ def _record(execution: Execution, result: Result) -> None:
     if ended == "done" and (wrong := execution.violations()):
         raise AssertionError(f"{'; '.join(wrong)} at the end of schedule {schedule}")
     for claim in execution.program.claims:
-        found = execution.watch.seen if claim.kind == "sometimes" else execution.watch.broken
-        if claim.id not in found:
-            continue
-        upto = schedule[: found[claim.id] + 1]
-        cost = preemptions(upto, execution.runnables), len(upto)
-        known = result.claims[claim.id]
-        if known.schedule is None or cost < (known.preemptions or 0, known.steps or 0):
-            result.claims[claim.id] = Verdict(claim.kind == "sometimes", upto, cost[1], cost[0])
+        _judge(claim, execution, result, schedule)
+
+
+def _judge(claim: Claim, execution: Execution, result: Result, schedule: list[int]) -> None:
+    # the schedule with the fewest preemptions is kept, then the shortest; of a search that does not count them the
+    # shortest
+    found = execution.watch.seen if claim.kind == "sometimes" else execution.watch.broken
+    if claim.id not in found:
+        return
+    upto = schedule[: found[claim.id] + 1]
+    switches = preemptions(upto, execution.runnables) if execution.runnables else None
+    known = result.claims[claim.id]
+    if known.schedule is None or (switches or 0, len(upto)) < (known.preemptions or 0, known.steps or 0):
+        result.claims[claim.id] = Verdict(claim.kind == "sometimes", upto, len(upto), switches)

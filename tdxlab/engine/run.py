@@ -158,15 +158,16 @@ class Execution:
         self.yielded: dict[int, int] = {}  # CPU -> length of the schedule when it let others go first
         self.fatal: str | None = None
         for cpu in range(len(self.coroutines)):
+            self.journal.cpu = cpu
             if trusted:
                 self.pauses.append(self._advance(cpu, None))
             else:
                 self._begin(cpu)
-        self.watch = Watch(program.claims, self.journal)
+        self.watch = Watch(program.claims, self.journal, audited=not trusted)
 
     def _begin(self, cpu: int) -> None:
         # what stands before an actor's first step is run here and is no step: it must not use the machine
-        journal, self.journal.cpu = self.journal, cpu
+        journal = self.journal
         journal.reads = []
         journal.notes.clear()
         with audit():
@@ -203,7 +204,7 @@ class Execution:
         return ready or polite
 
     def can_go(self, cpu: int) -> bool:
-        """Can `cpu` make a step now?  Who lets others go first can, too."""
+        """Does `cpu` wait for nothing?  Who lets others go first does not."""
         pause = self.pauses[cpu]
         return pause is not None and (pause[2] is None or pause[2] == OTHERS or pause[2]())  # type: ignore[operator]
 
@@ -228,21 +229,27 @@ class Execution:
             raise ScheduleError(f"CPU {cpu} can not run at step {len(self.schedule)}; these can: {runnable}")
         self.go(cpu, runnable)
 
-    def replay(self, schedule: Sequence[int]) -> None:
-        """Make steps that an earlier run of the same program has made: nothing is checked again."""
+    def replay(self, schedule: Sequence[int], watched: Watch) -> None:
+        """Make steps that an earlier run of the same program has made: nothing is checked again.
+
+        watched: what that run saw of the claims.
+        """
         journal = self.journal
-        for cpu in schedule:
+        for n, cpu in enumerate(schedule):
             pause = self.pauses[cpu]
             assert pause is not None
             journal.cpu = cpu
-            journal.released.clear()
-            journal.notes.clear()
             after = self.pauses[cpu] = self._advance(cpu, list(pause[1]))
-            self.schedule.append(cpu)
             if after is not None and after[2] == OTHERS:
-                self.yielded[cpu] = len(self.schedule)
+                self.yielded[cpu] = n + 1
+            if journal.notes:
+                self.watch.history += placed(n, cpu, journal.notes)
+                journal.notes.clear()
+        journal.released.clear()
+        self.schedule += schedule
+        self.watch.carry_on(watched, len(schedule))
 
-    def go(self, cpu: int, runnable: list[int]) -> list[Touch]:
+    def go(self, cpu: int, runnable: list[int] | None = None) -> list[Touch]:
         """Let `cpu`, one of those that can run, make its step.  Returns what it touched."""
         pause = self.pauses[cpu]
         assert pause is not None
@@ -256,7 +263,8 @@ class Execution:
         touches = [touch if type(touch[2]) is str else (*touch[:2], mode_now(*touch)) for touch in pause[1]]
         n = len(self.schedule)
         self.schedule.append(cpu)
-        self.runnables.append(runnable)
+        if runnable is not None:
+            self.runnables.append(runnable)
         if self.check_reads:
             journal.reads = []
             with audit():
@@ -273,7 +281,7 @@ class Execution:
             cells = [(cell, key) for cell, key, _ in writes]
             self._complain(undeclared(cells, touches, journal, True, mark), "writes", n, cpu)
         if self.tracing:
-            self.trace.events.append(self._event(n, cpu, pause, stack, touches, mark, runnable))
+            self.trace.events.append(self._event(n, cpu, pause, stack, touches, mark, runnable or []))
         if journal.notes:
             self.watch.history += placed(n, cpu, journal.notes)
         self.watch.after(writes, n)

@@ -1,4 +1,4 @@
-"""The naive search runs every schedule exactly once, and says what it left out."""
+"""A search judges the claims; the naive one runs every schedule exactly once, and says what it left out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.claims import ClaimReadsOutside, Invariant, always, at_end, of_history, sometimes
+from tdxlab.engine.dpor import Search
 from tdxlab.engine.explore import explore
 from tdxlab.engine.locks import Atomic
 from tdxlab.engine.run import Execution, Program
-from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.engine.step import OTHERS, READ, WRITE, step
 
 
 def chains(*lengths: int) -> Program:
@@ -193,3 +194,71 @@ def test_the_rerun_of_the_first_schedule_compares_traces() -> None:
 
     with pytest.raises(AssertionError, match="rerun"):
         explore(Program(journal, lambda: [go()]))
+
+
+# --- the search without repetitions judges as the naive one does ---
+
+
+def test_both_searches_judge_alike() -> None:
+    program, _ = lost_update()
+    every, once = explore(program), explore(program, algorithm="dpor")
+    assert (every.executions, once.executions, once.redundant) == (6, 4, 0)
+    assert once.complete and {id: v.holds for id, v in once.claims.items()} == {
+        id: v.holds for id, v in every.claims.items()
+    }
+    assert once.claims["both count"].preemptions == 1
+
+
+def two_counters() -> Program:
+    """Each CPU raises a flag of its own and lowers it again."""
+    journal = Journal()
+    flags = [Words(journal, name, [0]) for name in ("x", "y")]
+
+    async def blink(flag: Words) -> None:
+        for value in (1, 0):
+            await step((flag, 0, WRITE))
+            flag.put(0, value)
+
+    never_both = always("never both", lambda: not all(flag[0] for flag in flags), over=flags)
+    return Program(journal, lambda: [blink(flag) for flag in flags], claims=(never_both,))
+
+
+def test_a_claim_about_what_is_between_steps_takes_part_in_the_partial_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of different CPUs commute, but a claim that reads both tells their orders apart [engine.md rule 1]."""
+    found = explore(two_counters(), algorithm="dpor")
+    assert not found.claims["never both"].holds and found.complete
+    monkeypatch.setattr(Search, "_claimed", lambda *_: ())
+    missed = explore(two_counters(), algorithm="dpor")
+    assert missed.claims["never both"].holds and missed.executions == 1
+
+
+def test_a_loop_that_tries_again_is_cut_and_said_so() -> None:
+    journal = Journal()
+    x = Words(journal, "x", [0])
+
+    async def tries() -> None:
+        while not x.peek(0):
+            await step((x, 0, READ), ready=OTHERS)
+
+    async def ends() -> None:
+        await step((x, 0, WRITE))
+        x.put(0, 1)
+
+    result = explore(Program(journal, lambda: [tries(), ends()]), algorithm="dpor")
+    assert set(result.outcomes) == {"done", "cut"} and result.cut and not result.complete
+
+
+def test_who_is_waited_for_orders_what_would_commute() -> None:
+    """Two adds commute; a CPU that waits for the sum 1 comes between them, or waits for ever."""
+    journal = Journal()
+    sum = Atomic(journal, "sum")
+
+    async def add() -> None:
+        await sum.add(1)
+
+    async def waits() -> None:
+        await step((sum, 0, READ), ready=lambda: sum.peek(0) == 1)
+
+    result = explore(Program(journal, lambda: [add(), add(), waits()]), algorithm="dpor")
+    ends = {how: n for how, (n, _) in result.outcomes.items()}
+    assert ends == {"done": 2, "deadlock": 2}, "the adds in either order, each with and without the wait between"
