@@ -15,6 +15,7 @@ from tdxlab.guest import firmware
 from tdxlab.guest.accept import GuestProgram
 from tdxlab.guest.linux import UnacceptedMemory
 from tdxlab.invariants import Sweep
+from tdxlab.kvm.tdp_iter import PAGE_STAT
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.lab import Lab, Td, nbytes
 from tdxlab.scenarios.tally import Tally
@@ -137,11 +138,15 @@ def _phase(td: Td, name: str, programs: Sequence[GuestProgram]) -> Phase:
     answers = together(td.lab.journal, [td.vcpu(n, program) for n, program in enumerate(programs)], tally)
     if any(answers):
         raise ValueError(f"the phase {name!r} ends with {answers}, as the vCPUs' ioctls answer")
-    return Phase(name, tally.counts, dict(td.kvm.stat))
+    return Phase(name, tally.counts, _pages(td))
 
 
 def _teardown(td: Td) -> Phase:
     td.lab.tds.remove(td)
     tally = Tally()
     together(td.lab.journal, [kvm_destroy_vm(td.kvm)], tally)
-    return Phase("teardown", tally.counts, dict(td.kvm.stat))
+    return Phase("teardown", tally.counts, _pages(td))
+
+
+def _pages(td: Td) -> dict[str, int]:
+    return {name: td.kvm.stat[name] for name in PAGE_STAT.values()}
