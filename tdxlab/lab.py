@@ -33,6 +33,7 @@ from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init,
 from tdxlab.kvm.userspace import OnExit, kvm_set_memory_region, run_vcpu, stop
 from tdxlab.ledger import Ledger
 from tdxlab.module.dispatch import TdxModule
+from tdxlab.module.td_params import ATTRIBUTES
 from tdxlab.picture import picture
 from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.design import Design
@@ -45,6 +46,7 @@ T = TypeVar("T")
 SIZE = re.compile("([0-9]+)([KMGTkmgt])")
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 BASE = 4 * SIZE_1G  # where the machine's convertible memory begins
+PRIVATE_GPAS = 1 << 47  # bytes: TDs have 48 bits of GPA, of which the highest makes one shared
 PAMT_SHARE = 128  # PAMT areas take less than 1/128 of what they describe
 
 
@@ -53,6 +55,26 @@ def nbytes(text: str) -> int:
     if not isinstance(text, str) or not (size := SIZE.fullmatch(text)):
         raise ValueError(f"a size is a number with K, M, G or T, not {text!r}")
     return int(size[1]) * UNITS[size[2].upper()]
+
+
+def memslots(memory: str | Sequence[tuple[int, str]]) -> list[tuple[int, int]]:
+    """(GPA, bytes) of each memslot; a size alone is one at 0.  Raises ValueError with a sentence."""
+    given = [(0, memory)] if isinstance(memory, str) else memory
+    if not isinstance(given, Sequence) or not all(map(is_memslot, given)):
+        raise ValueError(f"memory is a size, or memslots as (gpa, size), not {memory!r}")
+    slots = []
+    for gpa, size in given:
+        if gpa % PAGE_SIZE or not nbytes(size) or nbytes(size) % PAGE_SIZE:
+            raise ValueError(f"a memslot is made of pages of 4K, so it can not be {size} at {gpa:#x}")
+        if not 0 <= gpa <= PRIVATE_GPAS - nbytes(size):
+            raise ValueError(f"a memslot lies between 0 and {PRIVATE_GPAS:#x}, so it can not be {size} at {gpa:#x}")
+        slots.append((gpa, nbytes(size)))
+    return slots
+
+
+def is_memslot(given: object) -> bool:
+    """Is it (gpa, size)?"""
+    return isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], int)
 
 
 class Lab:
@@ -72,6 +94,8 @@ class Lab:
         pages: str = "own",
     ) -> None:
         features = modelled(module)
+        if not isinstance(dpamt, bool):
+            raise ValueError(f"dpamt is True or False, not {dpamt!r}")
         if dpamt and not features.dynamic_pamt:
             raise ValueError(f"module {module} has no Dynamic PAMT: use dpamt=False or a later module")
         size = nbytes(memory)
@@ -217,6 +241,8 @@ class Lab:
         status: what the leaf answers in the module's place.  Raises ValueError with a sentence.
         """
         self._lp(cpu)
+        if not isinstance(status, Status | None):
+            raise ValueError(f"a leaf answers a Status, as tdxlab.spec.status has them, not {status!r}")
         self.host.fail_nth.plan(site, nth, cpu=cpu, status=status)
 
     @property
@@ -246,17 +272,19 @@ class Lab:
         count = len(self.cpus) if vcpus is None else vcpus
         if not isinstance(count, int) or not 0 <= count <= len(self.cpus):
             raise ValueError(f"vCPU i is on CPU i, so there are 0 to {len(self.cpus)} of them, not {count!r}")
-        slots = [(0, memory)] if isinstance(memory, str) else memory
-        for gpa, size in slots:
-            if gpa % PAGE_SIZE or not nbytes(size) or nbytes(size) % PAGE_SIZE:
-                raise ValueError(f"a memslot is made of pages of 4K, so it can not be {size} at {gpa:#x}")
-        wanted, most = sum(nbytes(size) for _, size in slots), self._room(count)
+        slots = memslots(memory)
+        pages = slots[0][1] // PAGE_SIZE if slots else 0
+        if not isinstance(image, int) or not 0 <= image <= pages:
+            raise ValueError(f"the first memslot has {pages} pages, so image can not be {image!r}")
+        if not isinstance(attributes, int) or attributes & ~ATTRIBUTES:
+            raise ValueError(f"a TD's attributes are some of {ATTRIBUTES:#x}, not {attributes!r}")
+        wanted, most = sum(size for _, size in slots), self._room(count)
         if wanted > most:
             raise ValueError(f"a TD of {wanted / UNITS['M']:g}M does not fit: this machine has room for {most >> 20}M")
         kvm = Kvm(self.journal, f"td{len(self.tds)}", self.host, self.design)
         self.must(tdx_td_init(kvm, max_vcpus=max(count, 1), attributes=attributes))
         for gpa, size in slots:
-            slot = kvm_set_memory_region(kvm, gpa, nbytes(size), order=9 if folio == "2M" else 0)
+            slot = kvm_set_memory_region(kvm, gpa, size, order=9 if folio == "2M" else 0)
             for index in range(slot.gmem_pgoff, slot.gmem_pgoff + slot.npages, 1 << slot.gmem.order):
                 self.alone(slot.gmem.alloc_folio(index & -(1 << slot.gmem.order)))
         for cpu in range(count):  # on its own CPU: VP.INIT ties the vCPU to where it is made

@@ -29,11 +29,32 @@ from tdxlab.spec.status import TDX_GPA_RANGE_NOT_BLOCKED, TDX_MISSING_PAMT_PAGE_
         *({"memory": size} for size in (1, "0G", "64T", "³G", "1\u212a", "G")),
         {"grain": "zz"},
         {"design": "mainline_616", "dpamt": True},
+        *({name: odd} for name in ("module", "design", "pages") for odd in ([], None, 3)),
+        *({"dpamt": odd} for odd in ("no", 2)),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_a_sentence(options):
     with pytest.raises(ValueError, match=r"\w+ .* \w+"):
         Lab(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"memory": odd} for odd in (5, [5], [(0,)], [("0", "4M")], [(-PAGE_SIZE, "4M")], [(1 << 60, "4M")])),
+        *({"image": odd} for odd in (-1, "x", 1 << 20)),
+        *({"attributes": odd} for odd in ("x", -1, 1 << 40)),
+    ],
+    ids=str,
+)
+def test_a_td_that_cannot_be_made_is_refused_with_a_sentence(options):
+    with pytest.raises(ValueError, match=r"\w+ .* \w+"):
+        Lab().create_td(**options)
+
+
+def test_a_leaf_fails_with_a_status_only():
+    with pytest.raises(ValueError, match=r"a leaf answers a Status, as tdxlab\.spec\.status has them, not 5"):
+        Lab().fail("TDH.MEM.PAGE.AUG", status=5)
 
 
 def test_seamcalls_at_register_level():

@@ -88,7 +88,7 @@ class PageAllocator:
 
         Raises ValueError with a sentence.
         """
-        if policy not in PLACES:
+        if policy not in [*PLACES]:
             raise ValueError(f"4K pages come from places called {', '.join(PLACES)}, not {policy!r}")
         self.place, self.cpus = PLACES[policy], cpus
         self.start = -(-start // SIZE_2M) * SIZE_2M

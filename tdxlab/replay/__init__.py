@@ -37,7 +37,10 @@ def replay(
     """
     if module is not None:
         modelled(module)
-    paths = [Path(file) for file in files]
+    given = list(files)
+    if not given or not all(isinstance(file, str | Path) for file in given):
+        raise ValueError(f"recordings are named by their paths, one at least, not {given!r}")
+    paths = [Path(file) for file in given]
     number = 1 if explain is not None else processes or processes_for(paths)
     with nothing_collected():
         if number > 1:

@@ -206,6 +206,8 @@ class Design:
 
         A part that ends in .py is a file; it registers variants when loaded, and the last one it registers is chosen.
         """
+        if not isinstance(text, str):
+            raise DesignError(f"a design is a name, name,question=variant, or a file, not {text!r}")
         choices: dict[str, str] = {}
         for i, part in enumerate(part.strip() for part in text.split(",")):
             if part.endswith(".py"):

@@ -114,6 +114,6 @@ def release(version: str) -> tuple[int, ...]:
 
 def modelled(version: str) -> ModuleFeatures:
     """A version that a machine can have.  Raises ValueError with a sentence."""
-    if version not in PROFILES:
+    if version not in [*PROFILES]:
         raise ValueError(f"no module {version} is modelled; there is {', '.join(PROFILES)}")
     return PROFILES[version]

@@ -38,8 +38,8 @@ ORDER: Line = {
     "text, sentence",
     [
         ("", "is no recording: it is empty"),
-        ("no json", "is no recording, line 1"),
-        ('{"section": "A"}\n\n{}', "is no recording, line 2"),
+        ("no json", "is no recording: line 1 is no JSON"),
+        ('{"section": "A"}\n\n{}', "is no recording: line 2 is no JSON"),
         ("[1]", "line 1 can not be read: it is no object"),
         ('{"section": "A"}\n{"cmd": "memw zz 00"}', "line 2 can not be read: 'zz' is no number"),
         ('{"section": "A"}\n{"cmd": "TDH.MEM.TRACK zz", "rax": "0x0"}', "line 2 can not be read: 'zz' is no number"),
@@ -58,6 +58,12 @@ def test_a_file_that_is_not_all_there_is_a_sentence(tmp_path: Path, raw: bytes) 
     bad.write_bytes(raw)
     with pytest.raises(ValueError, match="is no recording"):
         replay([bad])
+
+
+@pytest.mark.parametrize("files", [[], [5]], ids=repr)
+def test_no_recording_is_a_sentence(files: list[Any]) -> None:
+    with pytest.raises(ValueError, match="recordings are named by their paths, one at least, not "):
+        replay(files)
 
 
 def test_a_missing_file_an_unknown_module_and_a_call_that_is_not_there_are_sentences(tmp_path: Path) -> None:
