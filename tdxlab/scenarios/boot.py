@@ -63,7 +63,7 @@ class Phase:
 
     name: str
     counts: Mapping[str, int]
-    pages: Mapping[str, int]
+    pages: dict[str, int]
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,12 @@ def boot_data(boot: Boot) -> dict[str, Any]:
         "memory": boot.memory,
         "vcpus": boot.vcpus,
         "design": boot.design,
-        "phases": {p.name: {c: p.counts.get(c, 0) for c in COLUMNS} | _pages(p.pages) for p in boot.phases},
+        "phases": {p.name: {c: p.counts.get(c, 0) for c in COLUMNS} | p.pages for p in boot.phases},
         "lost": boot.lost,
         "twice": list(boot.twice),
         "published": [{"what": what, "published": told, "here": ours} for what, told, ours in boot.beside()],
         "assumed": list(ASSUMED),
     }
-
-
-def _pages(stat: Mapping[str, int]) -> dict[str, int]:
-    return {page: stat.get(page, 0) for page in PAGES}
 
 
 def boot_text(boot: Boot) -> str:
