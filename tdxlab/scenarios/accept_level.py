@@ -101,7 +101,7 @@ def _program(lab: Lab, guest: GuestProgram) -> Program:
         "rfc_v1": lambda h: count(h, "warn") == count(h, "fault", gpa=0, accept_level=PG_LEVEL_4K) == ENTRIES - 2,
     },
     controls=(
-        Control("HP01", "the split does nothing", without="tdxlab.kvm.inhibit_lock.split_around"),
+        Control("HP01", "the split does nothing", without="tdxlab.kvm.accept_level.split_crossing"),
         Control("HP05", "the guest accepts before it touches", build=lambda lab: _program(lab, accept_then_touch)),
     ),
 )
