@@ -31,6 +31,8 @@ def show(name: str) -> list[Entry]:
     found: list[Entry] = []
     for spelling in dict.fromkeys((name, name.replace("_", "-"), name.replace("-", "_"))):
         found += [entry for look in looks for entry in look(spelling) if entry not in found]
+    if any("word" in entry for entry in found):  # who asks for a word does not ask for a function of the lab's
+        found = [entry for entry in found if "function" not in entry or "in Linux" in entry]
     if not found:
         near = difflib.get_close_matches(name, set(_known()), 5, 0.5)
         raise ValueError(f"nothing is called {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))

@@ -166,7 +166,9 @@ def status_value(name: str) -> Iterator[Entry]:
             yield {**told(value), "meaning": f"a status without a name here; bits 31:0 are {value.detail:#x}"}
         return
     by: dict[str, str] | list[str]
-    if value.detail or name[0].isdigit() or "|" in name:
+    if not value:
+        yield {**told(value), "answered by": "every leaf that has done its work"}
+    elif value.detail or name[0].isdigit() or "|" in name:
         by = [str(leaf) for leaf in CHECKS if allows(leaf, value)]
         yield {**told(value), **details(value), "answered by": by}
     else:

@@ -5,13 +5,16 @@ A word is drawn by `bits`; here it is plain data.  Layouts come from `spec.bits`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from tdxlab import data
 from tdxlab.lessons.entries import PamtAt, SeptAt
 from tdxlab.spec.bits import Layout, PamtEntry, PamtNode, PamtNodeTail, SeptEntry, SharexWord, bits, field
 from tdxlab.spec.levels import LEVEL_1G, LEVEL_2M, LEVEL_4K, LEVEL_256T, LEVEL_512G, PAGE_SHIFT
 from tdxlab.spec.pamt import PT_NDA, PT_PAMT, PageType
+from tdxlab.spec.sept import STATES
 
 # fmt: off
 GROUPS = {
@@ -157,6 +160,44 @@ def pamt_words(at: PamtAt) -> tuple[Word, Word]:
         return numbered(first, 0), numbered(word("its second word", PamtNodeTail, at.second), 1)
     first, second = word(f"{where}, {at.type.name}", PamtEntry, at.first), word("its second word", Bepoch, at.second)
     return (stale(first), stale(second)) if at.type is PT_NDA else (first, second)
+
+
+ENTRIES = {"S-EPT": (SeptEntry,), "PAMT": (PamtEntry, Bepoch), "PAMT, node": (PamtNode, PamtNodeTail)}
+
+
+def fields() -> list[dict[str, str]]:
+    """A row for each field of an entry: its bits, and what the glossary says of it."""
+    means = {row["word"]: row["means"] for row in data.rows("glossary")}
+    parts = {
+        part.name: (entry, part)
+        for entry, layouts in reversed(ENTRIES.items())
+        for n, layout in enumerate(layouts)
+        for part in numbered(word("", layout, 0), n).parts
+        if part.name
+    }
+    return [
+        {
+            "entry": entry,
+            "field": part.name,
+            "bits": f"{part.msb}:{part.lsb}" if part.width > 1 else str(part.msb),
+            "what it says": re.sub(r"^((bit|field) of|of an entry)[^:]*: ", "", means[part.name]),
+        }
+        for entry, part in sorted(parts.values(), key=lambda found: ([*ENTRIES].index(found[0]), -found[1].msb))
+    ]
+
+
+def states() -> list[dict[str, str]]:
+    """A row for each state of an S-EPT entry: which of its bits are 1.  Left out: states that only migration makes."""
+    return [
+        {
+            "state": state.name,
+            "bits that are 1": " ".join(name for name, bit in SeptEntry.fields().items() if bit & state.bits) or "none",
+            "maps a page": "yes" if state.leaf else "no",
+            "the guest may": (state.access or "nothing") if state.leaf else "-",
+        }
+        for state in STATES.values()
+        if not state.name.endswith(("BLOCKEDW", "DIRTY", "REMOVED"))
+    ]
 
 
 def stale(free: Word) -> Word:

@@ -7,8 +7,10 @@ import pytest
 from tdxlab.lab import Lab
 from tdxlab.lessons.leaves import Leaves
 from tdxlab.lessons.td import HKID, PAGE, PAGES, PAIR, TDR, build
+from tdxlab.show import show
 from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K
-from tdxlab.views.words import STALE, Word, pamt_words, sept_word
+from tdxlab.views.reel import TOLD
+from tdxlab.views.words import STALE, Word, fields, pamt_words, sept_word, states
 
 GPA = 0x1000 | LEVEL_4K
 
@@ -34,6 +36,21 @@ def words() -> list[Word]:
 def texts(word: Word) -> dict[str, str]:
     """{field: value as it is told}."""
     return {part.name: part.text for part in word.parts if part.name}
+
+
+def test_the_table_of_fields_has_every_label_and_show_knows_it() -> None:
+    rows = {row["field"]: row for row in fields()}
+    assert {name for word in words() for name in texts(word)} - {"HKID"} == rows.keys()
+    assert rows["B"] == {"entry": "S-EPT", "field": "B", "bits": "55", "what it says": "blocked; part of the state"}
+    assert rows["BEPOCH"]["bits"] == "62:0"
+    for label in (*rows, *TOLD, "NL_MAPPED", "LP", "CHLDCNT", "EPOCH"):
+        assert {"word", "S-EPT state"} & show(label)[0].keys(), label
+
+
+def test_the_table_of_states_tells_the_bits_of_the_layout() -> None:
+    rows = {row["state"]: row["bits that are 1"] for row in states()}
+    assert rows["PENDING_BLOCKED"] == "IPAT PS B P" and rows["FREE"] == "EX BW B"
+    assert {*rows} == {"FREE", "NL_MAPPED", "NL_BLOCKED", "MAPPED", "BLOCKED", "PENDING", "PENDING_BLOCKED"}
 
 
 @pytest.mark.parametrize("n", range(5))
