@@ -6,6 +6,8 @@ from unittest.mock import patch
 
 import pytest
 
+from tdxlab.engine.run import run
+from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches
 from tdxlab.kvm import demote_interrupted
 from tdxlab.lab import Lab
@@ -42,6 +44,23 @@ INTERRUPTED, SUCCESS, BUSY = "TDX_INTERRUPTED_RESTARTABLE", "TDX_SUCCESS", "TDX_
 )
 def test_an_interrupt_at_demote(variant, answers, bugged):
     assert convert(f"seed,demote_interrupted={variant}")[:2] == (answers, bugged)
+
+
+@pytest.mark.parametrize("variant", ["for_ever", "bounded"])
+def test_the_interrupt_that_lets_demote_on_is_taken_in_a_step_of_its_own(variant):
+    """Under the audit: an interrupt is everybody's."""
+    lab = Lab(design=f"seed,demote_interrupted={variant}", cpus=1)
+    td = lab.create_td(memory="2M")
+    lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_2M))))
+    lab.interrupt()
+
+    async def ioctl():
+        await step(at="KVM_SET_MEMORY_ATTRIBUTES")
+        return await td.kvm.design.guest_memfd.convert(td.kvm, 5, 6, private=False)
+
+    trace = run(lab.program(lambda: [ioctl()]), check_reads=True)
+    answers = [note["status"] for note in trace.notes("seamcall") if note["leaf"] == "TDH.MEM.PAGE.DEMOTE"]
+    assert answers == [INTERRUPTED, SUCCESS] and trace.ended == "done"
 
 
 def test_a_module_that_does_not_poll_there_needs_none_of_it():
