@@ -7,6 +7,7 @@ so that the leaves need not tell it themselves.
 from __future__ import annotations
 
 import ast
+import linecache
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tdxlab.module import HANDLERS, exits
 from tdxlab.replay.locks import HOLDER
 from tdxlab.replay.reading import Line
 from tdxlab.spec import leaves
+from tdxlab.spec.checks import CHECKS
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.status import Status
 
@@ -131,18 +133,32 @@ class Watch:
     def _refusal(self, frame: FrameType, raised: BaseException) -> Line:
         code, line = frame.f_code, frame.f_lineno
         found = [check for check in self._conditions(code.co_filename).values() if line in check.body]
-        row: Line = {"in": place(code, line), "if": found[-1].condition if found else None}
+        condition = found[-1].condition if found else None
         checks = self.said["checks"]
-        if checks and checks[-1]["if"] == row["if"]:
+        if checks and checks[-1]["if"] == condition:
             checks.pop()
+        outer = next(_callers(frame), None)
+        if outer is not None and (condition is None or condition.removeprefix("not ") in code.co_varnames):
+            called = linecache.getline(outer.f_code.co_filename, outer.f_lineno)
+            condition = called.partition("#")[0].strip()  # it is the caller's
+        row: Line = {"in": place(code, line), "if": condition}
         if code.co_filename == TRY_LOCKS:
             names = frame.f_locals  # of a method of Held
             cell, key = names["lock"] if "lock" in names else names["page"], names.get("i")
             row["lock"], row["held_by"] = named(cell.name, key), holders(self.journal, cell, key)
+        row["rows"] = self._rows(raised)
         row["status"] = str(raised.status) if isinstance(raised, Refuse | exits.TdExit) else str(raised)
         row["doc"] = doc_of(code)
         row["called_from"] = [place(at.f_code, at.f_lineno) for at in _callers(frame)]
         return row
+
+    def _rows(self, raised: BaseException) -> list[str]:
+        # what the leaf wants in the rows that have this answer
+        status, of = getattr(raised, "status", None), leaves.BY_NAME.get(self.said["leaf"])
+        if status is None or of is None:
+            return []
+        rows = [row for row in CHECKS.get(of, ()) if row.refuses is not None and row.refuses.code == status.code]
+        return list(dict.fromkeys(row.what for row in rows if status.detail in row.details))
 
     def _conditions(self, file: str) -> dict[int, Check]:
         if file not in self.checks:
@@ -246,6 +262,7 @@ def show(said: Line) -> str:
     if refused := said["refused"]:
         lines.append(f"refused: {refused['status']} in {refused['in']}")
         lines.append(f"  because {refused['if'] or 'there was no way on'}")
+        lines += [f"  what the leaf wants: {what}" for what in refused["rows"]]
         if "lock" in refused:
             lines.append(
                 f"  {refused['lock']} is held by {', '.join(refused['held_by']) or 'nobody, but kept for the host'}"

@@ -47,6 +47,32 @@ def test_a_call_that_succeeds_tells_what_it_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "cmd, because, wanted",
+    [
+        (
+            "TDH.MNG.INIT 100100000 150002000",
+            "_demand(0 < max_vcpus <= MAX_VCPUS_PER_TD, Operand.MAX_VCPUS)",
+            "MAX_VCPUS is 1 to 576",
+        ),
+        (
+            "TDH.MEM.TRACK 180000000",
+            "not any((base <= hpa < end for base, end in call.usable))",
+            "the HPA lies in an initialised 1G block of a TDMR",
+        ),
+    ],
+)
+def test_a_refusal_tells_what_was_wanted(tmp_path: Path, cmd: str, because: str, wanted: str) -> None:
+    made: list[Line] = [{"section": "A"}, {"cmd": "boot"}, {"cmd": "memw 150002000 0000000000000000e7"}]
+    calls = ["MNG.CREATE 100100000 21", "MNG.KEY.CONFIG 100100000"]
+    calls += [f"MNG.ADDCX 10010{n}000 100100000" for n in range(1, 7)]
+    made += [{"cmd": f"TDH.{call}", "rax": "0x0"} for call in calls]
+    said = explained([*made, {"cmd": cmd, "rax": "0x0"}], tmp_path, 1 + len(calls))
+    assert said["refused"]["if"] == because and said["refused"]["rows"] == [wanted]
+    if cmd.startswith("TDH.MNG.INIT"):
+        assert any(check["if"].startswith("not any((base") for check in said["checks"]), "a search is a check too"
+
+
+@pytest.mark.parametrize(
     "name, mode, who",
     [
         ("opstate", "ex", "another LP, by a lock line (exclusive)"),
