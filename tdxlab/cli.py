@@ -183,6 +183,99 @@ def _step(args: argparse.Namespace) -> Answer:
     return data, "", 0
 
 
+def _explore(args: argparse.Namespace) -> Answer:
+    if args.program:
+        return _explore_program(args)
+    if args.scenario is None:
+        raise ValueError("explore takes a scenario, one of `tdxlab list`, or --program FILE")
+    from tdxlab.scenarios.play import Setting, explore
+    from tdxlab.scenarios.registry import get
+
+    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus).filled
+    found = explore(
+        args.scenario,
+        setting=setting,
+        algorithm=args.algorithm,
+        bound=args.bound,
+        max_executions=args.max_executions,
+        timeout=args.timeout,
+        stop_at_first=not args.all,
+    )
+    known = get(args.scenario)
+    claims = {
+        claim: {
+            "holds": verdict.holds,
+            "expected": known.expected(setting.design, claim),
+            "schedule": None if verdict.schedule is None else setting.show_schedule(verdict.schedule),
+            "steps": verdict.steps,
+            "preemptions": verdict.preemptions,
+        }
+        for claim, verdict in found.claims.items()
+    }
+    data = {
+        "scenario": args.scenario,
+        "design": setting.design,
+        "algorithm": args.algorithm,
+        "grain": args.grain,
+        "cpus": setting.cpus or known.machine.get("cpus", 2),
+        **{key: getattr(found, key) for key in ("bound", "executions", "redundant", "cut", "complete", "seconds")},
+        "phases": [vars(phase) for phase in found.phases],
+        "outcomes": {how: n for how, (n, _) in found.outcomes.items()},
+        "claims": claims,
+    }
+    return data, _explore_text(data, known.claims), _found_verdict(data)
+
+
+def _found_verdict(data: dict[str, Any]) -> int:
+    # what a search does not find though it did not run all is not told from what is not there
+    return int(
+        any(
+            claim["expected"] is not None
+            and claim["holds"] != claim["expected"]
+            and (data["complete"] or claim["schedule"] is not None)
+            for claim in data["claims"].values()
+        )
+    )
+
+
+def _explore_text(data: dict[str, Any], sentences: Mapping[str, str]) -> str:
+    rows = []
+    for claim, verdict in data["claims"].items():
+        said = ("holds" if data["complete"] else "not broken") if verdict["holds"] else "broken"
+        found = "" if verdict["schedule"] is None else f"{verdict['steps']} steps, {verdict['preemptions']} preemptions"
+        rows.append((claim, said, found, sentences[claim]))
+    steps = ", ".join(f"{phase['algorithm']} {phase['executions']}" for phase in data["phases"])
+    reach = "all of them" if data["complete"] else "not all: nothing is proved of what was not run"
+    lines = [
+        f"{data['scenario']} under {data['design']}, grain {data['grain']}",
+        f"{data['executions']} executions ({steps}), {reach}; {data['cut']} cut, {data['redundant']} redundant",
+        _table(rows, ["claim", "verdict", "schedule", ""]),
+        *(f"{claim}: {v['schedule']}" for claim, v in data["claims"].items() if v["schedule"]),
+    ]
+    return "\n\n".join(lines)
+
+
+def _explore_program(args: argparse.Namespace) -> Answer:
+    from tdxlab.engine import language
+    from tdxlab.engine.explore import explore
+
+    spec = language.read(args.program, args.scenario)
+    sizes = language.sizes(spec, args.size or ())
+    found = explore(
+        language.program(spec, **sizes), algorithm="dpor", max_executions=args.max_executions, timeout=args.timeout
+    )
+    data = {
+        "program": spec["program"],
+        "size": sizes,
+        "executions": found.executions,
+        "redundant": found.redundant,
+        "stuck": found.outcomes.get("deadlock", (0, None))[0],
+        "complete": found.complete,
+        "seconds": found.seconds,
+    }
+    return data, "\n".join(f"{key}: {value}" for key, value in data.items()), 0
+
+
 def _boot(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.boot import boot
     from tdxlab.views.boots import boot_data, boot_text
@@ -248,8 +341,13 @@ def _parser() -> Parser:
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
         return sub
 
-    def scenario(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("scenario", type=lambda name: name.replace("_", "-"), help="one of `tdxlab list`")
+    def scenario(sub: argparse.ArgumentParser, *, needed: bool = True) -> None:
+        sub.add_argument(
+            "scenario",
+            nargs=None if needed else "?",
+            type=lambda name: name.replace("_", "-"),
+            help="one of `tdxlab list`",
+        )
         sub.add_argument(
             "--design",
             default="",
@@ -284,6 +382,22 @@ def _parser() -> Parser:
     run.add_argument("--seed", type=int, help="a random walk instead")
     run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
     run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
+    search = command("explore", _explore, "run a scenario under many schedules, if need be all", "a minute at most")
+    scenario(search, needed=False)
+    search.add_argument(
+        "--algorithm",
+        default="auto",
+        choices=("auto", "dpor", "bounded", "random", "pct"),
+        help="auto tries few switches and chance first, then each class of schedules once (default: %(default)s)",
+    )
+    search.add_argument("--bound", type=int, help="preemptions, for bounded (default: any number)")
+    search.add_argument("--max-executions", type=int, help="(default: no limit)")
+    search.add_argument("--timeout", type=float, default=60.0, help="seconds (default: %(default)s)")
+    search.add_argument("--all", action="store_true", help="go on after a claim has been broken")
+    search.add_argument(
+        "--program", metavar="FILE", help="a program of the little language instead (data/programs.json)"
+    )
+    search.add_argument("--size", action="append", metavar="N=3", help="of that program (default: its smallest)")
     scenario(command("step", _step, "step a scenario by hand in the terminal"))
     boot = command("boot", _boot, "boot a whole Linux TD and take it down: what it costs its host (minutes)", "minutes")
     guests = command("guests", _guests, "what each style of guest costs its host, per GiB", "half a minute")

@@ -1,14 +1,16 @@
 """What every execution of a program says of its claims.
 
-Two searches: `bounded` runs every schedule within a number of preemptions, `dpor` one of each class of schedules that
-differ only in the order of steps that commute.
+bounded runs every schedule within a number of preemptions, dpor one of each class of schedules that differ only in the
+order of steps that commute; random and pct walk by chance.  auto begins with what finds most bugs soonest, and ends
+with dpor, which alone can say that there is none.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tdxlab.engine.bounded import Bounded, preemptions, to_the_end
@@ -16,6 +18,7 @@ from tdxlab.engine.claims import Claim
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.trace import Trace
+from tdxlab.engine.walks import Walks, any_cpu, by_priority
 
 
 class Executions(Protocol):
@@ -39,10 +42,20 @@ class Verdict:
 
 
 @dataclass
+class Phase:
+    """One search, and how far it got."""
+
+    algorithm: str
+    bound: int | None = None
+    executions: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
 class Result:
     """executions: runs made.  cut: runs stopped at a limit of steps or of retries.
 
-    complete: every schedule was run to its end, or for dpor one of each class.
+    complete: every schedule within the bound was run to its end, or for dpor one of each class.
     outcomes: how runs ended ("done", "deadlock", "fatal: ..."), each with a count and its first schedule.
     """
 
@@ -55,12 +68,20 @@ class Result:
     complete: bool = False
     seconds: float = 0.0
     outcomes: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    phases: list[Phase] = field(default_factory=list)
 
-    def forget(self, claims: Sequence[Claim]) -> None:
-        """Nothing has been run yet, or what was run does not count."""
-        self.claims = {claim.id: Verdict(claim.kind != "sometimes") for claim in claims}
-        self.executions = self.cut = 0
-        self.outcomes.clear()
+    @property
+    def broken(self) -> bool:
+        """Does a claim fail that must hold always?"""
+        return any(not verdict.holds and verdict.schedule is not None for verdict in self.claims.values())
+
+
+FIRST, WALKS = 500, 100  # runs of each phase of auto before the last
+AUTO = (
+    (Phase("bounded", 0), FIRST), (Phase("bounded", 1), FIRST), (Phase("random"), WALKS), (Phase("pct"), WALKS),
+    (Phase("bounded", 2), FIRST), (Phase("dpor"), None),
+)  # fmt: skip
+WALKED = 1_000  # runs of random and pct where nobody says how many
 
 
 def explore(
@@ -68,40 +89,95 @@ def explore(
     *,
     algorithm: str = "bounded",
     bound: int | None = None,
-    max_executions: int = 100_000,
+    max_executions: int | None = None,
     timeout: float | None = None,
     check_reads: bool = False,
+    stop_at_first: bool = False,
+    progress: Callable[[Result], None] = lambda result: None,
 ) -> Result:
-    """Run `program` under every schedule within `bound` preemptions, or (dpor) under one of each class.
+    """Run `program` under many schedules, and judge its claims.
 
     One schedule is run first and last and must give the same trace: state outside cells would show here.
+    progress: is called after each run.  Ctrl-C ends the search with what it has.
     Raises AssertionError where an invariant fails at the end of a run, with the schedule.
     """
-    result = Result({}, algorithm, bound)
-    result.forget(program.claims)
-    search = SEARCHES[algorithm](program, result, check_reads)
+    result = Result(_untold(program), algorithm, bound)
     start = time.monotonic()
     first = _traced(program)
-    stopped = False
-    for execution in search.executions():
-        if result.executions >= max_executions or (timeout and time.monotonic() - start > timeout):
-            stopped = True
-            break
-        _record(execution, result)
-    result.redundant = search.redundant
+    with suppress(KeyboardInterrupt):
+        for phase, most in phases(algorithm, bound):
+            limits = [n for n in (most, max_executions and max_executions - result.executions) if n is not None]
+            ends = start + timeout if timeout else None
+            result.phases.append(phase)
+            _search(program, phase, result, min(limits, default=None), ends, check_reads, stop_at_first, progress)
+            if (stop_at_first and result.broken) or _is_over(result, max_executions, ends):
+                break
     for verdict in result.claims.values():
         if verdict.schedule is not None and verdict.preemptions is None:
             verdict.preemptions = _preemptions(program, verdict.schedule)
     assert _traced(program).events == first.events, "the first schedule gave another trace when rerun"
-    result.complete = not (stopped or search.left_out or result.cut)
     result.seconds = time.monotonic() - start
     return result
 
 
-SEARCHES: dict[str, Callable[[Program, Result, bool], Executions]] = {
-    "bounded": lambda program, result, check_reads: Bounded(program, result.bound, check_reads=check_reads),
-    "dpor": lambda program, result, check_reads: Search(program, lambda: result.forget(program.claims)),
+def phases(algorithm: str, bound: int | None) -> list[tuple[Phase, int | None]]:
+    """What an algorithm runs: searches, and how many executions of each at most.  Raises ValueError."""
+    if algorithm == "auto":
+        return [(replace(phase), most) for phase, most in AUTO]
+    if algorithm not in SEARCHES:
+        raise ValueError(f"the algorithm is auto, {', '.join(SEARCHES)}, not {algorithm!r}")
+    return [(Phase(algorithm, bound), WALKED if algorithm in ("random", "pct") else None)]
+
+
+def _is_over(result: Result, max_executions: int | None, ends: float | None) -> bool:
+    enough = max_executions is not None and result.executions >= max_executions
+    return enough or (ends is not None and time.monotonic() > ends)
+
+
+def _search(
+    program: Program,
+    phase: Phase,
+    result: Result,
+    most: int | None,
+    ends: float | None,
+    check_reads: bool,
+    stop_at_first: bool,
+    progress: Callable[[Result], None],
+) -> None:
+    # one phase; afterwards `complete` speaks of it alone
+    start, before = time.monotonic(), replace(result, outcomes=dict(result.outcomes), claims=dict(result.claims))
+
+    def forget() -> None:
+        result.claims, result.outcomes = dict(before.claims), dict(before.outcomes)
+        result.executions, result.cut, phase.executions = before.executions, before.cut, 0
+
+    search = SEARCHES[phase.algorithm](program, phase.bound, check_reads, forget)
+    stopped = False
+    for execution in search.executions():
+        if (most is not None and phase.executions >= most) or (ends is not None and time.monotonic() > ends):
+            stopped = True
+            break
+        _record(execution, result)
+        phase.executions += 1
+        progress(result)
+        if stop_at_first and result.broken:
+            stopped = True
+            break
+    result.redundant += search.redundant
+    result.complete = not (stopped or search.left_out or result.cut)
+    phase.seconds = time.monotonic() - start
+
+
+SEARCHES: dict[str, Callable[[Program, int | None, bool, Callable[[], None]], Executions]] = {
+    "dpor": lambda program, bound, check_reads, forget: Search(program, forget),
+    "bounded": lambda program, bound, check_reads, forget: Bounded(program, bound, check_reads=check_reads),
+    "random": lambda program, bound, check_reads, forget: Walks(program, any_cpu),
+    "pct": lambda program, bound, check_reads, forget: Walks(program, by_priority),
 }
+
+
+def _untold(program: Program) -> dict[str, Verdict]:
+    return {claim.id: Verdict(claim.kind != "sometimes") for claim in program.claims}
 
 
 def _traced(program: Program) -> Trace:

@@ -9,8 +9,10 @@ Every statement is translated to Python, so that a program runs as fast as one t
 from __future__ import annotations
 
 import ast
+import json
 import textwrap
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tdxlab.engine.cells import Journal, Table
@@ -50,6 +52,36 @@ def swapped(expected: int) -> Tried:
     return Tried(WRITE, lambda words, key: WRITE if words.peek(key) == expected else READ)
 
 
+def read(file: str, name: str | None = None) -> dict[str, Any]:
+    """One program of a file, which holds it alone or in a list of "programs".  Raises ValueError with a sentence."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no program: {error}") from None
+    programs = found.get("programs", [found]) if isinstance(found, dict) else found
+    named = (
+        {spec.get("program"): spec for spec in programs if isinstance(spec, dict)} if isinstance(programs, list) else {}
+    )
+    if name is None and len(named) == 1:
+        [name] = named
+    if name not in named or not isinstance(named[name].get("threads"), list):
+        missing = f"has no program {name!r}" if name else "has not one program alone"
+        raise ValueError(f"{file} {missing}; its programs: {', '.join(map(str, named)) or 'none'}")
+    return dict(named[name])
+
+
+def sizes(spec: Mapping[str, Any], given: Iterable[str]) -> dict[str, int]:
+    """Sizes from texts like "N=3"; the program's first where none is given.  Raises ValueError with a sentence."""
+    chosen = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not (name.isidentifier() and value.isdecimal()):
+            raise ValueError(f"a size is a name and a number like N=3, not {text!r}")
+        chosen[name] = int(value)
+    smallest: dict[str, int] = next(iter(spec.get("sizes", ())), {})
+    return chosen or {name: value for name, value in smallest.items() if name == "N"}
+
+
 def program(spec: Mapping[str, Any], **sizes: int) -> Program:
     """A program of the language.  Raises ValueError with a sentence."""
     journal = Journal()
@@ -70,8 +102,14 @@ def program(spec: Mapping[str, Any], **sizes: int) -> Program:
         count, first = (_value(str(thread.get(key, default)), sizes) for key, default in (("count", 1), ("first", 1)))
         threads += [(made, first + n) for n in range(count)]
 
+    async def run(thread: Thread, i: int) -> None:
+        try:
+            await thread(i)
+        except (ArithmeticError, NameError) as wrong:
+            raise ValueError(f"{spec['program']} can not go on: {wrong}") from None
+
     def actors() -> list[Steps]:
-        return [made(i) for made, i in threads]
+        return [run(made, i) for made, i in threads]
 
     return Program(journal, actors, max_steps=10_000)
 
@@ -125,7 +163,10 @@ class _Translation:
         translate = getattr(self, f"_{kind}", None)
         if kind not in STATEMENTS or translate is None:
             raise ValueError(f"{kind!r} is no statement; these are: {', '.join(STATEMENTS)}")
-        lines: list[str] = translate(*parts)
+        try:
+            lines: list[str] = translate(*parts)
+        except TypeError:
+            raise ValueError(f"{kind} does not take {len(parts)} operands") from None
         return lines
 
     def _place(self, location: str) -> tuple[str, str]:

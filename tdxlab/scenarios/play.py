@@ -123,20 +123,13 @@ def controls(scenario: str) -> dict[str, Trace]:
     return made
 
 
-def explore(
-    scenario: str,
-    *,
-    bound: int | None = None,
-    max_executions: int = 100_000,
-    timeout: float | None = None,
-    check_reads: bool = False,
-    **setting: Any,
-) -> Result:
-    """Every schedule of a scenario within `bound` preemptions (None: all of them)."""
-    program = Setting(scenario, **setting).filled.program()
-    return engine_explore.explore(
-        program, bound=bound, max_executions=max_executions, timeout=timeout, check_reads=check_reads
-    )
+def explore(scenario: str, *, setting: Setting | None = None, **how: Any) -> Result:
+    """Many schedules of a scenario: all within a `bound`, or by another algorithm (`engine.explore.explore`).
+
+    how: also design, grain, module and cpus.
+    """
+    given = {name: how.pop(name) for name in ("design", "grain", "module", "cpus") if name in how}
+    return engine_explore.explore((setting or Setting(scenario, **given).filled).program(), **how)
 
 
 def Stepper(scenario: str, **setting: Any) -> EngineStepper:

@@ -1,0 +1,65 @@
+"""`tdxlab explore`: the keys of the contract, exit codes, and what was not run is not called proved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdxlab.cli import main
+
+PROGRAMS = str(Path(__file__).parents[1] / "data" / "programs.json")
+
+
+def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert main([*argv, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_scenario_gives_its_verdicts_and_phases(capsys: pytest.CaptureFixture[str]) -> None:
+    data = answer(capsys, "explore", "guest-inhibit", "--design", "ignore", "--max-executions", "3")
+    assert data["algorithm"] == "auto" and data["phases"][0]["algorithm"] == "bounded"
+    verdict = data["claims"]["HP03"]
+    assert verdict.keys() == {"holds", "expected", "schedule", "steps", "preemptions"}
+    assert (verdict["holds"], verdict["expected"], verdict["preemptions"]) == (False, False, 0)
+    assert verdict["schedule"].startswith("guest-inhibit@ignore/lock/1.5.25 ") and not data["complete"]
+
+
+def test_a_program_gives_its_number_of_executions(capsys: pytest.CaptureFixture[str]) -> None:
+    data = answer(capsys, "explore", "philosophers", "--program", PROGRAMS, "--size", "N=4")
+    told = {key: data[key] for key in ("program", "size", "executions", "redundant", "stuck")}
+    assert told == {"program": "philosophers", "size": {"N": 4}, "executions": 15, "redundant": 0, "stuck": 1}
+
+
+def test_a_search_that_is_stopped_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explore", "split-sequence", "--max-executions", "2"])
+    out = capsys.readouterr().out
+    assert "not broken" in out and "nothing is proved of what was not run" in out and "holds" not in out
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ([["load", "r"]], "load does not take 1 operands"),
+        ([["jump", "r"]], "'jump' is no statement"),
+        ([["set", "r", "__import__('os')"]], "is no integer expression"),
+        ([["store", "x", "r"]], "can not go on"),
+        ([["store", "x y", "1"]], "is no location"),
+    ],
+)
+def test_a_program_that_makes_no_sense_is_one_sentence(
+    code: list[Any], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "program.json"
+    file.write_text(json.dumps({"program": "mine", "threads": [{"code": code}]}))
+    assert main(["explore", "--program", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert why in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["explore"], ["explore", "--program", PROGRAMS], ["explore", "nobody"]])
+def test_what_to_explore_must_be_said(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2 and capsys.readouterr().err.count("\n") == 1
