@@ -16,9 +16,9 @@ from tdxlab.views.calls import Walk, walks
 from tdxlab.views.plots import FONT
 from tdxlab.views.words import Word, pamt_words, sept_word
 
-WIDTH, TOP, LINE, CHIP, GAP = 11.5, 2.75, 0.243, 0.33, 0.12
+WIDTH, TOP, LINE, CHIP, GAP = 11.5, 2.68, 0.233, 0.28, 0.12
 """Inches: the board, its upper part, the height of a bit, of a line of locks, between two locks."""
-FOOT = 0.22 + 2 * CHIP
+FOOT = 0.2 + 2 * CHIP
 """No call has more locks than two lines hold, and a board keeps its height whatever was called."""
 MODES = {"S": palette.look("FROZEN").fill, "X": palette.look("BLOCKED").fill, "busy": "#FFFFFF"}
 """Shared and exclusive as in the matrix of locks."""
@@ -88,11 +88,11 @@ def locks(axes: Axes, call: Call | None) -> None:
     head = "locks, in the order taken (S shared, X exclusive):" if taken else "locks: none" if call else ""
     axes.text(0, 0, head, va="top", fontsize=10.5)
     for line, chips in enumerate(ribbon(taken)):
-        x, y = 0.0, 0.22 + line * CHIP
+        x, y = 0.0, 0.2 + line * CHIP
         for walk, width in chips:
             fill = MODES[walk.locks[-1].how.removeprefix("S->")]
-            sheets.round_box(axes, x, y, width, 0.3, facecolor=fill, edgecolor="#404040")
-            axes.text(x + width / 2, y + 0.15, chip(walk), fontsize=10.5, **sheets.MIDDLE)
+            sheets.round_box(axes, x, y, width, 0.24, facecolor=fill, edgecolor="#404040")
+            axes.text(x + width / 2, y + 0.12, chip(walk), fontsize=9.5, **sheets.MIDDLE)
             x += width + GAP
     if not taken:
         sheets.caption(axes, SOURCE)
@@ -107,7 +107,7 @@ def ribbon(taken: Sequence[Walk]) -> list[list[tuple[Walk, float]]]:
     """The locks with their widths, in lines that the board has room for."""
     lines: list[list[tuple[Walk, float]]] = [[]]
     for walk in taken:
-        width = 0.22 + sheets.inches(chip(walk), 10.5)
+        width = 0.22 + sheets.inches(chip(walk), 9.5)
         if sum(before + GAP for _, before in lines[-1]) + width > WIDTH - 0.2:
             lines.append([])
         lines[-1].append((walk, width))

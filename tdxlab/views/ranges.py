@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from tdxlab.lessons.entries import Range
 from tdxlab.spec.pamt import PT_NDA, PT_PAMT, PageType
 from tdxlab.views import palette
 from tdxlab.views.paths import Names, named
 from tdxlab.views.plots import COLUMNS, ROWS
-from tdxlab.views.sheets import MIDDLE
 
 
 def pages(shown: Range) -> list[str]:
@@ -44,22 +45,24 @@ def draw(axes: Axes, shown: Range, dynamic: bool, names: Names, before: Range | 
     axes.set_xticks([0, 8, 16, 24, 31])
     axes.set_yticks([0, 8], ["MiB 0", "MiB 1"])
     axes.tick_params(which="both", length=0, labelsize=9)
-    axes.set_xlabel("4K pages, 32 a row", fontsize=10)
-    axes.set_title(f"2M range of {named(shown.hpa, names)}\n{summary(shown, dynamic)}", fontsize=11.5)
+    told = summary(shown, dynamic).replace("PT_", "")
+    axes.set_title(f"2M range of {named(shown.hpa, names)}\n{told}", fontsize=11.5)
     if one:
         text = "one 2M page" if shown.types is not PT_NDA else "no pair:\nno 4K entries" if dynamic else ""
         axes.text(15.5, 7.5, text, ha="center", va="center", fontsize=15, weight="bold")
         return
-    _letters(axes, found)
+    _legend(axes, found)
     changed = [i for i, (old, new) in enumerate(zip(pages(before), found, strict=True)) if old != new] if before else []
     for i in changed if len(changed) <= 32 else ():
         corner = (i % COLUMNS - 0.5, i // COLUMNS - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=palette.CHANGED, linewidth=1.8, zorder=3))
 
 
-def _letters(axes: Axes, found: list[str]) -> None:
-    usual = max(set(found), key=lambda name: (found.count(name), name))
-    rare = [(i, name) for i, name in enumerate(found) if name != usual]
-    for i, name in rare[:64]:
-        look = palette.PAGES[name]
-        axes.text(i % COLUMNS, i // COLUMNS, look.letter, color=look.ink, fontsize=8, weight="bold", **MIDDLE)
+def _legend(axes: Axes, found: list[str]) -> None:
+    handles = [
+        Patch(facecolor=palette.PAGES[name].fill, edgecolor="#666666", label=name.removeprefix("PT_"))
+        for name in palette.PAGES
+        if name in found
+    ]
+    below: dict[str, Any] = {"bbox_to_anchor": (0.5, -0.1), "ncols": 4, "frameon": False, "fontsize": 9}
+    axes.legend(handles=handles, loc="upper center", handlelength=1, columnspacing=1, **below)

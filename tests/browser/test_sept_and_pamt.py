@@ -58,7 +58,7 @@ def test_a_reader_calls_leaves_in_the_form(notebook: Any) -> None:
     expect(take_back).to_be_disabled()
     call.click()
     expect(card).to_contain_text("TDX_MISSING_PAMT_PAGE_PAIR|R8", timeout=20_000)
-    expect(card).to_contain_text("does not hold: the page's 2M range has a PAMT page pair")
+    expect(card).to_contain_text("check failed: the page's 2M range has a PAMT page pair")
     notebook.screenshot("sept_and_pamt_refused")
 
     chosen(form, 1, "TDH.PHYMEM.PAMT.ADD")
@@ -78,6 +78,21 @@ def test_a_reader_calls_leaves_in_the_form(notebook: Any) -> None:
         take_back.click()
         expect(card).to_contain_text(f"Calls made here: {left}.", timeout=20_000)
     expect(take_back).to_be_disabled()
+
+    # exercise 1: what each range is used for is refused to the other
+    for leaf, *choices, answer in (
+        ("TDH.MEM.PAGE.AUG", "0x200000", "2M", "LARGE", "TDX_SUCCESS"),
+        ("TDH.PHYMEM.PAMT.ADD", "PAGES", "2M", "SPARE[0]", "SPARE[1]", "TDX_SUCCESS"),
+        ("TDH.PHYMEM.PAMT.ADD", "LARGE", "2M", "PAIR[0]", "PAIR[1]", "check failed: the range has no pair"),
+        ("TDH.MEM.PAGE.AUG", "0x400000", "2M", "PAGES", "checks failed: the page is free (PT_NDA), at this size"),
+    ):
+        chosen(form, 1, leaf)
+        expect(form.locator("select")).to_have_count(2 + len(choices))
+        for nth, label in enumerate(choices, 2):
+            chosen(form, nth, label)
+        call.click()
+        expect(card).to_contain_text(answer, timeout=20_000)
+    notebook.screenshot("sept_and_pamt_exercise_1")
 
 
 def test_both_widgets_fit_a_screen_and_keep_their_height(notebook: Any) -> None:

@@ -129,6 +129,6 @@ def test_nothing_is_drawn_beyond_the_paper(call: Leaves) -> None:
     canvas.draw()
     renderer = canvas.get_renderer()
     for axes in figure.axes:
-        for text in axes.texts:
+        for text in (axes.title, *axes.texts):
             extent = text.get_window_extent(renderer)
             assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width, text.get_text()

@@ -6,6 +6,7 @@ from typing import Any
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import given, run
 from tdxlab.engine.trace import Trace
+from tdxlab.lab import Lab
 from tdxlab.views import rows
 from tests.views.toy import program
 
@@ -83,3 +84,15 @@ def test_a_status_names_the_operand_that_it_speaks_of() -> None:
     assert rows.status_text({"status": "TDX_SUCCESS", "detail": 0}) == "TDX_SUCCESS"
     assert rows.status_text({"status": "not a status"}) == "not a status"
     assert rows.value_text("accept_level", 0) == "none" and rows.value_text("level", 2) == "2M"
+
+
+def test_a_second_vcpu_is_four_lines_of_the_map_s_table() -> None:
+    tables = []
+    for cpus in (1, 2):  # as exercise 1 of 00_map asks
+        lab = Lab(cpus=cpus)
+        lab.create_td(memory="4M", image=1)
+        tables.append([(row["leaf"], row["times"]) for row in rows.folded(lab.journal.notes)])
+    one, two = tables
+    vcpu = ["TDH.VP.CREATE", "TDH.VP.ADDCX", "TDH.VP.INIT", "TDH.VP.WR"]
+    assert len(two) == len(one) + 4 and [leaf for leaf, _ in two if leaf in vcpu] == vcpu * 2
+    assert set(two) - set(one) == {("TDH.SYS.LP.INIT", 2)}
