@@ -269,7 +269,7 @@ def test_an_operation_adds_and_removes_the_pairs_that_its_row_says(row: Row, pre
     assert not [note for note in lab.journal.notes if note["kind"] in ("warn", "kvm_bug_on")]
 
 
-# --- row 4: filling a cache ---
+# --- filling a cache ---
 
 
 @pytest.mark.parametrize(("pages", "more"), [("own", 0), ("scattered", 40)])
@@ -302,7 +302,7 @@ def test_row_4_later_top_ups_refill_only_below_five() -> None:
     assert len(cache.objects) == 40 and pairs(lab) == (36 + 1, 0)
 
 
-# --- row 5: a fault that loses ---
+# --- a fault that loses ---
 
 
 def loses(preset: str, winner: Callable[[Td], Steps], rest: Story) -> int:
@@ -342,7 +342,7 @@ def test_row_5_a_fault_that_is_stale_makes_no_seamcall(preset: str) -> None:
     assert loses(preset, winner, ((1, "read_lock mmu_lock"), (0, None), (1, None))) == RET_PF_RETRY
 
 
-# --- rows 17 to 21: the end of a VM ---
+# --- the end of a VM ---
 
 
 ENDS = [(preset, level) for preset in HUGE for level in (PG_LEVEL_4K, PG_LEVEL_2M)]
