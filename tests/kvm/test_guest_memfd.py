@@ -7,6 +7,7 @@ from unittest.mock import AsyncMock, patch
 import pytest
 
 from tdxlab.engine.run import run, seeded
+from tdxlab.engine.step import step
 from tdxlab.guest.accept import map_gpa
 from tdxlab.guest.programs import accepts, touches
 from tdxlab.hw.cpu import Guest
@@ -229,3 +230,17 @@ def test_references_come_and_go_with_the_leaves(design):
     assert lab.alone(kvm_gmem_punch_hole(gmem, 1, 514)) == 0
     assert gmem.references[0] == 1 and not any(gmem.references[n] for n in range(1, 514))
     assert lab.alone(kvm_gmem_punch_hole(gmem, 0, 1024)) == 0 and not gmem.references and not gmem.folios
+
+
+def test_a_folio_is_split_and_merged_in_steps_that_say_what_they_look_at():
+    lab = Lab(design="seed,guest_memfd=hugetlb_in_place", cpus=1)
+    td, split = lab.create_td(memory="2M"), []
+
+    async def there_and_back():
+        await step(at="convert")
+        for private in (False, True):
+            assert await td.kvm.design.guest_memfd.convert(td.kvm, 5, 6, private=private) == 0
+            split.append(td.slot.gmem.split.peek(0))
+
+    run(lab.program(lambda: [there_and_back()]), check_reads=True)
+    assert split == [True, False]
