@@ -244,3 +244,16 @@ def test_a_folio_is_split_and_merged_in_steps_that_say_what_they_look_at():
 
     run(lab.program(lambda: [there_and_back()]), check_reads=True)
     assert split == [True, False]
+
+
+def test_a_folio_is_poisoned_in_a_step_that_says_so():
+    lab = Lab(cpus=1)
+    td, poisoned = lab.create_td(memory="2M"), []
+
+    async def memory_failure():
+        await step(at="memory_failure")
+        await kvm_gmem_error_folio(td.slot.gmem, 0)
+        poisoned.append(td.slot.gmem.poisoned.peek(0))
+
+    run(lab.program(lambda: [memory_failure()]), check_reads=True)
+    assert poisoned == [True]
