@@ -128,7 +128,9 @@ def names(stepper: Stepper) -> list[str]:
 
 
 def title(stepper: Stepper) -> str:
-    """`accept-level · design seed · grain lock`: what the schedule belongs to."""
+    """`accept-level · design seed · grain lock`: what the schedule belongs to; without a scenario, its actors."""
     meta = dict(stepper.program.meta)
-    first = meta.pop("scenario", "a program")
+    first = meta.pop("scenario", " and ".join(names(stepper)))
+    if not stepper.picture():
+        meta.pop("design", None)  # there is no KVM that it could be a design of
     return " · ".join([first, *(f"{k} {v}" for k, v in meta.items())])

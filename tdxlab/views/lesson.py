@@ -73,6 +73,8 @@ class Designs(w.VBox):  # type: ignore[misc]
         return self.steppers[design]
 
     def _show(self, change: dict[str, str]) -> None:
+        # the old stepper must not take clicks while the new one is made
+        self.children = [self.choice, w.HTML(f"<div style='{TEXT}'>preparing {html.escape(change['new'])} ...</div>")]
         self.children = [self.choice, self._widget(change["new"])]
 
 

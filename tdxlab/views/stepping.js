@@ -22,13 +22,14 @@ function expand(side) {
   return side.runs.flatMap(([state, n]) => Array(n).fill(state));
 }
 
-const AROUND = 130; // pixels of the memory's height that are no entries: names, legend, facts
+const BELOW = 60, HEADLINES = 52; // pixels of the memory's height: legend and facts; the names of a region
 
 // how large an entry may be drawn so that both strips of a region fit into the memory's box, side by side
 function entrySize(box, regions) {
   const most = regions <= 1 ? [14, 14] : regions <= 2 ? [14, 9] : regions <= 6 ? [8, 5] : [4, 4];
   const width = Math.max(4, Math.min(most[0], Math.floor((box.clientWidth - 20) / (2 * COLUMNS))));
-  const height = Math.max(4, Math.floor((box.clientHeight - AROUND) / (512 / COLUMNS)));
+  const room = (box.clientHeight - BELOW) / Math.max(1, regions) - HEADLINES;
+  const height = Math.max(3, Math.floor(room / (512 / COLUMNS)));
   return { w: width, h: Math.min(width + 1, most[1], height) };
 }
 
@@ -250,7 +251,8 @@ function render({ model, el }) {
       }),
     );
     const next = part.code.querySelector(".tdx-next");
-    if (next) part.code.scrollTop = next.offsetTop - (part.code.clientHeight - next.offsetHeight) / 2;
+    const row = parseFloat(getComputedStyle(part.code).lineHeight) || 1; // no half lines at the top
+    if (next) part.code.scrollTop = Math.round((next.offsetTop - (part.code.clientHeight - next.offsetHeight) / 2) / row) * row;
     part.locks.replaceChildren(
       make("span", "tdx-quiet", now.locks.length ? "holds " : "holds no lock"),
       ...now.locks.map((name) => make("span", "tdx-lock", name)),
@@ -373,6 +375,7 @@ function render({ model, el }) {
         const bad = verdict === "broken" || verdict === "fails" || verdict === "not seen";
         const open = verdict === "not seen yet" || verdict === "judged at the end";
         const row = make("div", `tdx-claim${bad ? " tdx-bad" : open ? " tdx-open" : ""}`);
+        row.title = fixed.claims[id] || ""; // whole, where the line has no room for it
         row.append(make("b", "", id), make("span", "tdx-verdict", ` ${verdict} `), make("span", "tdx-quiet", fixed.claims[id] || ""));
         return row;
       }),
@@ -390,7 +393,7 @@ function render({ model, el }) {
     const who = make("span", "tdx-event-cpu", String(event.cpu));
     who.style.background = cpuColour(event.cpu);
     const did = make("div", "tdx-did");
-    did.append(make("span", "tdx-event-function", event.function), make("span", "", event.label));
+    did.append(make("span", "tdx-event-function", event.function), " ", make("span", "", event.label));
     event.notes.forEach((note) => did.append(make("div", "tdx-note", note)));
     row.append(make("span", "tdx-number", String(event.n).padStart(4)), who, did);
     return row;
@@ -412,7 +415,8 @@ function render({ model, el }) {
       row.classList.toggle("tdx-here", i === n - 1);
     });
     const here = events.children[n - 1];
-    events.scrollTop = here ? here.offsetTop - events.clientHeight / 2 : 0;
+    const top = [...events.children].find((row) => here && row.offsetTop >= here.offsetTop - events.clientHeight / 2);
+    events.scrollTop = top ? top.offsetTop : 0;
   }
 
   function scheduleText() {
@@ -507,6 +511,7 @@ function render({ model, el }) {
 
   const lower = make("div", "tdx-lower");
   lower.append(memory, side);
+  root.classList.toggle("tdx-no-kvm", !fixed.kvm); // then there is no memory to draw and nothing of KVM's to count
   root.append(head, controls, message, columns, last, lower);
   el.append(root);
   draw();

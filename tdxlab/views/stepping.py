@@ -227,6 +227,7 @@ def _listed(cpus: list[int]) -> str:
 def _static(stepper: Stepper) -> dict[str, Any]:
     return {
         "title": title(stepper),
+        "kvm": bool(stepper.picture()),
         "names": names(stepper),
         "claims": claim_texts(stepper),
         "states": {state: asdict(look) for state, look in palette.STATES.items()},

@@ -117,6 +117,12 @@ def test_the_stepper_fits_a_screen_and_keeps_its_height(notebook: Any) -> None:
         yellow = stepper.locator(".tdx-next").last
         assert yellow.evaluate("e => e.scrollWidth <= e.clientWidth"), "the next line can be read to its end"
         notebook.screenshot(f"accept_level_{width}_{nth}")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    scrubber = page.locator(".jp-OutputArea-output:has(.noUi-handle)").first
+    scrubber.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    assert scrubber.bounding_box()["height"] <= 800 - FRAME, "the slider's figures are seen whole"
+    notebook.screenshot("accept_level_scrubber_1280")
     page.set_viewport_size({"width": 1400, "height": 1600})
 
 

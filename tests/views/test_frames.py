@@ -3,6 +3,7 @@
 import json
 
 from tdxlab.engine.stepper import Stepper
+from tdxlab.lessons import window
 from tdxlab.views import frames
 from tests.views.toy import program
 
@@ -51,3 +52,9 @@ def test_paths_are_shown_as_the_repository_names_them() -> None:
     assert frames.short(f"{frames.PACKAGE}/kvm/mmu.py") == "tdxlab/kvm/mmu.py"
     assert frames.short("/home/x/tdxlab/mine.py") == "mine.py"
     assert frames.title(Stepper(program())) == "toy · design seed · grain lock"
+
+
+def test_a_program_without_kvm_is_named_after_its_calls() -> None:
+    assert frames.title(Stepper(window.program())).startswith(
+        "TDH.MEM.PAGE.REMOVE and TDH.PHYMEM.PAMT.REMOVE · grain lock"
+    )

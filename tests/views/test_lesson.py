@@ -39,6 +39,19 @@ def test_each_design_keeps_its_place() -> None:
     assert view.stepper.cursor == 1 and made == ["a", "b"]
 
 
+def test_the_old_stepper_takes_no_clicks_while_a_new_one_is_made() -> None:
+    seen = []
+
+    def make(design: str) -> Stepper:
+        if design == "b":
+            seen.append(view.children[1].value)
+        return Stepper(program())
+
+    view = lesson.Designs(make, ["a", "b"])
+    view.choice.value = "b"
+    assert len(seen) == 1 and "preparing b ..." in seen[0]
+
+
 def test_steppers_can_start_at_a_place() -> None:
     view = lesson.Designs(lambda _: Stepper(program()), ["a"], schedules={"a": [1, 0, 0]}, until="fault")
     assert view.stepper.cursor == 1 and len(view.stepper.path) == 4

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tdxlab.engine.run import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
+from tdxlab.lessons import window
 from tdxlab.views.frames import frame
 from tdxlab.views.stepping import StepperWidget
 from tests.views.toy import program
@@ -192,3 +193,8 @@ def test_whatever_is_pressed_the_frame_is_that_of_a_fresh_run(commands: list[Any
     fresh = Stepper(program())
     fresh.follow(read_schedule(widget.schedule))
     assert frame(fresh) == widget.frame
+
+
+def test_the_widget_knows_whether_there_is_a_kvm_to_draw() -> None:
+    assert StepperWidget(Stepper(window.program())).static["kvm"] is False
+    assert StepperWidget(Stepper(program())).static["kvm"] is True
