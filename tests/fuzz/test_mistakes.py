@@ -29,7 +29,7 @@ from tests.fuzz.fuzzer import Fuzzer, go_on
 from tests.fuzz.machine import Machine
 
 STATIC, DYNAMIC = "1.5.25", "1.5.25 with Dynamic PAMT"
-SEED, AT_MOST = 1, 5_000
+SEED, AT_MOST = 1, 8_000
 
 Patch = pytest.MonkeyPatch
 Change = Callable[..., Any]
