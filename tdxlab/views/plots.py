@@ -57,7 +57,7 @@ class Strips:
         self.base = base
         self.sides = ("sept", "mirror") if mirror else ("sept",)
         across, down = (len(moments) * len(self.sides), 1) if wide else (len(moments), len(self.sides))
-        height = 3.4 if wide else 1.2 + 3.3 * down
+        height = 3.5 if wide else 1.2 + 3.3 * down
         self.figure, self.axes = figure(5.2 * across, height, nrows=down, ncols=across, squeeze=False)
         self.images: dict[tuple[str, str], Any] = {}
         self.grids: dict[tuple[str, str], LineCollection] = {}
