@@ -7,6 +7,7 @@ import textwrap
 from typing import Any
 
 from tdxlab.engine import run as engine_run
+from tdxlab.engine.schedule import story
 from tdxlab.scenarios.play import Setting
 from tdxlab.scenarios.registry import load_all
 from tdxlab.spec.design import PRESETS, Design, Question, load
@@ -36,7 +37,7 @@ def diff(question: str, a: str, b: str) -> dict[str, Any]:
             continue
         for name in (a, b):
             program = Setting(scenario.name, f"seed,{question}={name}").program()
-            trace = engine_run.run(program, engine_run.story(stories.get(name, ())))
+            trace = engine_run.run(program, story(stories.get(name, ())))
             for claim, holds in trace.claims.items():
                 verdicts.setdefault(f"{scenario.name} {claim}", {})[name] = holds
     return {

@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 
 from tdxlab.engine.cells import Journal
 from tdxlab.engine.claims import Claim
-from tdxlab.engine.run import Program, alone
+from tdxlab.engine.drive import alone
+from tdxlab.engine.run import Program
 from tdxlab.engine.step import Pause, Steps, Touch
 from tdxlab.guest.accept import GuestProgram
 from tdxlab.host.host import Host
 from tdxlab.host.tdx import tdx_enable
-from tdxlab.hw.cpu import GRAINS, Access, Cpu, Guest, GuestFault, NotModelled, Regs
+from tdxlab.hw.cpu import GRAINS, Cpu, NotModelled, Regs
+from tdxlab.hw.guest import Access, Guest, GuestFault
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.invariants import Sweep

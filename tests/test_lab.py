@@ -7,7 +7,8 @@ import re
 import pytest
 
 from tdxlab.engine.explore import explore
-from tdxlab.engine.run import run, seeded
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded
 from tdxlab.guest.programs import accepts, touches
 from tdxlab.invariants import Sweep
 from tdxlab.kvm.spte import SHADOW_NONPRESENT_VALUE

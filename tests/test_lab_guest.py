@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tdxlab.hw.cpu import Access, GuestFault
+from tdxlab.hw.guest import Access, GuestFault
 from tdxlab.lab import Lab
 from tdxlab.module import sept
 from tdxlab.spec.bits import EptViolation, field

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tdxlab.engine.run import Execution, Program, stay
+from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.schedule import stay
 
 
 class Bounded:

@@ -1,34 +1,27 @@
 """One execution of a program under one schedule.
 
 A `Program` is a machine that has been set up, and a function that gives the coroutines of its concurrent part anew
-for each execution.  `Execution` steps them; `run` drives one to its end; `alone` drives one coroutine in set-ups.
+for each execution.  `Execution` steps them; `run` drives one to its end.
 """
 
 from __future__ import annotations
 
-import itertools
-import random
-import re
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from tdxlab.engine.cells import Cell, Journal, Key, audit
 from tdxlab.engine.claims import Claim, Invariant, Watch
+from tdxlab.engine.schedule import ScheduleError, Scheduler, stay
 from tdxlab.engine.step import OTHERS, READ, Pause, Steps, Touch, covers, mode_now
 from tdxlab.engine.trace import Event, Trace, placed, plain
 
-T = TypeVar("T")
 ENGINE = __file__.rsplit("/", 1)[0]
 
 
 class Undeclared(AssertionError):
     """A step used a cell that neither its touches nor a held lock covers: a search would lose traces silently."""
-
-
-class ScheduleError(ValueError):
-    """A schedule names a CPU that can not run there."""
 
 
 class MachineDead(Exception):
@@ -52,63 +45,6 @@ class Program:
     picture: Callable[[], dict[str, Any]] = dict
     meta: Mapping[str, str] = field(default_factory=dict)
     max_steps: int = 20_000
-
-
-def alone(journal: Journal, coroutine: Coroutine[Pause, list[Touch], T], cpu: int = 0) -> T:
-    """Run one coroutine to its end with nobody beside it.  A wait that nobody can end is an error."""
-    before, journal.cpu = journal.cpu, cpu
-    reply: Any = None
-    try:
-        while True:
-            _, touches, ready = coroutine.send(reply)
-            if ready is not None and callable(ready) and not ready():
-                raise RuntimeError(f"{coroutine!r} waits for something that nobody else will do")
-            reply = list(touches)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    finally:
-        journal.cpu = before
-        journal.released.clear()
-
-
-def together(
-    journal: Journal,
-    actors: Sequence[Coroutine[Pause, list[Touch], T]],
-    told: Callable[[list[dict[str, Any]]], None] = lambda notes: None,
-) -> list[T]:
-    """Run actors to their ends, actor i on CPU i, a step each in turn.  Returns what each returned.
-
-    For runs too long to record: nothing is audited or can be taken back.  A machine of the grain of whole calls: within
-    a call nobody pauses.  told: gets the notes of each step.  Raises RuntimeError where all wait.
-    """
-    results: dict[int, T] = {}
-    running = list(range(len(actors)))
-    parked: list[Any] = [(None, None, None)] * len(actors)
-    journal.alone = True
-    try:
-        while running:
-            moved = False
-            for cpu in tuple(running):
-                _, touches, ready = parked[cpu]
-                if callable(ready) and not ready():
-                    continue
-                journal.cpu, moved = cpu, True
-                reply: Any = None if touches is None else list(touches)
-                try:
-                    parked[cpu] = actors[cpu].send(reply)
-                except StopIteration as done:
-                    results[cpu] = done.value
-                    running.remove(cpu)
-                if journal.notes:
-                    told(journal.notes)
-                    journal.notes.clear()
-            if not moved:
-                raise RuntimeError(f"all wait: {[parked[cpu][0] for cpu in running]}")
-    finally:
-        journal.cpu, journal.alone = 0, False
-        for actor in actors:
-            actor.close()
-    return [results[cpu] for cpu in range(len(actors))]
 
 
 def undeclared(
@@ -366,74 +302,6 @@ def _stack(coroutine: Steps) -> list[tuple[str, str, int]]:
     return frames
 
 
-# --- schedulers: each answers "who next?" of an execution, whose runnable CPUs are given ---
-
-Scheduler = Callable[[Execution, list[int]], int]
-
-
-def stay(execution: Execution, runnable: list[int]) -> int:
-    """Go on with the CPU that ran last while it can run, else the lowest: no forced switch."""
-    previous = execution.schedule[-1] if execution.schedule else None
-    return previous if previous in runnable else runnable[0]
-
-
-def round_robin(execution: Execution, runnable: list[int]) -> int:
-    """Switch at every step."""
-    previous = execution.schedule[-1] if execution.schedule else -1
-    return next((cpu for cpu in runnable if cpu > previous), runnable[0])
-
-
-def seeded(seed: int) -> Scheduler:
-    """A random walk that is the same for the same seed."""
-    dice = random.Random(seed)
-    return lambda execution, runnable: dice.choice(runnable)
-
-
-def given(schedule: Sequence[int], then: Scheduler = stay) -> Scheduler:
-    """Follow `schedule`, and `then` when it is used up."""
-    rest: Iterator[int] = iter(schedule)
-
-    def choose(execution: Execution, runnable: list[int]) -> int:
-        cpu = next(rest, None)
-        if cpu is None:
-            return then(execution, runnable)
-        if cpu not in runnable:
-            raise ScheduleError(f"the schedule asks for CPU {cpu}, but only {runnable} can run there")
-        return cpu
-
-    return choose
-
-
-Story = tuple[tuple[int, "str | None"], ...]
-"""A schedule told by what happens: (CPU, the step before which it stops; None = until it can not go on)."""
-
-
-def story(chapters: Story, then: Scheduler = stay) -> Scheduler:
-    """Let each CPU go on to its chapter's end, at least one step, and `then` when the story is told.
-
-    A chapter ends where the CPU is about to make a step whose name contains the text.
-    Raises ScheduleError where a CPU can not get there: the story no longer fits the model.
-    """
-    rest = list(chapters)
-    moved = False
-
-    def choose(execution: Execution, runnable: list[int]) -> int:
-        nonlocal moved
-        while rest:
-            cpu, until = rest[0]
-            there = moved and until is not None and until in (execution.label(cpu) or "")
-            if not there and cpu in runnable:
-                moved = True
-                return cpu
-            if not there and until is not None:
-                raise ScheduleError(f"CPU {cpu} can not go on to {until!r}; it stands before {execution.parked(cpu)}")
-            rest.pop(0)
-            moved = False
-        return then(execution, runnable)
-
-    return choose
-
-
 def run(program: Program, scheduler: Scheduler = stay, *, check_reads: bool = False) -> Trace:
     """Run `program` once, to its end, and rewind.  Raises what an invariant finds as AssertionError.
 
@@ -449,20 +317,3 @@ def run(program: Program, scheduler: Scheduler = stay, *, check_reads: bool = Fa
         return execution.trace
     finally:
         execution.abandon()
-
-
-def show_schedule(schedule: Sequence[int]) -> str:
-    """Run lengths, for people and for pasting back: [0, 0, 1] is "0*2 1"."""
-    runs = [(cpu, len(list(group))) for cpu, group in itertools.groupby(schedule)]
-    return " ".join(f"{cpu}*{n}" if n > 1 else str(cpu) for cpu, n in runs)
-
-
-def read_schedule(text: str) -> list[int]:
-    """The inverse of `show_schedule`.  Raises ValueError with a sentence."""
-    schedule: list[int] = []
-    for part in text.split():
-        found = re.fullmatch(r"([0-9]{1,3})(?:\*([0-9]{1,7}))?", part)
-        if found is None:
-            raise ValueError(f"a schedule is CPU numbers like '0*5 1 0*3', not {part!r}")
-        schedule += [int(found[1])] * int(found[2] or 1)
-    return schedule

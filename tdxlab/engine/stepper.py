@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tdxlab.engine.run import Execution, Program, stay
+from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.schedule import stay
 from tdxlab.engine.trace import Event, Trace
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from tdxlab.engine.run import Execution, Program, Scheduler, seeded
+from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.schedule import Scheduler, seeded
 
 DEPTH = 2  # a bug that needs two steps of different CPUs in one order
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tdxlab.engine.step import OTHERS, Pause, Touch, step
 from tdxlab.guest.vmcall import tdvmcall
-from tdxlab.hw.cpu import Access, Guest
+from tdxlab.hw.guest import Access, Guest
 from tdxlab.spec.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET
 from tdxlab.spec.levels import (
     PAGE_SIZE,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tdxlab.guest.accept import GuestProgram, accept_memory, accept_page, map_gpa
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K, SIZE_1G, SIZE_2M
 
 LOW_END = 0x80000  # slot 1: frames 0 to 0x7ffff

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from tdxlab.engine.cells import Journal, Table
 from tdxlab.engine.step import WRITE, step
 from tdxlab.guest.accept import GuestProgram, accept_memory
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.spec.levels import SIZE_2M
 
 UNIT = SIZE_2M  # of the bitmap

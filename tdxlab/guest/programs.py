@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tdxlab.guest.accept import GuestProgram, accept_memory, accept_page, touch
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, SIZE_2M
 
 

@@ -12,7 +12,7 @@ from tdxlab.engine.cells import Journal
 from tdxlab.guest.accept import GuestProgram, accept_page, level_bytes, map_gpa, touch
 from tdxlab.guest.linux import UnacceptedMemory
 from tdxlab.guest.programs import touches
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 
 Style = Callable[[Journal, int, int], Sequence[GuestProgram]]

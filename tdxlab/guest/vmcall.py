@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.spec.leaves import TDG_VP_VMCALL
 
 R10_TO_R15 = ("r10", "r11", "r12", "r13", "r14", "r15")

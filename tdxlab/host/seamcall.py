@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tdxlab.host.host import Host
-from tdxlab.hw.cpu import Guest, Regs
+from tdxlab.hw.cpu import Regs
+from tdxlab.hw.guest import Guest
 from tdxlab.spec import leaves
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_2M, pg_level_to_tdx_sept_level

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tdxlab.engine.step import OTHERS, READ, WRITE, step
 from tdxlab.host import seamcall
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.accept_level import tdx_accept_level
 from tdxlab.kvm.kvm_main import (
     EINTR,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tdxlab.engine.cells import Words
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
-from tdxlab.hw.cpu import WORD_BYTES
+from tdxlab.hw.guest import WORD_BYTES
 from tdxlab.hw.memory import Memory
 from tdxlab.kvm.kvm_main import EFAULT, Kvm, KvmMemorySlot
 from tdxlab.spec.levels import ENTRIES, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tdxlab.engine.step import WRITE, step
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.guest_memfd import Gmem
 from tdxlab.kvm.kvm_main import EAGAIN, EFAULT, EINTR, EINVAL, Kvm, KvmMemorySlot, KvmVcpu
 from tdxlab.kvm.memslots import new_memslot

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.explore import Result, explore
-from tdxlab.engine.run import Program, Story, run, story
+from tdxlab.engine.run import Program, run
+from tdxlab.engine.schedule import Story, story
 from tdxlab.engine.step import WRITE, step
 from tdxlab.lab import Lab
 from tdxlab.lessons.refusals import AUG_2M, BLOCK_2M, DEMOTE, TRACK, seamcall

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from tdxlab.engine.run import run, story
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import story
 from tdxlab.hw.cpu import Regs
 from tdxlab.lab import Lab
 from tdxlab.lessons.leaves import Leaves

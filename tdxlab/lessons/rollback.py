@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tdxlab.engine.run import Program, Story, story
+from tdxlab.engine.run import Program
+from tdxlab.engine.schedule import Story, story
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Trace
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.lab import Lab
 from tdxlab.lessons.refusals import AUG, AUG_2M, BLOCK_2M, DEMOTE, GPA_2M, MODULE, TRACK, seamcall
 from tdxlab.lessons.td import PD, TDR, TDVPR_1, build

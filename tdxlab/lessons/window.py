@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tdxlab.engine.explore import explore
-from tdxlab.engine.run import Program, run, story
+from tdxlab.engine.run import Program, run
+from tdxlab.engine.schedule import story
 from tdxlab.engine.trace import Trace
 from tdxlab.lab import Lab
 from tdxlab.lessons.refusals import ADD_PAIR, AUG, BLOCK, DROP_PAIR, MODULE, REMOVE, TRACK, seamcall

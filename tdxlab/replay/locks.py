@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Words
-from tdxlab.engine.run import alone
+from tdxlab.engine.drive import alone
 from tdxlab.hw.memory import OnDemand
 from tdxlab.hw.sharex import ENTRY_HP, EXCLUSIVE, READER, Held, Refuse, Sharex
 from tdxlab.module import sept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.run import Program
 from tdxlab.guest.accept import accept_page
-from tdxlab.hw.cpu import Access, Guest
+from tdxlab.hw.guest import Access, Guest
 from tdxlab.lab import Lab
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.scenarios.shared_memory import all_right, check

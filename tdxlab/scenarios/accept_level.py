@@ -6,7 +6,7 @@ from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import Steps
 from tdxlab.guest.accept import GuestProgram, accept_page, touch
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.tdx import vcpu_enter_guest
 from tdxlab.lab import Lab, Td
 from tdxlab.scenarios.looks import calls, count

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tdxlab.engine.claims import History, of_history
-from tdxlab.engine.run import Program, Story
+from tdxlab.engine.run import Program
+from tdxlab.engine.schedule import Story
 from tdxlab.guest.accept import GuestProgram, accept_page
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import count
 from tdxlab.scenarios.registry import Control, scenario

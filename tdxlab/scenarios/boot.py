@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tdxlab.engine.run import together
+from tdxlab.engine.drive import together
 from tdxlab.guest import firmware
 from tdxlab.guest.accept import GuestProgram
 from tdxlab.guest.linux import UnacceptedMemory

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tdxlab.engine.claims import History, of_history
-from tdxlab.engine.run import Program, Story
+from tdxlab.engine.run import Program
+from tdxlab.engine.schedule import Story
 from tdxlab.guest.programs import accepts, touches_then_accepts
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import calls, count

@@ -6,7 +6,7 @@ from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.run import Program
 from tdxlab.guest.accept import map_gpa
 from tdxlab.guest.programs import accepts
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import count, sept_of
 from tdxlab.scenarios.registry import scenario

@@ -9,7 +9,7 @@ from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import OTHERS, READ, WRITE, Steps, step
 from tdxlab.guest.vmcall import tdvmcall
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.tdx import tdx_deliver_interrupt
 from tdxlab.lab import Lab
 from tdxlab.scenarios.registry import Control, scenario

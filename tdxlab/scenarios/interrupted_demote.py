@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tdxlab.engine.claims import History, of_history
-from tdxlab.engine.run import Program, Story
+from tdxlab.engine.run import Program
+from tdxlab.engine.schedule import Story
 from tdxlab.engine.step import WRITE, Steps, step
 from tdxlab.guest.programs import touches_then_accepts
 from tdxlab.lab import Lab

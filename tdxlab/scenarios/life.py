@@ -14,7 +14,7 @@ from typing import Any
 from tdxlab.engine.step import Pause, Touch
 from tdxlab.guest.accept import GuestProgram
 from tdxlab.guest.programs import accepts, touches_then_accepts
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.direct_root import kvm_mmu_load
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.kvm_main import ENOMEM, Kvm, KvmVcpu

@@ -6,7 +6,7 @@ from tdxlab.engine.claims import at_end, of_history
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import READ, step
 from tdxlab.guest.vmcall import tdvmcall
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.kvm_main import EINVAL, Kvm
 from tdxlab.kvm.tdx_build import KVM_SUPPORTED_TD_ATTRS, tdx_td_init
 from tdxlab.kvm.teardown import kvm_destroy_vm

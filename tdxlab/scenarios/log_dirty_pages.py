@@ -6,7 +6,7 @@ from typing import Any
 
 from tdxlab.engine.claims import of_history
 from tdxlab.engine.run import Program
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
 from tdxlab.kvm.kvm_main import EINVAL
 from tdxlab.kvm.memslots import kvm_create_memslot, kvm_set_memslot_log_dirty, slot_at

@@ -6,7 +6,7 @@ from tdxlab.engine.claims import always
 from tdxlab.engine.run import Program
 from tdxlab.guest.accept import accept_page, touch
 from tdxlab.guest.programs import touches
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.invariants import mirror_tables
 from tdxlab.kvm.spte import FROZEN_SPTE
 from tdxlab.lab import Lab

@@ -12,7 +12,8 @@ from typing import Any
 from tdxlab.engine import explore as engine_explore
 from tdxlab.engine import run as engine_run
 from tdxlab.engine.explore import Result
-from tdxlab.engine.run import Program, Scheduler, read_schedule, show_schedule
+from tdxlab.engine.run import Program
+from tdxlab.engine.schedule import Scheduler, given, read_schedule, seeded, show_schedule, story
 from tdxlab.engine.stepper import Stepper as EngineStepper
 from tdxlab.engine.trace import Trace
 from tdxlab.lab import Lab
@@ -76,10 +77,10 @@ class Setting:
         A story speaks of the grain of locks; with whole SEAMCALLs each CPU goes on as long as it can.
         """
         if schedule is not None:
-            return engine_run.given(self.parse_schedule(schedule))
+            return given(self.parse_schedule(schedule))
         if seed is not None:
-            return engine_run.seeded(seed)
-        return engine_run.story(get(self.scenario).stories.get(self.design, ()) if self.grain == "lock" else ())
+            return seeded(seed)
+        return story(get(self.scenario).stories.get(self.design, ()) if self.grain == "lock" else ())
 
 
 def run(
@@ -110,7 +111,7 @@ def told(scenario: str, **setting: Any) -> Trace:
     setting_ = Setting(scenario, **setting).filled
     stories = get(scenario).stories
     chapters = stories.get(setting_.design) or next(iter(stories.values()), ())
-    return engine_run.run(setting_.program(), engine_run.story(chapters))
+    return engine_run.run(setting_.program(), story(chapters))
 
 
 def controls(scenario: str) -> dict[str, Trace]:
@@ -119,7 +120,7 @@ def controls(scenario: str) -> dict[str, Trace]:
     made = {}
     for control in (*known.controls, *known.reliefs):
         with without(control.without):
-            made[control.text] = engine_run.run(control_program(known, control), engine_run.story(control.story))
+            made[control.text] = engine_run.run(control_program(known, control), story(control.story))
     return made
 
 
@@ -128,8 +129,8 @@ def explore(scenario: str, *, setting: Setting | None = None, **how: Any) -> Res
 
     how: also design, grain, module and cpus.
     """
-    given = {name: how.pop(name) for name in ("design", "grain", "module", "cpus") if name in how}
-    return engine_explore.explore((setting or Setting(scenario, **given).filled).program(), **how)
+    chosen = {name: how.pop(name) for name in ("design", "grain", "module", "cpus") if name in how}
+    return engine_explore.explore((setting or Setting(scenario, **chosen).filled).program(), **how)
 
 
 def Stepper(scenario: str, **setting: Any) -> EngineStepper:

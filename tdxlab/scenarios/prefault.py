@@ -5,7 +5,7 @@ from __future__ import annotations
 from tdxlab.engine.claims import History, at_end, of_history
 from tdxlab.engine.run import Program
 from tdxlab.guest.accept import accept_page, touch
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.lab import Lab
 from tdxlab.picture import mirror_states
 from tdxlab.scenarios.looks import calls, count, sept_of

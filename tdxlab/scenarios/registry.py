@@ -17,7 +17,8 @@ from typing import Any
 from unittest import mock
 
 from tdxlab.engine.claims import History
-from tdxlab.engine.run import Program, Story
+from tdxlab.engine.run import Program
+from tdxlab.engine.schedule import Story
 from tdxlab.lab import Lab
 
 TOPICS = {"HP": "huge pages", "WL": "lpage_info and the write lock", "ST": "selftests and neighbours"}

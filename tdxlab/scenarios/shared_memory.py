@@ -13,7 +13,7 @@ from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.run import Program
 from tdxlab.guest.accept import map_gpa, touch
 from tdxlab.guest.vmcall import tdvmcall
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.user_memory import read_user, write_user
 from tdxlab.lab import Lab
 from tdxlab.scenarios.registry import Control, scenario

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tdxlab.engine.claims import History, of_history
-from tdxlab.engine.run import Program, Story
+from tdxlab.engine.run import Program
+from tdxlab.engine.schedule import Story
 from tdxlab.guest.accept import accept_page
 from tdxlab.guest.programs import touches_then_accepts
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import calls
 from tdxlab.scenarios.registry import Control, scenario

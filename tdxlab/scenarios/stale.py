@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tdxlab.engine.run import Execution, Program, Story, story
+from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.schedule import Story, story
 from tdxlab.engine.trace import Trace
 from tdxlab.guest.accept import GuestProgram
 from tdxlab.guest.programs import accepts

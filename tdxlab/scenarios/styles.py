@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from tdxlab.engine.run import together
+from tdxlab.engine.drive import together
 from tdxlab.guest.styles import STYLES
 from tdxlab.lab import Lab, nbytes
 from tdxlab.scenarios.tally import COLUMNS, Stuck, Tally

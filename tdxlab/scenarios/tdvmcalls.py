@@ -12,7 +12,7 @@ from typing import Any
 from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.run import Program
 from tdxlab.guest.vmcall import tdvmcall
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.lab import Lab
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec import vmcall as g

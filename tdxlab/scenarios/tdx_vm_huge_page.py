@@ -13,7 +13,7 @@ from tdxlab.engine.run import Program
 from tdxlab.engine.step import READ, step
 from tdxlab.guest.accept import GuestProgram, accept_page, map_gpa, touch
 from tdxlab.guest.programs import touches
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.lab import Lab, Td
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, SIZE_2M

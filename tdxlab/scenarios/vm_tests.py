@@ -8,7 +8,7 @@ from tdxlab.engine.claims import of_history
 from tdxlab.engine.run import Program
 from tdxlab.guest.accept import touch
 from tdxlab.guest.vmcall import tdvmcall
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.lab import Lab
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.scenarios.shared_memory import PRIVATE, all_right, check, sync

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tdxlab.engine.claims import History
-from tdxlab.engine.run import Execution, Scheduler, seeded
+from tdxlab.engine.run import Execution
+from tdxlab.engine.schedule import Scheduler, seeded
 from tdxlab.engine.step import Steps
 from tdxlab.guest.accept import GuestProgram, map_gpa
 from tdxlab.guest.programs import accepts, linux, touches, touches_then_accepts
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.lab import Lab, Td
 from tdxlab.ledger import size_of

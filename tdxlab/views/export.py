@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tdxlab.engine.run import show_schedule
+from tdxlab.engine.schedule import show_schedule
 from tdxlab.engine.trace import Trace
 from tdxlab.views import happened, rows, text
 from tdxlab.views.spans import Span, function_spans, lock_spans

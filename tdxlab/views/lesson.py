@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets as w
 
-from tdxlab.engine.run import show_schedule
+from tdxlab.engine.schedule import show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.views import plots, rows
 from tdxlab.views.film import Film

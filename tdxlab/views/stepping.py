@@ -14,7 +14,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tdxlab.engine.run import read_schedule, show_schedule
+from tdxlab.engine.schedule import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Trace
 from tdxlab.scenarios.play import Setting

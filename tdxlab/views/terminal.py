@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from tabulate import tabulate
 
-from tdxlab.engine.run import ScheduleError, show_schedule
+from tdxlab.engine.schedule import ScheduleError, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.views import palette
 from tdxlab.views.frames import Frame, claim_texts, frame, names, title

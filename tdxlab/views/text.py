@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tdxlab.engine.run import show_schedule
+from tdxlab.engine.schedule import show_schedule
 from tdxlab.engine.trace import Trace
 from tdxlab.views import rows
 from tdxlab.views.happened import happened

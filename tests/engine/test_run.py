@@ -10,23 +10,10 @@ import pytest
 
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.claims import Invariant
+from tdxlab.engine.drive import alone, together
 from tdxlab.engine.locks import Mutex, RwLock, SpinLock
-from tdxlab.engine.run import (
-    Execution,
-    MachineDead,
-    Program,
-    ScheduleError,
-    Undeclared,
-    alone,
-    given,
-    read_schedule,
-    round_robin,
-    run,
-    seeded,
-    show_schedule,
-    story,
-    together,
-)
+from tdxlab.engine.run import Execution, MachineDead, Program, Undeclared, run
+from tdxlab.engine.schedule import ScheduleError, given, read_schedule, round_robin, seeded, show_schedule, story
 from tdxlab.engine.step import ADD, OTHERS, READ, WRITE, covers, dependent, one_step, step
 
 

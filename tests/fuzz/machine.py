@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Journal
-from tdxlab.engine.run import alone
+from tdxlab.engine.drive import alone
 from tdxlab.hw import cpu as hw
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform

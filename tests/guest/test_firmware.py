@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tdxlab.engine.run import together
+from tdxlab.engine.drive import together
 from tdxlab.guest import firmware
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_4K

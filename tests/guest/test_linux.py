@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tdxlab.engine.run import run, seeded, together
+from tdxlab.engine.drive import together
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded
 from tdxlab.guest.accept import accept_memory
 from tdxlab.guest.linux import ACCEPTED, BLOCK, UNIT, UnacceptedMemory, runs
 from tdxlab.lab import Lab

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdxlab.engine.run import together
+from tdxlab.engine.drive import together
 from tdxlab.guest.accept import accept_memory, accept_page, map_gpa
 from tdxlab.guest.programs import firmware_then_linux, linux
 from tdxlab.lab import Lab

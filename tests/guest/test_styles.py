@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tdxlab.engine.run import run, seeded
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded
 from tdxlab.guest.styles import STYLES
 from tdxlab.lab import Lab
 from tdxlab.scenarios.styles import cost, costs

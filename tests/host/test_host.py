@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 
 from tdxlab.engine.locks import SpinLock
-from tdxlab.engine.run import Program, run, seeded
+from tdxlab.engine.run import Program, run
+from tdxlab.engine.schedule import seeded
 from tdxlab.engine.step import step
 from tdxlab.host import seamcall
 from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT

@@ -10,7 +10,8 @@ import pytest
 
 from tdxlab.engine.claims import at_end, of_history
 from tdxlab.engine.explore import Result, explore
-from tdxlab.engine.run import Program, Story, run, story
+from tdxlab.engine.run import Program, run
+from tdxlab.engine.schedule import Story, story
 from tdxlab.engine.step import READ, step
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import LEVEL_2M

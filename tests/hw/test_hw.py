@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from tdxlab.engine.cells import Journal
+from tdxlab.engine.drive import alone
 from tdxlab.engine.explore import explore
-from tdxlab.engine.run import Program, alone
+from tdxlab.engine.run import Program
 from tdxlab.engine.step import WRITE
-from tdxlab.hw.cpu import Cpu, Guest, Regs
+from tdxlab.hw.cpu import Cpu, Regs
+from tdxlab.hw.guest import Guest
 from tdxlab.hw.memory import Memory, PageAllocator
 from tdxlab.hw.platform import Platform
 from tdxlab.hw.sharex import ENTRY_HP, ENTRY_LOCK, EXCLUSIVE, HP, READER, Held, Refuse, Sharex

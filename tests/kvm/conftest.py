@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tdxlab.engine.run import run, stay
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import stay
 from tdxlab.engine.step import Steps
 from tdxlab.engine.trace import Trace
 from tdxlab.lab import Lab, Td

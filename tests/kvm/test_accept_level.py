@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tdxlab.engine.run import seeded, story
+from tdxlab.engine.schedule import seeded, story
 from tdxlab.guest.programs import accepts, linux, touches, touches_then_accepts
 from tdxlab.host import seamcall
 from tdxlab.kvm.kvm_main import ENOMEM

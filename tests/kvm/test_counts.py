@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from tdxlab.engine.run import Story, run, story
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import Story, story
 from tdxlab.engine.step import Steps, step
 from tdxlab.guest.programs import accepts, touches_then_accepts
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.memslots import kvm_delete_memslot
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, kvm_mmu_do_page_fault

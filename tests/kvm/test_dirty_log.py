@@ -6,8 +6,9 @@ from unittest.mock import patch
 
 import pytest
 
-from tdxlab.engine.run import run, seeded
-from tdxlab.hw.cpu import Guest
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm import dirty_log
 from tdxlab.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
 from tdxlab.kvm.kvm_main import EEXIST, EFAULT, EINVAL

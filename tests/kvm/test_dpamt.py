@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tdxlab.engine.run import run, seeded, story
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded, story
 from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.host.dpamt import tdx_pamt_get

@@ -6,11 +6,12 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 
-from tdxlab.engine.run import run, seeded
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded
 from tdxlab.engine.step import step
 from tdxlab.guest.accept import map_gpa
 from tdxlab.guest.programs import accepts, touches
-from tdxlab.hw.cpu import Guest
+from tdxlab.hw.guest import Guest
 from tdxlab.kvm import tdp_mmu_write
 from tdxlab.kvm.gmem_invalidate import MF_DELAYED, kvm_gmem_error_folio, kvm_gmem_punch_hole, kvm_gmem_release
 from tdxlab.kvm.guest_memfd import folio_ref_add

@@ -7,7 +7,8 @@ from unittest.mock import patch
 import pytest
 
 from tdxlab.engine.explore import explore
-from tdxlab.engine.run import run, seeded
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded
 from tdxlab.engine.step import step
 from tdxlab.guest.accept import map_gpa
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts

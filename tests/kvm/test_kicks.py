@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tdxlab.engine.run import run, seeded
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded
 from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.host import seamcall

@@ -8,7 +8,8 @@ from unittest.mock import patch
 import pytest
 
 from tdxlab.engine.locks import Srcu
-from tdxlab.engine.run import run, seeded, story
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import seeded, story
 from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches
 from tdxlab.kvm import mmu, tdx_sept

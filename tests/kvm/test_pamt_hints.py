@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tdxlab.engine.run import Program, Story, run, story
+from tdxlab.engine.run import Program, run
+from tdxlab.engine.schedule import Story, story
 from tdxlab.guest.programs import accepts
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.teardown import kvm_destroy_vm

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tdxlab.engine.run import alone
+from tdxlab.engine.drive import alone
 from tdxlab.guest.accept import map_gpa, touch
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.host import seamcall

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from tdxlab.engine.run import run, story
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import story
 from tdxlab.engine.step import WRITE, step
 from tdxlab.guest.vmcall import tdvmcall
-from tdxlab.hw.cpu import Access
+from tdxlab.hw.guest import Access
 from tdxlab.kvm.kvm_main import EAGAIN, EINVAL, EIO
 from tdxlab.kvm.tdvmcall import TDX_MAP_GPA_MAX_LEN
 from tdxlab.kvm.tdx import tdx_deliver_interrupt

@@ -10,7 +10,8 @@ from tdxlab.engine.cells import Journal
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import Program, run
 from tdxlab.engine.step import WRITE, step
-from tdxlab.hw.cpu import Guest, Regs
+from tdxlab.hw.cpu import Regs
+from tdxlab.hw.guest import Guest
 from tdxlab.hw.sharex import Held, Refuse, Sharex
 from tdxlab.module.exits import MSMI
 from tdxlab.module.sys_shutdown import seamldr_install

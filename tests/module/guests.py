@@ -8,7 +8,8 @@ from typing import Any
 
 from tdxlab.engine.cells import Words
 from tdxlab.engine.step import WRITE, step
-from tdxlab.hw.cpu import Guest, GuestFault, Regs
+from tdxlab.hw.cpu import Regs
+from tdxlab.hw.guest import Guest, GuestFault
 from tdxlab.module.sys_shutdown import seamldr_install
 from tdxlab.spec import leaves
 from tdxlab.spec.bits import SeptEntry

@@ -7,9 +7,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tdxlab.engine.cells import Journal
-from tdxlab.engine.run import Program, alone
+from tdxlab.engine.drive import alone
+from tdxlab.engine.run import Program
 from tdxlab.engine.step import WRITE, step
-from tdxlab.hw.cpu import Cpu, Guest, Regs
+from tdxlab.hw.cpu import Cpu, Regs
+from tdxlab.hw.guest import Guest
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.module import TdxModule

@@ -11,7 +11,8 @@ import pytest
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.run import run
 from tdxlab.engine.step import READ, step
-from tdxlab.hw.cpu import Access, Guest, GuestFault, NotModelled, Regs, first_poll
+from tdxlab.hw.cpu import NotModelled, Regs, first_poll
+from tdxlab.hw.guest import Access, Guest, GuestFault
 from tdxlab.hw.sharex import ENTRY_HP, Held
 from tdxlab.module.report import CPUSVN, MACHINE_KEY
 from tdxlab.spec import leaves

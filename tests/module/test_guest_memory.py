@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tdxlab.hw.cpu import Access, Cpu, Guest, Regs
+from tdxlab.hw.cpu import Cpu, Regs
+from tdxlab.hw.guest import Access, Guest
 from tdxlab.hw.sharex import ENTRY_HP
 from tdxlab.module import zero_step
 from tdxlab.module.state import HP_LOCK_TIMEOUT_US

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tdxlab.engine.explore import explore
-from tdxlab.hw.cpu import Guest, Regs
+from tdxlab.hw.cpu import Regs
+from tdxlab.hw.guest import Guest
 from tdxlab.module.sys_rd import VALUES
 from tdxlab.spec import leaves
 from tdxlab.spec import status as st

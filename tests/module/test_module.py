@@ -12,7 +12,8 @@ import pytest
 from tdxlab.engine.claims import at_end
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import run
-from tdxlab.hw.cpu import Cpu, Guest, Regs
+from tdxlab.hw.cpu import Cpu, Regs
+from tdxlab.hw.guest import Guest
 from tdxlab.hw.sharex import Held
 from tdxlab.module import FAMILIES, HANDLERS
 from tdxlab.module.pamt import packed

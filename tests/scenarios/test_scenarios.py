@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tdxlab.engine import run as engine_run
+from tdxlab.engine.schedule import story
 from tdxlab.scenarios.play import Setting, explore, run
 from tdxlab.scenarios.registry import Control, Scenario, control_program, load_all, without
 
@@ -52,14 +53,14 @@ def test_every_claim_has_a_control(scenario: Scenario) -> None:
 @pytest.mark.parametrize(("scenario", "control"), CONTROLS)
 def test_a_control_turns_its_claim_red(scenario: Scenario, control: Control) -> None:
     with without(control.without):
-        trace = engine_run.run(control_program(scenario, control), engine_run.story(control.story))
+        trace = engine_run.run(control_program(scenario, control), story(control.story))
     assert trace.claims[control.claim] is False
     assert control.shows is None or control.shows(trace.history()), "broken for another reason"
 
 
 @pytest.mark.parametrize(("scenario", "relief"), RELIEFS)
 def test_without_its_cause_a_harm_is_gone(scenario: Scenario, relief: Control) -> None:
-    trace = engine_run.run(control_program(scenario, relief), engine_run.story(relief.story))
+    trace = engine_run.run(control_program(scenario, relief), story(relief.story))
     assert trace.claims[relief.claim] is True
 
 
@@ -77,7 +78,7 @@ def test_every_schedule_with_one_preemption_at_the_grain_of_locks(name: str) -> 
 
 @pytest.mark.parametrize(("scenario", "control"), [p for p in CONTROLS if p.values[1].without])
 def test_the_same_run_with_the_mechanism_on_is_green(scenario: Scenario, control: Control) -> None:
-    trace = engine_run.run(control_program(scenario, control), engine_run.story(control.story))
+    trace = engine_run.run(control_program(scenario, control), story(control.story))
     assert trace.claims[control.claim]
 
 

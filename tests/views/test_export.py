@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tdxlab.engine.run import given, round_robin, run, seeded
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import given, round_robin, seeded
 from tdxlab.views import export
 from tests.views.toy import program
 

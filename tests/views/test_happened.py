@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tdxlab.engine.run import run as run_program
-from tdxlab.engine.run import story
+from tdxlab.engine.schedule import story
 from tdxlab.guest.programs import accepts
 from tdxlab.lab import Lab
 from tdxlab.scenarios.play import run

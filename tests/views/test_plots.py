@@ -11,7 +11,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from tdxlab.engine.run import given, run
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import given
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Trace
 from tdxlab.views import machine, plots, timeline

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from tdxlab.engine.explore import explore
-from tdxlab.engine.run import given, run
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import given
 from tdxlab.engine.trace import Trace
 from tdxlab.lab import Lab
 from tdxlab.views import rows

@@ -1,6 +1,7 @@
 """Spans of a trace: locks from taking to giving back, functions properly nested."""
 
-from tdxlab.engine.run import given, run
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import given
 from tdxlab.engine.trace import Event, Trace
 from tdxlab.views.spans import function_spans, lock_spans
 from tests.views.toy import program

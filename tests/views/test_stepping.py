@@ -10,7 +10,7 @@ pytest.importorskip("anywidget")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdxlab.engine.run import read_schedule, show_schedule
+from tdxlab.engine.schedule import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.lessons import window
 from tdxlab.views.frames import frame

@@ -1,6 +1,7 @@
 """Text tables say the same at every run."""
 
-from tdxlab.engine.run import given, run
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import given
 from tdxlab.engine.trace import Trace
 from tdxlab.views import text
 from tests.views.toy import program
