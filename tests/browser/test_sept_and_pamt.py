@@ -22,8 +22,8 @@ def notebook(open_notebook: Callable[[str], Any]) -> Any:
 
 
 def widget(notebook: Any, button: str) -> Locator:
-    """The output with that button."""
-    found = notebook.page.locator(f".jp-OutputArea-output:has(button:text-is('{button}'))")
+    """The last output with that button."""
+    found = notebook.page.locator(f".jp-OutputArea-output:has(button:text-is('{button}'))").last
     found.scroll_into_view_if_needed()
     return found
 
@@ -31,6 +31,16 @@ def widget(notebook: Any, button: str) -> Locator:
 def chosen(form: Locator, nth: int, label: str) -> None:
     """Choose in the form's nth list."""
     form.locator("select").nth(nth).select_option(label=label)
+
+
+def test_a_reader_sees_the_tables_grow(notebook: Any) -> None:
+    grown = notebook.page.locator(".jp-OutputArea-output:has(button:text-is('next call ▶'))").first
+    grown.scroll_into_view_if_needed()
+    for said in ("SEPT.ADD", "SEPT.ADD", "SEPT.ADD", "S-EPT FREE -> MAPPED"):
+        grown.get_by_role("button", name="next call ▶").click()
+        expect(grown.locator(".widget-html-content")).to_contain_text(said, timeout=20_000)
+    expect(grown.get_by_role("button", name="next call ▶")).to_be_disabled(timeout=20_000)
+    notebook.screenshot("sept_and_pamt_grown")
 
 
 def test_a_reader_steps_through_a_split_and_back(notebook: Any) -> None:
