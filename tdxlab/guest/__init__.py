@@ -1,1 +1,1 @@
-"""Guest programs: coroutines over `hw.guest.Guest`.  They see the TD's registers, and neither the host nor the module."""
+"""Guest programs: coroutines over `hw.guest.Guest`.  They see the TD's registers, neither the host nor the module."""
