@@ -46,7 +46,7 @@ def draw(axes: Axes, shown: Range, dynamic: bool, names: Names, before: Range | 
     axes.set_yticks([0, 8], ["MiB 0", "MiB 1"])
     axes.tick_params(which="both", length=0, labelsize=9)
     told = summary(shown, dynamic).replace("PT_", "")
-    axes.set_title(f"2M range of {named(shown.hpa, names)}\n{told}", fontsize=11.5)
+    axes.set_title(f"2M range of {named(shown.hpa, names)}\n{told}", fontsize=11.5 if len(told) < 40 else 10)
     if one:
         text = "one 2M page" if shown.types is not PT_NDA else "no pair:\nno 4K entries" if dynamic else ""
         axes.text(15.5, 7.5, text, ha="center", va="center", fontsize=15, weight="bold")
