@@ -119,21 +119,19 @@ def check_shape(line: Any) -> None:
     """
     if not isinstance(line, dict):
         raise ValueError("it is no object")
-    for key, kinds in SHAPES.items():
-        if key in line and not isinstance(line[key], kinds):
-            raise ValueError(
-                f"{key} can not be {shortened(line[key])}, but {' or '.join(KINDS[kind] for kind in kinds)}"
-            )
+    for key, value in line.items():
+        kinds = SHAPES.get(key)
+        if kinds is not None and not isinstance(value, kinds):
+            raise ValueError(f"{key} can not be {shortened(value)}, but {' or '.join(KINDS[kind] for kind in kinds)}")
     for key, kinds in ELEMENTS.items():
         for element in line.get(key, ()):
             if not isinstance(element, kinds):
                 wanted = " or ".join(KINDS[kind].split()[-1] + "s" for kind in kinds)
                 raise ValueError(f"{key} can not have {shortened(element)}, but {wanted}")
-    for key, others in NEEDS.items():
-        if key in line:
-            for other in others:
-                if other not in line:
-                    raise ValueError(f"there is {key} but no {other}")
+    for key in line:
+        for other in NEEDS.get(key, ()):
+            if other not in line:
+                raise ValueError(f"there is {key} but no {other}")
     for register in line.get("out", ()):
         if register not in REGISTERS:
             raise ValueError(f"out can not have {register}, but {', '.join(REGISTERS)}")
