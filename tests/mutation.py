@@ -24,6 +24,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
 MODES = {"READ", "WRITE", "ADD", "SHARE", "FAIL", "mode"}
+TRIED = {"SHARED", "EXCLUSIVELY", "UPGRADED", "ENTRY"}  # [whose]: modes of the module's try-locks
 METHODS = {"touch", "entry", "bepoch"}
 UNUSED = "import tdxlab.engine.cells as _cells\n_unused = _cells.Words(_cells.Journal(), 'unused', [0]), 0, 'read'\n"
 UNUSED_TOUCH = ast.Name("_unused", ast.Load())
@@ -54,6 +55,7 @@ def leaves_under_audit(file: Path) -> None:
     from tests.module import cases
 
     cases.check_locks()
+    cases.check_last_exit()
     for name in cases.ALONE:
         cases.check_alone(name)
     for name in (*cases.PAIRS, *cases.DYNAMIC_PAIRS):
@@ -72,8 +74,14 @@ def kvm_under_audit(file: Path) -> None:
     assert pytest.main(["-qx", "-p", "no:cacheprovider", *chosen, *map(str, tests)]) == 0
 
 
+def both_under_audit(file: Path) -> None:
+    """A processor serves both.  Raises."""
+    leaves_under_audit(file)
+    kvm_under_audit(file)
+
+
 CHECKS: dict[str, Callable[[Path], None]] = {
-    "hw": leaves_under_audit,
+    "hw": both_under_audit,
     "module": leaves_under_audit,
     "host": kvm_under_audit,
     "kvm": kvm_under_audit,
@@ -114,6 +122,8 @@ def is_touch(node: ast.expr) -> bool:
     """A tuple that ends in a mode."""
     mode = node.elts[-1] if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load) and node.elts[1:] else None
     mode = mode.body if isinstance(mode, ast.IfExp) else mode
+    if isinstance(mode, ast.Subscript) and isinstance(mode.value, ast.Name):
+        return mode.value.id in TRIED
     return isinstance(mode, ast.Name) and mode.id in MODES
 
 

@@ -139,10 +139,14 @@ class Search:
         self.again.append(cpu if ready == OTHERS else None)
         for locks, *_ in journal.released:
             touches += [(cell, key, WRITE) for cell, key, _ in locks if orders(cell)]
-        for cell, key, _ in (journal.log or [])[mark:]:
-            # what was written under a lock may be looked at without it
+        for n, (cell, key, _) in enumerate((journal.log or [])[mark:], mark):
+            # what was written under a lock may be looked at without it, and what was written without it under a share
             if not any(touched is cell and (at is None or at == key) for touched, at, _ in touches):
                 touches.append((cell, key, WRITE))
+            elif cell.guard is not None:
+                guard = cell.guard(key)
+                if isinstance(guard, tuple) and not journal.holds(*guard, True, write=n):
+                    touches.append((*guard, WRITE))
         if execution.fatal:
             access = EVERYTHING
         else:

@@ -40,8 +40,9 @@ class Regs:
         self.rax, self.rcx, self.rdx, self.r8, self.r9, self.r10, self.r11 = rax, rcx, rdx, r8, r9, r10, r11
         self.r12, self.r13 = r12, r13
         self.rbx = self.rsi = self.rdi = self.rip = self.r14 = self.r15 = 0
-        for name, value in others.items():
-            setattr(self, name, value)
+        if others:
+            for name, value in others.items():
+                setattr(self, name, value)
 
     @property
     def status(self) -> Status:

@@ -105,17 +105,24 @@ class Held:
         self.locks: list[Lock] = []
         self.unwritten: dict[tuple[Sharex, int], int] | None = {} if journal.alone else None
 
+    def at_once(self, lock: Sharex, i: int) -> bool:
+        """Take a share without a step, if this call runs alone and nobody has the lock.  If not, await `shared`."""
+        unwritten = self.unwritten
+        if unwritten is None:
+            return False
+        own = unwritten.get(key := (lock, i), 0)
+        if (lock[i] | own) & TAKEN_OR_HP:
+            return False
+        unwritten[key] = own + READER
+        return True
+
     @types.coroutine
     def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take a share, or refuse BUSY with `operand`."""
-        touch: Touch = lock, i, SHARED[self.host]
-        if (unwritten := self.unwritten) is not None:
-            own = unwritten.get(key := (lock, i), 0)
-            if not (lock[i] | own) & TAKEN_OR_HP:
-                unwritten[key] = own + READER
-                return [touch]
-            self.write_out()
-        mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
+        if self.at_once(lock, i):
+            return []
+        self.write_out()
+        mine = [] if self.journal.alone else (yield None, (*reads, (lock, i, SHARED[self.host])), None)
         word = lock[i]
         if word & TAKEN_OR_HP:
             if word & EXCLUSIVE or not self.host:
@@ -128,13 +135,12 @@ class Held:
     @types.coroutine
     def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
         """Take the lock alone, or refuse BUSY with `operand`."""
-        touch: Touch = lock, i, EXCLUSIVELY[self.host]
         if (unwritten := self.unwritten) is not None:
             if not lock[i] and (lock, i) not in unwritten:
                 unwritten[lock, i] = EXCLUSIVE
-                return [touch]
+                return []
             self.write_out()
-        mine = [touch] if self.journal.alone else (yield None, (*reads, touch), None)
+        mine = [] if self.journal.alone else (yield None, (*reads, (lock, i, EXCLUSIVELY[self.host])), None)
         word = lock[i]
         if word and (word != HP or not self.host):
             raise self._refused(lock, i, operand)
@@ -193,8 +199,7 @@ class Held:
         """
         if some:
             self.write_out()
-        elif self.unwritten is not None:
-            self._forget()
+        elif self.forgotten():
             return
         locks = [lock for lock in self.locks if lock[0] in some] if some else self.locks
         if locks:
@@ -257,13 +262,15 @@ class Held:
         if self.locks:
             self.journal.began(self.locks)
 
-    def _forget(self) -> None:
-        # what was not written need not be given back
-        assert self.unwritten is not None
+    def forgotten(self) -> bool:
+        """Give everything back without a step, if this call runs alone: what was not written need not be."""
+        if self.unwritten is None:
+            return False
         self.unwritten.clear()
         for page, key, _ in self.locks:
             give_entries(page, key[1])
         self.locks.clear()
+        return True
 
     def _took(self, lock: Lock) -> None:
         if not self.locks and self.unwritten is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.hw.cpu import Cpu, NotModelled, Regs
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[..., Coroutine[Any, Any, "Status | None"]]
 HANDLERS: dict[Leaf, Handler] = {}
+OPERANDS: dict[Leaf, Callable[[Regs], tuple[int, ...]]] = {}  # what a leaf's registers hold, in order
 
 
 def handles(leaf: Leaf) -> Callable[[Handler], Handler]:
@@ -27,6 +29,8 @@ def handles(leaf: Leaf) -> Callable[[Handler], Handler]:
     def register(handler: Handler) -> Handler:
         assert leaf not in HANDLERS, f"{leaf} has a handler"
         HANDLERS[leaf] = handler
+        all_read = attrgetter(*leaf.registers) if len(leaf.registers) > 1 else None
+        OPERANDS[leaf] = all_read or (lambda regs: tuple(getattr(regs, register) for register in leaf.registers))
         return handler
 
     return register
@@ -70,7 +74,7 @@ class Call(VmExit):
         Raises NotModelled: nothing has been done then.
         """
         regs, leaf = self.regs, self.leaf
-        operands = [getattr(regs, register) for register in leaf.registers]
+        operands = OPERANDS[leaf](regs)
         for register in leaf.clears:
             setattr(regs, register, 0)
         try:
@@ -87,5 +91,6 @@ class Call(VmExit):
         except NotModelled:
             await self.held.release()
             raise
-        await self.held.release()
+        if not self.held.forgotten():
+            await self.held.release()
         return status

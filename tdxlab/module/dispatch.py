@@ -48,7 +48,8 @@ class TdxModule:
         Source: [S01:tdx_vmm_dispatcher.c]
         """
         leaf, version = leaves.HOST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
-        await step((self.sys, None, READ), at=leaf.instruction if leaf else "SEAMCALL")
+        if not cpu.journal.alone:
+            await step((self.sys, None, READ), at=leaf.instruction if leaf else "SEAMCALL")
         ready = self.sys.state is SysState.SYS_READY
         if not ready or leaf not in HANDLERS or regs.rax & ~LEAF:
             refusal = self._bad_rax(leaf, regs.rax) or self._gate(leaf) or self._unknown(leaf)

@@ -107,7 +107,8 @@ async def hold_td(call: Call, tdr: int, operand: int) -> Td:
     """TDR shared, OP_STATE shared, and all that lets a leaf use the TD at run time."""
     td = await hold_tdr(call, tdr, operand)
     check_tdcs(td)
-    await call.held.shared(td.op_state_lock, 0, Operand.OP_STATE)
+    if not call.held.at_once(td.op_state_lock, 0):
+        await call.held.shared(td.op_state_lock, 0, Operand.OP_STATE)
     check_op_state(call, td)
     return td
 

@@ -237,17 +237,25 @@ class Pamt(Record):
         Without a pair the 2M entry is the last.  reads: what else is looked at with the last entries.
         """
         chunk, i = self.pages[LEVEL_1G, hpa >> 38], hpa >> 30 & LAST
-        await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ))
+        if not held.at_once(chunk.locks, i):
+            await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ))
         word, at = chunk.entries[i], LEVEL_1G
         if level < at and word & TYPE == UNSET:
             chunk, i = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST
-            node = ((chunk.bepochs, i, READ), *reads) if self.dynamic else ()
-            await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ), *node)
+            if not held.at_once(chunk.locks, i):
+                node = ((chunk.bepochs, i, READ), *reads) if self.dynamic else ()
+                await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ), *node)
             word, at = chunk.entries[i], LEVEL_2M
             if level < at and word & TYPE == (NODE if self.dynamic else UNSET):
-                found = self.page(hpa, LEVEL_4K)
-                take = held.exclusive if exclusive else held.shared
-                await take(found.chunk.locks, found.i, operand, (found.chunk.entries, found.i, READ), *reads)
+                if self.dynamic:
+                    found = PamtPage(
+                        self.pairs[page_in(chunk.bepochs[i] if hpa >> PAIR_SHIFT & 1 else word)], hpa, level
+                    )
+                else:
+                    found = self.page(hpa, level)
+                if exclusive or not held.at_once(found.chunk.locks, found.i):
+                    take = held.exclusive if exclusive else held.shared
+                    await take(found.chunk.locks, found.i, operand, (found.chunk.entries, found.i, READ), *reads)
                 return found.read()
         if exclusive:
             await held.upgrade(chunk.locks, i, operand)

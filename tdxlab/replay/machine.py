@@ -78,9 +78,11 @@ class RecordedCpu(Cpu):
 
     def interrupt_pending(self) -> bool:
         """Polls after the given number say yes; the host's can be masked by its RFLAGS.IF."""
-        self.polls += 1
         machine = self.machine
-        return 0 <= machine.polls_free < self.polls and bool(machine.interruptible or self.lp.vcpu)
+        if machine.polls_free < 0:
+            return False
+        self.polls += 1
+        return machine.polls_free < self.polls and bool(machine.interruptible or self.lp.vcpu)
 
     def tsc(self) -> int:
         """Time goes on with each call, exit and look; the counter has 64 bits."""

@@ -23,6 +23,7 @@ from tdxlab.spec.fields import BY_NAME, FIELDS, NO_FIELD, Attributes, Context
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_2M
 from tdxlab.spec.operands import R8, RCX, RDX
+from tdxlab.spec.tdstate import ExitReason
 from tests.module.guests import guest_calls_all, told_of_faults, updated
 from tests.module.machine import (
     LARGE,
@@ -485,3 +486,28 @@ def check_window(second_use: str) -> Any:
     remove = seamcalls(0, (leaves.TDH_MEM_PAGE_REMOVE, GPA_4K, TDR))
     program = machine.program(remove(machine), seamcalls(1, REMOVE_PAIR, WINDOW[second_use])(machine))
     return explore(program, bound=2, max_executions=MAX_EXECUTIONS, check_reads=True)
+
+
+def check_last_exit() -> None:
+    """A vCPU's exit beside a machine check of another: a search that swaps no two steps in vain tries both orders."""
+    machine = built()
+    ends: set[bool] = set()
+
+    async def enter(vcpu: int) -> Regs:
+        regs = Regs(leaves.TDH_VP_ENTER.number, rcx=TDVPRS[vcpu])
+        await step(at="enter")
+        await machine.module.seamcall(machine.cpus[vcpu], regs)
+        return regs
+
+    async def dies() -> None:
+        regs = await enter(0)
+        await machine.module.vm_exit(machine.cpus[0], regs, ExitReason.SMI_OTHER, MSMI)
+
+    async def leaves_the_guest() -> None:
+        regs = await enter(1)
+        if machine.cpus[1].lp.vcpu:
+            await machine.module.external_interrupt(machine.cpus[1], regs)
+            ends.add(regs.status.code == st.TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE.code)
+
+    explore(machine.program(dies, leaves_the_guest), algorithm="dpor", max_executions=MAX_EXECUTIONS)
+    assert ends == {False, True}

@@ -26,3 +26,7 @@ def test_a_removal_in_the_window_of_another_is_fatal_or_refused(second_use: str)
     ends = cases.check_window(second_use).outcomes
     assert {end.partition(":")[0] for end in ends} == {"done", "fatal"}
     assert any("0x157" in end for end in ends) and any("was not held" in end for end in ends)
+
+
+def test_an_exit_and_what_makes_it_the_last_are_tried_in_both_orders() -> None:
+    cases.check_last_exit()
