@@ -100,10 +100,8 @@ class Search:
             if not self._can_go(execution, branch.cpu):
                 raise AssertionError(f"CPU {branch.cpu} is owed a step that it can not make")
             access = branch.access = self._step(execution, branch.cpu)
-            asleep = state.asleep
-            if asleep:
-                asleep = {cpu: its for cpu, its in asleep.items() if cpu != branch.cpu and commute(its, access)}
-            states.append(State(dict(asleep) if asleep is state.asleep else asleep, branch.then))
+            asleep = {cpu: its for cpu, its in state.asleep.items() if cpu != branch.cpu and commute(its, access)}
+            states.append(State(asleep, branch.then))
         return True
 
     def _can_go(self, execution: Execution, cpu: int) -> bool:

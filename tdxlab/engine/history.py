@@ -30,15 +30,14 @@ class Waited(Exception):
 class Step:
     """One step of an execution.
 
-    before: the steps that happen before it.  own: those of which its own CPU knew already.  races: the steps that it
-    could have come before, next to which it would be enabled.  touches: as it told them beforehand.  mark: the length
-    of the journal's log before it.  more: what else it may access if it comes to something else than it did.
+    before: the steps that happen before it.  races: the steps that it could have come before, next to which it would be
+    enabled.  touches: as it told them beforehand.  mark: the length of the journal's log before it.  more: what else it
+    may access if it comes to something else than it did.
     """
 
     cpu: int
     access: Access
     before: int
-    own: int
     races: tuple[int, ...]
     touches: Sequence[Touch]
     mark: int
@@ -135,7 +134,7 @@ class History:
         if ready is not None:
             self._wait_for(touches)
             races = self._races_of_a_wait(conflicting & ~own, touches, ready, mark)
-        step = Step(cpu, access, before, own, tuple(races), touches, mark, more)
+        step = Step(cpu, access, before, tuple(races), touches, mark, more)
         bit = 1 << len(self.steps)
         after = self.after
         while before:
@@ -160,7 +159,7 @@ class History:
         access = self.access_of(touches)
         conflicting = self.conflicting(access) & ~own
         races = self._races_of_a_wait(conflicting, touches, ready or (lambda: True), mark)
-        return Step(cpu, access, own | conflicting, own, tuple(races), touches, mark)
+        return Step(cpu, access, own | conflicting, tuple(races), touches, mark)
 
     def known_to(self, cpu: int) -> int:
         """What happens before the next step of a CPU, whatever that accesses."""

@@ -28,27 +28,13 @@ ALLOWED = (
 )  # fmt: skip
 
 
-class Words(Table):
-    """Shared words by index, 0 where nothing was written; of locks: who holds it, counted from 1."""
-
-    __slots__ = ()
-
-
 def free(lock: Table, key: int) -> Callable[[], bool]:
     """Is the lock free?"""
     return lambda: not lock.peek(key)
 
 
-def tried(lock: Table, key: int) -> str:
-    """A try-lock that fails is a read."""
-    return READ if lock.peek(key) else WRITE
-
-
-TRIED = Tried(WRITE, tried)
-
-
 def swapped(expected: int) -> Tried:
-    """So is a cas that fails."""
+    """A cas that fails is a read."""
     return Tried(WRITE, lambda words, key: WRITE if words.peek(key) == expected else READ)
 
 
@@ -149,7 +135,7 @@ class _Translation:
         source = f"async def thread({var}):\n" + textwrap.indent("\n".join(self.lines), "    ")
         known: dict[str, Any] = {
             "__builtins__": {}, "range": range, "step": step, "READ": READ, "WRITE": WRITE, "free": free,
-            "TRIED": TRIED, "swapped": swapped, **scope,
+            "swapped": swapped, **scope,
         }  # fmt: skip
         exec(compile(source, "<program>", "exec"), known)
         thread: Thread = known["thread"]
@@ -210,18 +196,10 @@ class _Translation:
         return [f"k_ = {key}", f"await step(({lock}, k_, WRITE), ready=free({lock}, k_))", f"{lock}.put(k_, 1)"]
 
     def _try(self, register: str, location: str) -> list[str]:
-        lock, key = self._place(location)
-        return [
-            f"k_ = {key}",
-            f"await step(({lock}, k_, TRIED))",
-            f"{register} = 0 if {lock}[k_] else 1",
-            f"if {register}:",
-            f"    {lock}.put(k_, 1)",
-        ]
+        return self._cas(register, location, 0, 1)
 
     def _unlock(self, location: str) -> list[str]:
-        lock, key = self._place(location)
-        return [f"k_ = {key}", f"await step(({lock}, k_, WRITE))", f"{lock}.put(k_, 0)"]
+        return self._store(location, 0)
 
     def _await(self, location: str, condition: str) -> list[str]:
         words, key = self._place(location)
