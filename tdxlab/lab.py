@@ -42,7 +42,7 @@ from tdxlab.spec.design import Design
 from tdxlab.spec.features import modelled
 from tdxlab.spec.leaves import TDH_VP_ENTER, Leaf, named
 from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G, SIZE_2M
-from tdxlab.spec.status import Status
+from tdxlab.spec.status import TDX_OPERAND_BUSY, Status
 
 T = TypeVar("T")
 SIZE = re.compile("([0-9]+)([KMGTkmgt])")
@@ -331,8 +331,14 @@ class Lab:
             names=tuple(names),
             picture=lambda: picture(self),
             meta={"design": self.design.name, "grain": self.cpus[0].grain, "module": self.module.features.version},
+            busy=busy,
             max_steps=max_steps,
         )
+
+
+def busy(note: Mapping[str, Any]) -> bool | None:
+    """Does a note tell of a call of the module that was refused as busy?  Any other call is progress."""
+    return note["status"] == TDX_OPERAND_BUSY.name if note["kind"] in ("seamcall", "tdcall") else None
 
 
 @dataclass(frozen=True)

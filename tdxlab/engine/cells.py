@@ -28,9 +28,10 @@ class Journal:
     and go together (a call into the module).  `released` tells the locks given back during the running step, with the
     number of writes and of reads until then: these were guarded.
     `alone`: within a call nobody else runs, and nobody asks what it touches, so that it need not pause.
+    `taking`: is told of each lock that is taken, before it is.
     """
 
-    __slots__ = ("alone", "calls", "cpu", "held", "log", "notes", "reads", "released")
+    __slots__ = ("alone", "calls", "cpu", "held", "log", "notes", "reads", "released", "taking")
 
     def __init__(self) -> None:
         self.log: list[tuple[Cell, Key, Any]] | None = None
@@ -40,6 +41,7 @@ class Journal:
         self.held: dict[int, list[Lock]] = {}
         self.calls: dict[int, list[list[Lock]]] = {}
         self.released: list[tuple[list[Lock], int, int]] = []
+        self.taking: Callable[[Journal, Cell, Key, bool], None] | None = None
 
     def mark(self) -> int:
         """Start recording if nobody does, and return the place to rewind to."""
@@ -82,6 +84,8 @@ class Journal:
 
     def took(self, lock: Cell, key: Key, exclusive: bool) -> None:
         """The running CPU holds `lock` from here on."""
+        if self.taking is not None:
+            self.taking(self, lock, key, exclusive)
         self.held.setdefault(self.cpu, []).append((lock, key, exclusive))
 
     def gave(self, lock: Cell, key: Key, exclusive: bool) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from tdxlab.engine.bounded import Bounded, preemptions, to_the_end
-from tdxlab.engine.claims import Claim
 from tdxlab.engine.dpor import Search
+from tdxlab.engine.lock_order import LockOrder
+from tdxlab.engine.result import Phase, Result, Verdict, record
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.trace import Trace
 from tdxlab.engine.walks import Walks, any_cpu, by_priority
@@ -29,51 +29,6 @@ class Executions(Protocol):
 
     def executions(self) -> Iterator[Execution]:
         """Each run at its end, before it is rewound."""
-
-
-@dataclass
-class Verdict:
-    """What the search says of one claim.  schedule: the counterexample, or the example of a sometimes-claim."""
-
-    holds: bool
-    schedule: list[int] | None = None
-    steps: int | None = None
-    preemptions: int | None = None
-
-
-@dataclass
-class Phase:
-    """One search, and how far it got."""
-
-    algorithm: str
-    bound: int | None = None
-    executions: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Result:
-    """executions: runs made.  cut: runs stopped at a limit of steps or of retries.
-
-    complete: every schedule within the bound was run to its end, or for dpor one of each class.
-    outcomes: how runs ended ("done", "deadlock", "fatal: ..."), each with a count and its first schedule.
-    """
-
-    claims: dict[str, Verdict]
-    algorithm: str
-    bound: int | None
-    executions: int = 0
-    redundant: int = 0
-    cut: int = 0
-    complete: bool = False
-    seconds: float = 0.0
-    outcomes: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
-    phases: list[Phase] = field(default_factory=list)
-
-    @property
-    def broken(self) -> bool:
-        """Does a claim fail that must hold always?"""
-        return any(not verdict.holds and verdict.schedule is not None for verdict in self.claims.values())
 
 
 FIRST, WALKS = 500, 100  # runs of each phase of auto before the last
@@ -104,14 +59,21 @@ def explore(
     result = Result(_untold(program), algorithm, bound)
     start = time.monotonic()
     first = _traced(program)
-    with suppress(KeyboardInterrupt):
+    program.journal.taking = order = LockOrder()
+    try:
         for phase, most in phases(algorithm, bound):
             limits = [n for n in (most, max_executions and max_executions - result.executions) if n is not None]
             ends = start + timeout if timeout else None
             result.phases.append(phase)
-            _search(program, phase, result, min(limits, default=None), ends, check_reads, stop_at_first, progress)
+            most = min(limits, default=None)
+            _search(program, phase, order, result, most, ends, check_reads, stop_at_first, progress)
             if (stop_at_first and result.broken) or _is_over(result, max_executions, ends):
                 break
+    except KeyboardInterrupt:
+        result.complete = False
+    finally:
+        program.journal.taking = None
+    result.lock_order = order.edges()
     for verdict in result.claims.values():
         if verdict.schedule is not None and verdict.preemptions is None:
             verdict.preemptions = _preemptions(program, verdict.schedule)
@@ -137,6 +99,7 @@ def _is_over(result: Result, max_executions: int | None, ends: float | None) -> 
 def _search(
     program: Program,
     phase: Phase,
+    order: LockOrder,
     result: Result,
     most: int | None,
     ends: float | None,
@@ -145,11 +108,11 @@ def _search(
     progress: Callable[[Result], None],
 ) -> None:
     # one phase; afterwards `complete` speaks of it alone
-    start, before = time.monotonic(), replace(result, outcomes=dict(result.outcomes), claims=dict(result.claims))
+    start, before = time.monotonic(), result.copy()
 
     def forget() -> None:
-        result.claims, result.outcomes = dict(before.claims), dict(before.outcomes)
-        result.executions, result.cut, phase.executions = before.executions, before.cut, 0
+        vars(result).update(vars(before.copy()))
+        phase.executions = 0
 
     search = SEARCHES[phase.algorithm](program, phase.bound, check_reads, forget)
     stopped = False
@@ -157,7 +120,7 @@ def _search(
         if (most is not None and phase.executions >= most) or (ends is not None and time.monotonic() > ends):
             stopped = True
             break
-        _record(execution, result)
+        record(execution, result, order)
         phase.executions += 1
         progress(result)
         if stop_at_first and result.broken:
@@ -197,30 +160,3 @@ def _preemptions(program: Program, schedule: list[int]) -> int:
         return preemptions(schedule, execution.runnables)
     finally:
         execution.abandon()
-
-
-def _record(execution: Execution, result: Result) -> None:
-    execution.finish()
-    result.executions += 1
-    schedule = list(execution.schedule)
-    ended = execution.trace.ended
-    result.cut += ended == "cut"
-    count, example = result.outcomes.get(ended, (0, schedule))
-    result.outcomes[ended] = (count + 1, example)
-    if ended == "done" and (wrong := execution.violations()):
-        raise AssertionError(f"{'; '.join(wrong)} at the end of schedule {schedule}")
-    for claim in execution.program.claims:
-        _judge(claim, execution, result, schedule)
-
-
-def _judge(claim: Claim, execution: Execution, result: Result, schedule: list[int]) -> None:
-    # the schedule with the fewest preemptions is kept, then the shortest; of a search that does not count them the
-    # shortest
-    found = execution.watch.seen if claim.kind == "sometimes" else execution.watch.broken
-    if claim.id not in found:
-        return
-    upto = schedule[: found[claim.id] + 1]
-    switches = preemptions(upto, execution.runnables) if execution.runnables else None
-    known = result.claims[claim.id]
-    if known.schedule is None or (switches or 0, len(upto)) < (known.preemptions or 0, known.steps or 0):
-        result.claims[claim.id] = Verdict(claim.kind == "sometimes", upto, len(upto), switches)

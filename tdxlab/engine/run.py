@@ -15,6 +15,7 @@ from tdxlab.engine.cells import Cell, Journal, Key, audit
 from tdxlab.engine.claims import Claim, Invariant, Watch
 from tdxlab.engine.schedule import ScheduleError, Scheduler, stay
 from tdxlab.engine.step import OTHERS, READ, Pause, Steps, Touch, covers, mode_now
+from tdxlab.engine.storm import Busy
 from tdxlab.engine.trace import Event, Trace, placed, plain
 
 ENGINE = __file__.rsplit("/", 1)[0]
@@ -35,6 +36,7 @@ class Program:
     actors: called anew for each execution; actor i runs on CPU i.  names: what each of them is, for people.
     picture: the state that a stepping view draws, as plain data, read between steps.
     meta: scenario, design, grain, module version: what a schedule's string carries.
+    busy: which notes tell of calls that were refused as busy, and which of progress.
     """
 
     journal: Journal
@@ -44,6 +46,7 @@ class Program:
     names: tuple[str, ...] = ()
     picture: Callable[[], dict[str, Any]] = dict
     meta: Mapping[str, str] = field(default_factory=dict)
+    busy: Busy = lambda note: None
     max_steps: int = 20_000
 
 

@@ -7,7 +7,8 @@ poll needs one try, whatever comes.  [claim HP12; statement 89]
 from __future__ import annotations
 
 from tdxlab.engine.claims import History, of_history
-from tdxlab.engine.explore import Result, explore
+from tdxlab.engine.explore import explore
+from tdxlab.engine.result import Result
 from tdxlab.engine.run import Program, run
 from tdxlab.engine.schedule import Story, story
 from tdxlab.engine.step import WRITE, step

@@ -11,7 +11,7 @@ from typing import Any
 
 from tdxlab.engine import explore as engine_explore
 from tdxlab.engine import run as engine_run
-from tdxlab.engine.explore import Result
+from tdxlab.engine.result import Result
 from tdxlab.engine.run import Program
 from tdxlab.engine.schedule import Scheduler, given, read_schedule, seeded, show_schedule, story
 from tdxlab.engine.stepper import Stepper as EngineStepper

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tdxlab.engine.explore import Result
+from tdxlab.engine.result import Result
 from tdxlab.engine.trace import Event, Trace
 from tdxlab.kvm.tdx import EXIT_NAMES
 from tdxlab.scenarios.counts import KINDS

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tdxlab.engine.claims import of_history
-from tdxlab.engine.explore import Result, explore
+from tdxlab.engine.explore import explore
+from tdxlab.engine.result import Result
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import step
 from tdxlab.host.dpamt import lock, refcount, tdx_pamt_get

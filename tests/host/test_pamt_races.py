@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tdxlab.engine.claims import at_end, of_history
-from tdxlab.engine.explore import Result, explore
+from tdxlab.engine.explore import explore
+from tdxlab.engine.result import Result
 from tdxlab.engine.run import Program, run
 from tdxlab.engine.schedule import Story, story
 from tdxlab.engine.step import READ, step

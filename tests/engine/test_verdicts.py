@@ -1,0 +1,109 @@
+"""What a search says besides claims: who waits for whom, which orders of locks may deadlock, storms, livelocks."""
+
+from __future__ import annotations
+
+import linecache
+from pathlib import Path
+
+import pytest
+
+from tdxlab.engine.cells import Journal
+from tdxlab.engine.explore import explore
+from tdxlab.engine.lock_order import Place
+from tdxlab.engine.locks import Mutex, RwLock, SpinLock
+from tdxlab.engine.run import Program
+from tdxlab.engine.step import step
+
+
+def line(place: Place | None) -> str:
+    assert place is not None and Path(place[1]) == Path(__file__)
+    return linecache.getline(*place[1:]).strip()
+
+
+def crossed(*, together: bool) -> Program:
+    """Two CPUs that take two locks in opposite orders, at the same time or one CPU after the other."""
+    journal = Journal()
+    a, b = SpinLock(journal, "a"), Mutex(journal, "b")
+    gate = SpinLock(journal, "gate")
+
+    async def both(first: SpinLock, second: SpinLock) -> None:
+        if not together:
+            await gate.lock()
+        await first.lock()
+        await second.lock()
+        second.unlock()
+        first.unlock()
+        if not together:
+            gate.unlock()
+
+    return Program(journal, lambda: [both(a, b), both(b, a)])
+
+
+def test_a_deadlock_names_each_lock_its_holder_and_both_lines() -> None:
+    result = explore(crossed(together=True), algorithm="dpor")
+    [deadlock] = result.deadlocks
+    assert [(wait.cpu, wait.what, [h.cpu for h in wait.holders]) for wait in deadlock.waits] == [
+        (0, ("b",), [1]),
+        (1, ("a",), [0]),
+    ]
+    assert {line(wait.place) for wait in deadlock.waits} == {"await second.lock()"}
+    assert {line(h.place) for wait in deadlock.waits for h in wait.holders} == {"await first.lock()"}
+    assert (deadlock.cycle, deadlock.schedule) == ([0, 1], [0, 1])
+
+
+def test_who_waits_for_no_lock_is_stuck_without_a_cycle() -> None:
+    async def waits() -> None:
+        await step(at="an answer", ready=lambda: False)
+
+    [deadlock] = explore(Program(Journal(), lambda: [waits()]), algorithm="dpor").deadlocks
+    assert (deadlock.waits[0].step, deadlock.waits[0].holders, deadlock.cycle) == ("an answer", (), [])
+
+
+def test_an_order_of_locks_that_may_deadlock_is_told_though_no_run_did() -> None:
+    result = explore(crossed(together=False), algorithm="dpor")
+    assert set(result.outcomes) == {"done"}
+    [cycle] = result.order_cycles
+    assert [(edge.held.lock, edge.taken.lock) for edge in cycle] == [("a", "b"), ("b", "a")]
+    assert {line(edge.taken.place) for edge in cycle} == {"await second.lock()"}
+
+
+@pytest.mark.parametrize(("writes", "cycles"), [(False, 0), (True, 1)])
+def test_shares_of_a_lock_do_not_stand_in_each_others_way(writes: bool, cycles: int) -> None:
+    journal = Journal()
+    rw, spin = RwLock(journal, "rw"), SpinLock(journal, "spin")
+
+    async def outer() -> None:
+        await rw.read_lock()
+        await spin.lock()
+        spin.unlock()
+        rw.read_unlock()
+
+    async def inner() -> None:
+        await spin.lock()
+        await (rw.write_lock() if writes else rw.read_lock())
+        (rw.write_unlock if writes else rw.read_unlock)()
+        spin.unlock()
+
+    result = explore(Program(journal, lambda: [outer(), inner()]), algorithm="dpor")
+    assert len(result.order_cycles) == cycles == len(result.deadlocks)
+
+
+def test_the_longest_run_of_busy_is_kept_with_its_schedule() -> None:
+    """CPU 0 is refused twice; CPU 1's progress comes before, between or after."""
+    journal = Journal()
+
+    async def refused() -> None:
+        for _ in range(2):
+            await step()
+            journal.note("call", busy=True)
+
+    async def gets_on() -> None:
+        await step()
+        journal.note("call", busy=False)
+
+    program = Program(journal, lambda: [gets_on(), refused()], busy=lambda note: note["busy"])
+    assert explore(program).storm is not None
+    storm = explore(program, algorithm="bounded", max_executions=1).storm
+    assert storm is not None and (storm.length, storm.schedule) == (2, [0, 1, 1])
+    calm = Program(journal, lambda: [gets_on()], busy=lambda note: note["busy"])
+    assert explore(calm).storm is None
