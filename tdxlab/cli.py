@@ -92,7 +92,7 @@ def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
 def _diff(args: argparse.Namespace) -> Answer:
     from tdxlab import diff
 
-    data = diff.diff(args.question, args.a, args.b)
+    data = diff.diff(args.question, args.a, args.b, args.dpamt)
     return data, diff.show(data), 0
 
 
@@ -101,13 +101,14 @@ def _run(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.play import Setting, run
     from tdxlab.scenarios.registry import get
 
-    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus).filled
+    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus, args.dpamt).filled
     trace = run(
         args.scenario,
         design=setting.design,
         grain=args.grain,
         module=args.module,
         cpus=args.cpus,
+        dpamt=args.dpamt,
         schedule=args.schedule,
         seed=args.seed,
     )
@@ -124,6 +125,7 @@ def _run(args: argparse.Namespace) -> Answer:
         "grain": args.grain,
         "module": args.module,
         "cpus": int(trace.meta["cpus"]),
+        "dpamt": setting.dpamt,
         "schedule": setting.show_schedule(trace.schedule),
         "steps": len(trace.schedule),
         "ended": trace.ended,
@@ -155,8 +157,9 @@ def _run_text(data: dict[str, Any], sentences: Any) -> str:
     said = {True: "holds", False: "broken", None: "-"}
     verdicts = [(claim, said[v["holds"]], said[v["expected"]], sentences[claim]) for claim, v in data["claims"].items()]
     topics = {prefix: about for prefix, about in TOPICS.items() if any(c.startswith(prefix) for c in data["claims"])}
+    machine = f"grain {data['grain']}, module {data['module']}{', Dynamic PAMT' if data['dpamt'] else ''}"
     parts = [
-        f"{data['scenario']} under {data['design']}, grain {data['grain']}, module {data['module']}, one run",
+        f"{data['scenario']} under {data['design']}, {machine}, one run",
         tabulate(numbers, tablefmt="plain"),
         tabulate(calls, ["leaf", "status", "times"]),
         _table(verdicts, ["claim", "this run", "expected", ""]),
@@ -176,7 +179,8 @@ def _step(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.play import Stepper
     from tdxlab.views.terminal import terminal
 
-    stepper = Stepper(args.scenario, design=args.design, grain=args.grain, module=args.module, cpus=args.cpus)
+    chosen = {name: getattr(args, name) for name in ("design", "grain", "module", "cpus", "dpamt")}
+    stepper = Stepper(args.scenario, **chosen)
     # with --json the screen goes to stderr, so that stdout holds the result alone
     terminal(stepper, sys.stdin, sys.stderr if args.json else sys.stdout)
     data = {"scenario": args.scenario, "schedule": list(stepper.trace.schedule), "ended": stepper.ended}
@@ -191,7 +195,7 @@ def _explore(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.play import Setting, explore
     from tdxlab.scenarios.registry import get
 
-    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus).filled
+    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus, args.dpamt).filled
     found = explore(
         args.scenario,
         setting=setting,
@@ -205,7 +209,7 @@ def _explore(args: argparse.Namespace) -> Answer:
     claims = {
         claim: {
             "holds": verdict.holds,
-            "expected": known.expected(setting.design, claim),
+            "expected": known.expected(setting.design, claim, setting.grain),
             "schedule": None if verdict.schedule is None else setting.show_schedule(verdict.schedule),
             "steps": verdict.steps,
             "preemptions": verdict.preemptions,
@@ -218,6 +222,7 @@ def _explore(args: argparse.Namespace) -> Answer:
         "algorithm": args.algorithm,
         "grain": args.grain,
         "cpus": setting.cpus or known.machine.get("cpus", 2),
+        "dpamt": setting.dpamt,
         **{key: getattr(found, key) for key in ("bound", "executions", "redundant", "cut", "complete", "seconds")},
         "phases": [vars(phase) for phase in found.phases],
         "outcomes": {how: n for how, (n, _) in found.outcomes.items()},
@@ -288,8 +293,8 @@ def _guests(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.styles import costs
     from tdxlab.views.boots import costs_data, costs_text
 
-    found = costs(args.design, args.memory, args.module)
-    return {"design": args.design, "per_gib": costs_data(found)}, costs_text(args.design, found), 0
+    found = costs(args.design, args.memory, args.module, args.dpamt)
+    return {"design": args.design, "dpamt": args.dpamt, "per_gib": costs_data(found)}, costs_text(args.design, found), 0
 
 
 def _replay(args: argparse.Namespace) -> Answer:
@@ -341,6 +346,9 @@ def _parser() -> Parser:
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
         return sub
 
+    def with_dpamt(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--dpamt", action="store_true", help="with Dynamic PAMT (scenarios about it have it anyway)")
+
     def scenario(sub: argparse.ArgumentParser, *, needed: bool = True) -> None:
         sub.add_argument(
             "scenario",
@@ -363,6 +371,7 @@ def _parser() -> Parser:
         )
         sub.add_argument("--module", default="1.5.25", help="version of the TDX module (default: %(default)s)")
         sub.add_argument("--cpus", type=int, help="how many (default: as many as the scenario needs)")
+        with_dpamt(sub)
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks (loopback only)")
     lab.add_argument("--port", type=int, help="(default: PORT from the environment, or the first free from 8888 on)")
@@ -374,6 +383,7 @@ def _parser() -> Parser:
     )
     diff = command("diff", _diff, "two variants of a question side by side, with their verdicts", "half a minute")
     diff.add_argument("question", type=spelled, help="one of `tdxlab list`")
+    with_dpamt(diff)
     for variant in ("a", "b"):
         diff.add_argument(variant, type=spelled, help="a variant, a design that chose one, or a file ./mine.py")
     run = command("run", _run, "run a scenario once")
@@ -405,8 +415,8 @@ def _parser() -> Parser:
         sub.add_argument("--design", default="seed", type=spelled, help="as for run (default: %(default)s)")
         sub.add_argument("--memory", default=memory, help="of the TD (default: %(default)s)")
         sub.add_argument("--module", default="1.5.25", help="version of the TDX module (default: %(default)s)")
+        with_dpamt(sub)
     boot.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
-    boot.add_argument("--dpamt", action="store_true", help="with Dynamic PAMT")
     replay = command("replay", _replay, "recordings of the real module against the emulated one")
     replay.add_argument("files", nargs="+", metavar="FILE")
     replay.add_argument("--module", help="play with this version (default: what the recording says)")

@@ -14,12 +14,12 @@ from tdxlab.spec.design import PRESETS, Design, Question, load
 from tdxlab.views import text
 
 
-def diff(question: str, a: str, b: str) -> dict[str, Any]:
+def diff(question: str, a: str, b: str, dpamt: bool = False) -> dict[str, Any]:
     """{question, text, variants: {name: {source, code}}, verdicts: {"scenario claim": {variant: holds}}}.
 
     a, b: variants, designs that chose one, or files ./mine.py that register one.
     Each scenario that was written for a design with one of the variants is run once with either of them; all other
-    answers are those of `seed`.  Raises ValueError with a sentence.
+    answers are those of `seed`.  dpamt: on machines with Dynamic PAMT.  Raises ValueError with a sentence.
     """
     scenarios = load_all()
     if question not in Question.all:
@@ -35,8 +35,12 @@ def diff(question: str, a: str, b: str) -> dict[str, Any]:
         }
         if len(stories) < 2 or not stories.keys() & {a, b}:
             continue
-        for name in (a, b):
-            program = Setting(scenario.name, f"seed,{question}={name}").program()
+        settings = {name: Setting(scenario.name, f"seed,{question}={name}", dpamt=dpamt) for name in (a, b)}
+        try:
+            programs = {name: setting.program() for name, setting in settings.items()}
+        except ValueError:  # a scenario on Dynamic PAMT, and a kernel without
+            continue
+        for name, program in programs.items():
             trace = engine_run.run(program, story(stories.get(name, ())))
             for claim, holds in trace.claims.items():
                 verdicts.setdefault(f"{scenario.name} {claim}", {})[name] = holds

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from tdxlab.engine.claims import History
+from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
-from tdxlab.lab import Td
+from tdxlab.lab import Lab, Td
+from tdxlab.module.pamt import PamtPage
 from tdxlab.picture import States, sept_states
-from tdxlab.spec.levels import PAGE_SHIFT
+from tdxlab.spec.levels import LEVEL_2M, PAGE_SHIFT
+from tdxlab.spec.pamt import PT_PAMT
 
 TABLES = ("sept",)
 """The kind of cell that `sept_of` and `leaf_2m` read."""
@@ -45,3 +48,18 @@ def calls(history: History, kind: str = "seamcall", *, cpu: int | None = None, o
 def count(history: History, kind: str, **data: object) -> int:
     """How many notes of this kind have these values."""
     return sum(h["kind"] == kind and all(h.get(k) == v for k, v in data.items()) for h in history)
+
+
+def node_of(lab: Lab, hpa: int) -> PamtPage:
+    """The PAMT entry of the 2M range of `hpa`, which leads to its page pair if it has one."""
+    return lab.module.pamt.page(hpa, LEVEL_2M)
+
+
+def paired(lab: Lab, hpa: int) -> bool:
+    """Has the 2M range of `hpa` its PAMT page pair?  Reads `node_of(...).chunk.entries`."""
+    return node_of(lab, hpa).read().type is PT_PAMT
+
+
+def users(lab: Lab, hpa: int) -> int:
+    """How many users of the range does the host count?  Reads `tdx_find_pamt_refcount`."""
+    return tdx_find_pamt_refcount(lab.host, hpa)[0]

@@ -1,7 +1,7 @@
 """Run, explore or step a scenario by its name: the public surface of the lab.
 
 A schedule's text carries what it was made with, "accept-level@seed/lock/1.5.01 0*12 1*3", so that it can be pasted
-back; bare run lengths are taken too.
+back; bare run lengths are taken too.  With Dynamic PAMT it says so: "pamt-races@seed/lock/1.5.25+dpamt 0*7".
 """
 
 from __future__ import annotations
@@ -25,29 +25,38 @@ MOST_CPUS = 8
 
 @dataclass(frozen=True)
 class Setting:
-    """What a scenario is run with.  grain: "seamcall" (a leaf is one step) or "lock"."""
+    """What a scenario is run with.  grain: "seamcall" (a leaf is one step) or "lock".
+
+    dpamt: with Dynamic PAMT, which a scenario about it has anyway.
+    """
 
     scenario: str
     design: str = ""
     grain: str = "lock"
     module: str = "1.5.25"
     cpus: int | None = None
+    dpamt: bool = False
 
     def __str__(self) -> str:
-        return f"{self.scenario}@{self.design}/{self.grain}/{self.module}"
+        return f"{self.scenario}@{self.design}/{self.grain}/{self.module}{'+dpamt' if self.dpamt else ''}"
 
     @property
     def filled(self) -> Setting:
-        """With the scenario's default design where none is given.  Raises ValueError with a sentence."""
+        """With the scenario's default design where none is given, and what it cannot do without.
+
+        Raises ValueError with a sentence.
+        """
         known = get(self.scenario)
         if self.grain not in GRAINS:
             raise ValueError(f"the grain is {' or '.join(GRAINS)}, not {self.grain!r}")
-        return replace(self, design=self.design or next(iter(known.breaks)))
+        return replace(
+            self, design=self.design or next(iter(known.breaks)), dpamt=self.dpamt or "dpamt" in known.machine
+        )
 
     def program(self) -> Program:
         """Build the machine and what runs on it."""
         known = get(self.scenario)
-        machine: dict[str, Any] = dict(known.machine)
+        machine: dict[str, Any] = {"dpamt": self.dpamt, **known.machine}
         if self.cpus is not None:
             least = machine.get("cpus", 2)
             if not least <= self.cpus <= MOST_CPUS:
@@ -56,6 +65,8 @@ class Setting:
         lab = Lab(design=self.design, module=self.module, grain=self.grain, **machine)
         meta = {"scenario": self.scenario, "design": self.design, "grain": self.grain, "module": self.module}
         meta["cpus"] = str(len(lab.cpus))
+        if lab.host.dpamt:
+            meta["dpamt"] = "on"
         return replace(known.build(lab), meta=meta)
 
     def parse_schedule(self, text: str) -> list[int]:
@@ -91,7 +102,7 @@ def run(
     check_reads: bool = False,
     **setting: Any,
 ) -> Trace:
-    """One run of a scenario (with design, grain, module, cpus), along `schedule` or a random walk from `seed`.
+    """One run of a scenario (with design, grain, module, cpus, dpamt), along `schedule` or a random walk from `seed`.
 
     Where a schedule is used up each CPU goes on as long as it can.  Raises ValueError where it does not fit.
     """
@@ -127,9 +138,9 @@ def controls(scenario: str) -> dict[str, Trace]:
 def explore(scenario: str, *, setting: Setting | None = None, **how: Any) -> Result:
     """Many schedules of a scenario: all within a `bound`, or by another algorithm (`engine.explore.explore`).
 
-    how: also design, grain, module and cpus.
+    how: also design, grain, module, cpus and dpamt.
     """
-    chosen = {name: how.pop(name) for name in ("design", "grain", "module", "cpus") if name in how}
+    chosen = {name: how.pop(name) for name in ("design", "grain", "module", "cpus", "dpamt") if name in how}
     return engine_explore.explore((setting or Setting(scenario, **chosen).filled).program(), **how)
 
 

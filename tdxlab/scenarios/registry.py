@@ -21,7 +21,12 @@ from tdxlab.engine.run import Program
 from tdxlab.engine.schedule import Story
 from tdxlab.lab import Lab
 
-TOPICS = {"HP": "huge pages", "WL": "lpage_info and the write lock", "ST": "selftests and neighbours"}
+TOPICS = {
+    "HP": "huge pages",
+    "DP": "Dynamic PAMT",
+    "WL": "lpage_info and the write lock",
+    "ST": "selftests and neighbours",
+}
 """What a claim is on, by the letters that it begins with."""
 
 Build = Callable[[Lab], Program]

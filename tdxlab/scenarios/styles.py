@@ -14,7 +14,9 @@ from tdxlab.spec.levels import SIZE_1G, SIZE_2M
 VCPUS = 2  # most that a style has
 
 
-def cost(style: str, design: str = "seed", memory: str = "32M", module: str = "1.5.25") -> dict[str, Fraction]:
+def cost(
+    style: str, design: str = "seed", memory: str = "32M", module: str = "1.5.25", dpamt: bool = False
+) -> dict[str, Fraction]:
     """{column of `tally`: how often per GiB}, from a run of a TD with `memory` that accepts all of it.
 
     Raises ValueError with a sentence: bad names or sizes, or a design under which the guest does not go on.
@@ -25,7 +27,7 @@ def cost(style: str, design: str = "seed", memory: str = "32M", module: str = "1
     if size % (2 * SIZE_2M) or not size:
         raise ValueError(f"a guest accepts its memory in blocks of 4M, so it can not have {memory}")
     machine = f"{VCPUS * -(-size // SIZE_1G) + 1}G"  # each CPU allocates from a share of its own
-    lab = Lab(design, module, cpus=VCPUS, memory=machine, grain="seamcall")
+    lab = Lab(design, module, dpamt, cpus=VCPUS, memory=machine, grain="seamcall")
     td = lab.create_td(memory=memory)
     lab.journal.notes.clear()
     programs = STYLES[style](lab.journal, 0, size)
@@ -36,13 +38,13 @@ def cost(style: str, design: str = "seed", memory: str = "32M", module: str = "1
 
 
 def costs(
-    design: str = "seed", memory: str = "32M", module: str = "1.5.25"
+    design: str = "seed", memory: str = "32M", module: str = "1.5.25", dpamt: bool = False
 ) -> Mapping[str, Mapping[str, Fraction] | str]:
     """{style: its cost, or why a guest of that style does not go on}.  Raises ValueError for bad sizes and designs."""
     found: dict[str, Mapping[str, Fraction] | str] = {}
     for style in STYLES:
         try:
-            found[style] = cost(style, design, memory, module)
+            found[style] = cost(style, design, memory, module, dpamt)
         except Stuck as why:
             found[style] = str(why)
     return found

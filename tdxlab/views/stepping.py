@@ -51,7 +51,7 @@ class StepperWidget(anywidget.AnyWidget):
         self._next: dict[tuple[int, int], int] = {}  # (frame, CPU that steps there) -> frame: the tree of visited steps
         meta = stepper.program.meta
         named: dict[str, Any] = {key: meta[key] for key in ("scenario", "design", "grain", "module") if key in meta}
-        self.setting = Setting(**named) if "scenario" in meta else None
+        self.setting = Setting(**named, dpamt="dpamt" in meta) if "scenario" in meta else None
         super().__init__(path=[0], static={**_static(stepper), "setting": str(self.setting or "")}, **traits)
         self.on_msg(self._on_message)
 

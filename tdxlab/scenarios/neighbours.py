@@ -1,0 +1,76 @@
+"""Two TDs whose first pages lie side by side in a 2M range of physical memory that nobody else uses.
+
+They are mapped and unmapped by KVM's own hooks, under mmu_lock as there, with no guest and no mirror above them: all
+that the two CPUs have in common is the range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from tdxlab.engine.claims import Claim
+from tdxlab.engine.run import Program
+from tdxlab.engine.step import Steps, step
+from tdxlab.guest.programs import accepts
+from tdxlab.kvm.kvm_main import kvm_mmu_write_lock
+from tdxlab.kvm.tdx_sept import tdx_sept_remove_private_spte, tdx_sept_set_private_spte
+from tdxlab.lab import Lab, Td
+from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """block: HPA of the range.  tds: TD n has the range's n-th page at GPA 0, and runs on CPU n."""
+
+    lab: Lab
+    block: int
+    tds: Sequence[Td]
+
+    async def map(self, n: int) -> bool:
+        """A fault of TD n.  Returns whether its page is mapped now; if not that is told."""
+        kvm = self.tds[n].kvm
+        await kvm.mmu_lock.read_lock()
+        ret = await tdx_sept_set_private_spte(kvm, 0, PG_LEVEL_4K, (self.block >> PAGE_SHIFT) + n)
+        kvm.mmu_lock.read_unlock()
+        if ret:
+            self.lab.journal.note("fault_failed", ret=ret)
+        return not ret
+
+    async def unmap(self, n: int) -> None:
+        """TD n's page is zapped."""
+        kvm = self.tds[n].kvm
+        await kvm_mmu_write_lock(kvm, "zap")
+        await tdx_sept_remove_private_spte(kvm, 0, PG_LEVEL_4K, (self.block >> PAGE_SHIFT) + n)
+        kvm.mmu_lock.write_unlock()
+
+    async def comes(self, n: int) -> None:
+        """TD n's page is mapped."""
+        await step(at="a fault")
+        await self.map(n)
+
+    async def goes(self, n: int) -> None:
+        """TD n's page, which is mapped, is zapped."""
+        await step(at="a zap")
+        await self.unmap(n)
+
+    async def comes_and_goes(self, n: int, times: int = 1) -> None:
+        """TD n's page is mapped, and zapped."""
+        for _ in range(times):
+            await step(at="a fault")
+            if await self.map(n):
+                await self.unmap(n)
+
+    def program(self, actors: Callable[[], Sequence[Steps]], claims: Iterable[Claim], names: Iterable[str]) -> Program:
+        """No invariants: the mirror does not know what is mapped here, and a VM that is bugged has lost its page."""
+        return replace(self.lab.program(actors, claims, names), invariants=())
+
+
+def neighbours(lab: Lab) -> Neighbours:
+    """Both TDs, with the tables above their first pages in place."""
+    block = lab.host.must_alloc(PG_LEVEL_2M)
+    tds = [lab.create_td(memory="16K", folio="4K") for _ in range(2)]
+    for n, td in enumerate(tds):
+        lab.must(td.vcpu(n, accepts((PAGE_SIZE, PG_LEVEL_4K))), n)
+    lab.journal.notes.clear()
+    return Neighbours(lab, block, tds)
