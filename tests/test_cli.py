@@ -66,6 +66,34 @@ def test_a_printed_schedule_pastes_back(capsys: pytest.CaptureFixture[str]) -> N
     assert again["events"] == walk["events"] and again["schedule"] == walk["schedule"]
 
 
+@pytest.mark.parametrize("command", ["run", "explore"])
+def test_dynamic_pamt_is_on_where_it_is_asked_for_or_asked_about(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    few = ["--max-executions", "2"] if command == "explore" else []
+    told = [
+        answer(capsys, command, *argv, *few)["dpamt"]
+        for argv in (["touch-first"], ["touch-first", "--dpamt"], ["pamt-abba"])
+    ]
+    assert told == [False, True, True]
+
+
+def test_a_schedule_says_whether_it_was_made_with_dynamic_pamt(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = "run", "touch-first", "--design", "force_4k"
+    made = answer(capsys, *argv, "--dpamt")
+    assert "TDH.PHYMEM.PAMT.ADD" in made["seamcalls"] and "/1.5.25+dpamt 0*" in made["schedule"]
+    assert answer(capsys, *argv, "--dpamt", "--schedule", made["schedule"])["events"] == made["events"]
+    assert main([*argv, "--schedule", made["schedule"]]) == 2
+
+
+def test_guests_mapped_at_4k_cost_pairs_with_dynamic_pamt(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = []
+    for argv in [], ["--dpamt"]:
+        found = answer(capsys, "guests", "--memory", "4M", "--design", "force_4k", *argv)["per_gib"]
+        pairs.append(found["linux"]["PAMT.ADD"])
+    assert pairs == [0, 512]
+
+
 def test_a_verdict_that_differs_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     # without the story's switch the design looks as good as any
     data = answer(capsys, "run", "handler-order", "--design", "inhibit_read", "--schedule", "0", code=1)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from tdxlab.engine.claims import of_history
-from tdxlab.engine.explore import explore
-from tdxlab.engine.result import Result
-from tdxlab.engine.run import Program
-from tdxlab.engine.step import step
-from tdxlab.host.dpamt import lock, refcount, tdx_pamt_get
+from tdxlab.host.dpamt import lock, refcount
 from tdxlab.lab import Lab
-from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.levels import PG_LEVEL_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY
-from tests.host.pamt import PAGE, VERSIONS, backed, counted, get, machine, put
+from tests.host.pamt import VERSIONS, backed, counted, get, machine, put
 
 # --- alone ---
 
@@ -92,57 +85,6 @@ def test_counts_cost_2_mib_for_a_tib_and_8_gib_up_to_52_bits() -> None:
 
 
 # --- locks ---
-
-OTHER = PAGE + SIZE_2M
-
-
-def crossed(variant: str) -> Result:
-    """Two CPUs back two ranges with pairs that lie in each other's range."""
-    lab = Lab(design=f"y2026,pamt_lock={variant}", dpamt=True)
-
-    class Given:
-        def __init__(self, page: int) -> None:
-            self.pages = [page, page + 0x1000]
-
-        def take(self) -> int:
-            return self.pages.pop()
-
-    async def user(hpa: int, pages_in: int) -> None:
-        await step(at="a fault")
-        if await tdx_pamt_get(lab.host, hpa, PG_LEVEL_4K, Given(pages_in + 0x10000)):
-            lab.journal.note("failed")
-
-    def never(kind: str, **what: str) -> Callable[[list[dict[str, str]]], bool]:
-        return lambda history: (
-            not any(note["kind"] == kind and all(note[k] == v for k, v in what.items()) for note in history)
-        )
-
-    program = Program(
-        lab.journal,
-        lambda: [user(PAGE, OTHER), user(OTHER, PAGE)],
-        (of_history("never busy", never("seamcall", status="TDX_OPERAND_BUSY")), of_history("works", never("failed"))),
-    )
-    return explore(program, bound=1, max_executions=2_000, check_reads=True)
-
-
-@pytest.mark.parametrize(
-    ("variant", "expected", "deadlock"),
-    [
-        ("global", set(), False),
-        ("exclusive_2m", {"never busy", "works"}, False),
-        ("rwlock_2m", {"never busy", "works"}, True),  # a run that does not end breaks both
-        ("rwlock_2m_in_order", set(), False),
-        ("pool", set(), False),
-        ("rwlock_retry", {"never busy"}, False),
-        ("spin", {"never busy"}, False),
-    ],
-)
-def test_which_lock_keeps_two_calls_off_that_use_pages_of_each_others_range(
-    variant: str, expected: set[str], deadlock: bool
-) -> None:
-    result = crossed(variant)
-    broken = {name for name, verdict in result.claims.items() if not verdict.holds}
-    assert broken == expected and ("deadlock" in result.outcomes) == deadlock
 
 
 @pytest.mark.parametrize("variant", lock.question.variants)
