@@ -90,7 +90,7 @@ def test_guests_mapped_at_4k_cost_pairs_with_dynamic_pamt(capsys: pytest.Capture
     pairs = []
     for argv in [], ["--dpamt"]:
         found = answer(capsys, "guests", "--memory", "4M", "--design", "force_4k", *argv)["per_gib"]
-        pairs.append(found["linux"]["PAMT.ADD"])
+        pairs.append(found["touch-first"]["PAMT.ADD"])
     assert pairs == [0, 512]
 
 
