@@ -13,12 +13,15 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from tdxlab import __version__
+
+if TYPE_CHECKING:
+    from tdxlab.scenarios.play import Setting
 
 Answer = tuple[dict[str, Any], str, int]
 """(the JSON object, the same for people, the exit code)"""
@@ -34,59 +37,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def _list(args: argparse.Namespace) -> Answer:
-    from tdxlab.scenarios.registry import TOPICS, load_all
-    from tdxlab.spec.design import ABOUT, Question
+    from tdxlab.views.listing import list_data, list_text
 
-    known = sorted(load_all().values(), key=lambda s: s.name)
-    scenarios = [
-        {
-            "name": s.name,
-            "question": s.question,
-            "claims": dict(s.claims),
-            "designs": list(s.breaks),
-            "expected": {design: {c: bool(s.expected(design, c)) for c in s.claims} for design in s.breaks},
-        }
-        for s in known
-    ]
-    designs = [{"name": name, "about": about} for name, about in ABOUT.items()]
-    questions = [{"name": q.name, "variants": list(q.variants)} for q in Question.all.values()]
-    parts = [
-        _table(
-            [[s.name, " ".join(s.claims), s.question.split("\n")[0]] for s in known], ["scenario", "claims", "question"]
-        ),
-        _topics(TOPICS),
-        _table([[d["name"], d["about"]] for d in designs], ["design", "what it is"]),
-        _table([[q["name"], " ".join(q["variants"])] for q in questions], ["question", "variants"]),
-    ]
-    return {"scenarios": scenarios, "designs": designs, "questions": questions}, "\n\n".join(parts), 0
-
-
-def _topics(topics: Mapping[str, str]) -> str:
-    return "; ".join(f"{prefix}: claims on {about}" for prefix, about in topics.items())
+    data = list_data()
+    return data, list_text(data), 0
 
 
 def _show(args: argparse.Namespace) -> Answer:
     from tdxlab.show import show
+    from tdxlab.views.listing import entries_text
 
     found = show(args.name)
-    text = "\n\n".join(
-        "\n".join(_words(key, value) for key, value in entry.items() if value or value == 0) for entry in found
-    )
-    return {"name": args.name, "found": found}, text, 0
-
-
-def _words(key: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n  ".join([f"{key}:", *(_words(k, v) for k, v in value.items())])
-    said = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return f"{key}: {said}" if said else key
-
-
-def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
-    # the last column is prose
-    from tabulate import tabulate
-
-    return tabulate(rows, headers, maxcolwidths=[None] * (len(headers) - 1) + [72])
+    return {"name": args.name, "found": found}, entries_text(found), 0
 
 
 def _diff(args: argparse.Namespace) -> Answer:
@@ -97,76 +59,41 @@ def _diff(args: argparse.Namespace) -> Answer:
 
 
 def _run(args: argparse.Namespace) -> Answer:
-    from tdxlab.scenarios.counts import counts
-    from tdxlab.scenarios.play import Setting, run
-    from tdxlab.scenarios.registry import get
+    from tdxlab.scenarios.play import run
+    from tdxlab.views.ran import run_data, run_text
 
-    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus, args.dpamt).filled
-    trace = run(
-        args.scenario,
-        design=setting.design,
-        grain=args.grain,
-        module=args.module,
-        cpus=args.cpus,
-        dpamt=args.dpamt,
-        schedule=args.schedule,
-        seed=args.seed,
-    )
+    if args.replay:
+        return _replayed(args)
+    setting = _setting(args)
+    trace = run(setting.scenario, schedule=args.schedule, seed=args.seed, **setting.choices)
     if args.trace:
         from tdxlab.views.export import write
 
         write(trace, args.trace)
-    known = get(args.scenario)
-    expected = {c: known.expected(setting.design, c, setting.grain) for c in trace.claims}
-    claims = {c: {"holds": holds, "expected": expected[c]} for c, holds in trace.claims.items()}
-    data = {
-        "scenario": args.scenario,
-        "design": setting.design,
-        "grain": args.grain,
-        "module": args.module,
-        "cpus": int(trace.meta["cpus"]),
-        "dpamt": setting.dpamt,
-        "schedule": setting.show_schedule(trace.schedule),
-        "steps": len(trace.schedule),
-        "ended": trace.ended,
-        **counts(trace),
-        "events": trace.history(),
-        "claims": claims,
-    }
-    return data, _run_text(data, known.claims), _verdict(claims, args.strict)
+    data = run_data(trace, setting)
+    return data, run_text(data), _verdict(data["claims"], args.strict)
 
 
-def _run_text(data: dict[str, Any], sentences: Any) -> str:
-    from tabulate import tabulate
+def _replayed(args: argparse.Namespace) -> Answer:
+    from tdxlab.scenarios.counterexample import replay
+    from tdxlab.views.ran import run_data, run_text
 
-    from tdxlab.scenarios.registry import TOPICS
+    again = replay(args.replay)
+    data = {**run_data(again.trace, again.setting), "replayed": {"claim": again.claim, "agrees": again.agrees}}
+    said = "came out as recorded" if again.agrees else "did not come out as recorded"
+    return (
+        data,
+        f"{run_text(data)}\n\n{args.replay}: every step as recorded; {again.claim} {said}",
+        int(not again.agrees),
+    )
 
-    left = [
-        f"vCPU {n['vcpu']}'s thread gave up after {n['entries']} entries"
-        for n in data["events"]
-        if n["kind"] == "gives_up"
-    ]
-    data = data | {"ended": "; ".join([data["ended"], *left])}
-    numbers = [(key, data[key]) for key in ("steps", "ended", "faults", "splits", "kicks", "write_lock_takes")]
-    calls = [
-        (leaf, status, n)
-        for kind in ("seamcalls", "tdcalls")
-        for leaf, statuses in data[kind].items()
-        for status, n in statuses.items()
-    ]
-    said = {True: "holds", False: "broken", None: "-"}
-    verdicts = [(claim, said[v["holds"]], said[v["expected"]], sentences[claim]) for claim, v in data["claims"].items()]
-    topics = {prefix: about for prefix, about in TOPICS.items() if any(c.startswith(prefix) for c in data["claims"])}
-    machine = f"grain {data['grain']}, module {data['module']}{', Dynamic PAMT' if data['dpamt'] else ''}"
-    parts = [
-        f"{data['scenario']} under {data['design']}, {machine}, one run",
-        tabulate(numbers, tablefmt="plain"),
-        tabulate(calls, ["leaf", "status", "times"]),
-        _table(verdicts, ["claim", "this run", "expected", ""]),
-        _topics(topics),
-        f"schedule: {data['schedule']}",
-    ]
-    return "\n\n".join(parts)
+
+def _setting(args: argparse.Namespace) -> Setting:
+    from tdxlab.scenarios.play import Setting
+
+    if args.scenario is None:
+        raise ValueError(f"{args.command} takes a scenario, one of `tdxlab list`, or {args.instead}")
+    return Setting(args.scenario, args.design, args.grain, args.module, args.cpus, args.dpamt).filled
 
 
 def _verdict(claims: dict[str, dict[str, bool | None]], strict: bool) -> int:
@@ -179,8 +106,8 @@ def _step(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.play import Stepper
     from tdxlab.views.terminal import terminal
 
-    chosen = {name: getattr(args, name) for name in ("design", "grain", "module", "cpus", "dpamt")}
-    stepper = Stepper(args.scenario, **chosen)
+    setting = _setting(args)
+    stepper = Stepper(setting.scenario, **setting.choices)
     # with --json the screen goes to stderr, so that stdout holds the result alone
     terminal(stepper, sys.stdin, sys.stderr if args.json else sys.stdout)
     data = {"scenario": args.scenario, "schedule": list(stepper.trace.schedule), "ended": stepper.ended}
@@ -188,47 +115,27 @@ def _step(args: argparse.Namespace) -> Answer:
 
 
 def _explore(args: argparse.Namespace) -> Answer:
+    from tdxlab.scenarios.counterexample import counterexamples
+    from tdxlab.scenarios.play import explore
+    from tdxlab.views.explored import explore_data, explore_text, write
+
     if args.program:
         return _explore_program(args)
-    if args.scenario is None:
-        raise ValueError("explore takes a scenario, one of `tdxlab list`, or --program FILE")
-    from tdxlab.scenarios.play import Setting, explore
-    from tdxlab.scenarios.registry import get
-
-    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus, args.dpamt).filled
+    setting = _setting(args)
+    limits = {"max_executions": args.max_executions, "timeout": args.timeout}
     found = explore(
-        args.scenario,
+        setting.scenario,
         setting=setting,
         algorithm=args.algorithm,
         bound=args.bound,
-        max_executions=args.max_executions,
-        timeout=args.timeout,
         stop_at_first=not args.all,
+        **limits,
     )
-    known = get(args.scenario)
-    claims = {
-        claim: {
-            "holds": verdict.holds,
-            "expected": known.expected(setting.design, claim, setting.grain),
-            "schedule": None if verdict.schedule is None else setting.show_schedule(verdict.schedule),
-            "steps": verdict.steps,
-            "preemptions": verdict.preemptions,
-        }
-        for claim, verdict in found.claims.items()
-    }
-    data = {
-        "scenario": args.scenario,
-        "design": setting.design,
-        "algorithm": args.algorithm,
-        "grain": args.grain,
-        "cpus": setting.cpus or known.machine.get("cpus", 2),
-        "dpamt": setting.dpamt,
-        **{key: getattr(found, key) for key in ("bound", "executions", "redundant", "cut", "complete", "seconds")},
-        "phases": [vars(phase) for phase in found.phases],
-        "outcomes": {how: n for how, (n, _) in found.outcomes.items()},
-        "claims": claims,
-    }
-    return data, _explore_text(data, known.claims), _found_verdict(data)
+    shown = counterexamples(setting, found, timeout=args.timeout)
+    if args.counterexample:
+        write(shown, args.counterexample)
+    data = explore_data(found, setting, shown)
+    return data, explore_text(data, shown), _found_verdict(data)
 
 
 def _found_verdict(data: dict[str, Any]) -> int:
@@ -243,41 +150,16 @@ def _found_verdict(data: dict[str, Any]) -> int:
     )
 
 
-def _explore_text(data: dict[str, Any], sentences: Mapping[str, str]) -> str:
-    rows = []
-    for claim, verdict in data["claims"].items():
-        said = ("holds" if data["complete"] else "not broken") if verdict["holds"] else "broken"
-        found = "" if verdict["schedule"] is None else f"{verdict['steps']} steps, {verdict['preemptions']} preemptions"
-        rows.append((claim, said, found, sentences[claim]))
-    steps = ", ".join(f"{phase['algorithm']} {phase['executions']}" for phase in data["phases"])
-    reach = "all of them" if data["complete"] else "not all: nothing is proved of what was not run"
-    lines = [
-        f"{data['scenario']} under {data['design']}, grain {data['grain']}",
-        f"{data['executions']} executions ({steps}), {reach}; {data['cut']} cut, {data['redundant']} redundant",
-        _table(rows, ["claim", "verdict", "schedule", ""]),
-        *(f"{claim}: {v['schedule']}" for claim, v in data["claims"].items() if v["schedule"]),
-    ]
-    return "\n\n".join(lines)
-
-
 def _explore_program(args: argparse.Namespace) -> Answer:
     from tdxlab.engine import language
     from tdxlab.engine.explore import explore
+    from tdxlab.views.explored import program_data
 
     spec = language.read(args.program, args.scenario)
     sizes = language.sizes(spec, args.size or ())
-    found = explore(
-        language.program(spec, **sizes), algorithm="dpor", max_executions=args.max_executions, timeout=args.timeout
-    )
-    data = {
-        "program": spec["program"],
-        "size": sizes,
-        "executions": found.executions,
-        "redundant": found.redundant,
-        "stuck": found.outcomes.get("deadlock", (0, None))[0],
-        "complete": found.complete,
-        "seconds": found.seconds,
-    }
+    program = language.program(spec, **sizes)
+    found = explore(program, algorithm="dpor", max_executions=args.max_executions, timeout=args.timeout)
+    data = program_data(found, spec["program"], sizes)
     return data, "\n".join(f"{key}: {value}" for key, value in data.items()), 0
 
 
@@ -349,10 +231,11 @@ def _parser() -> Parser:
     def with_dpamt(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--dpamt", action="store_true", help="with Dynamic PAMT (scenarios about it have it anyway)")
 
-    def scenario(sub: argparse.ArgumentParser, *, needed: bool = True) -> None:
+    def scenario(sub: argparse.ArgumentParser, instead: str = "") -> None:
+        sub.set_defaults(instead=instead)
         sub.add_argument(
             "scenario",
-            nargs=None if needed else "?",
+            nargs="?" if instead else None,
             type=lambda name: name.replace("_", "-"),
             help="one of `tdxlab list`",
         )
@@ -387,13 +270,14 @@ def _parser() -> Parser:
     for variant in ("a", "b"):
         diff.add_argument(variant, type=spelled, help="a variant, a design that chose one, or a file ./mine.py")
     run = command("run", _run, "run a scenario once")
-    scenario(run)
+    scenario(run, instead="--replay FILE")
     run.add_argument("--schedule", help="CPU numbers in run lengths: '0*5 1 0*3' (default: the scenario's story)")
     run.add_argument("--seed", type=int, help="a random walk instead")
     run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
+    run.add_argument("--replay", metavar="FILE", help="a counterexample that explore wrote, each step held against it")
     run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
     search = command("explore", _explore, "run a scenario under many schedules, if need be all", "a minute at most")
-    scenario(search, needed=False)
+    scenario(search, instead="--program FILE")
     search.add_argument(
         "--algorithm",
         default="auto",
@@ -404,6 +288,9 @@ def _parser() -> Parser:
     search.add_argument("--max-executions", type=int, help="(default: no limit)")
     search.add_argument("--timeout", type=float, default=60.0, help="seconds (default: %(default)s)")
     search.add_argument("--all", action="store_true", help="go on after a claim has been broken")
+    search.add_argument(
+        "--counterexample", metavar="FILE", help="the simplest one: .json (for run --replay), .txt, .png, .svg or .pdf"
+    )
     search.add_argument(
         "--program", metavar="FILE", help="a program of the little language instead (data/programs.json)"
     )

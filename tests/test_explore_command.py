@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from tdxlab.cli import main
+from tdxlab.scenarios.counterexample import counterexamples
+from tdxlab.scenarios.play import Setting, explore
+from tdxlab.views.explored import write
 
 PROGRAMS = str(Path(__file__).parents[1] / "data" / "programs.json")
 
@@ -23,9 +26,48 @@ def test_a_scenario_gives_its_verdicts_and_phases(capsys: pytest.CaptureFixture[
     data = answer(capsys, "explore", "guest-inhibit", "--design", "ignore", "--max-executions", "3")
     assert data["algorithm"] == "auto" and data["phases"][0]["algorithm"] == "bounded"
     verdict = data["claims"]["HP03"]
-    assert verdict.keys() == {"holds", "expected", "schedule", "steps", "preemptions"}
+    assert verdict.keys() == {"holds", "expected", "schedule", "steps", "preemptions", "fewest", "shortest", "race"}
     assert (verdict["holds"], verdict["expected"], verdict["preemptions"]) == (False, False, 0)
     assert verdict["schedule"].startswith("guest-inhibit@ignore/lock/1.5.25 ") and not data["complete"]
+
+
+STALE = ("explore", "handler-order", "--design", "inhibit_read_upgrade")
+
+
+def test_a_counterexample_is_written_and_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, picture, told = (str(tmp_path / f"stale.{ending}") for ending in ("json", "png", "txt"))
+    verdict = answer(capsys, *STALE, "--counterexample", file)["claims"]["HP07"]
+    assert (verdict["preemptions"], verdict["fewest"], verdict["shortest"]) == (1, True, True)
+    assert len(verdict["schedule"]) <= 200
+    again = answer(capsys, "run", "--replay", file)
+    assert again["replayed"] == {"claim": "HP07", "agrees": True} and not again["claims"]["HP07"]["holds"]
+    pasted = answer(capsys, "run", "handler-order", "--design", STALE[-1], "--schedule", verdict["schedule"])
+    assert not pasted["claims"]["HP07"]["holds"]
+    shown = counterexamples(Setting("handler-order", STALE[-1]), explore("handler-order", design=STALE[-1], bound=1))
+    for other in (picture, told):
+        write(shown, other)
+    out = Path(told).read_text()
+    assert out.startswith(verdict["schedule"]) and Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert (
+        "CPU 0: vCPU 0: ACCEPT 4K" in out and "finds lpage_info" in out and "in the other order the claim holds" in out
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        ((*STALE, "--max-executions", "2", "--counterexample", "x.doc"), "ends in .json, .txt, .png"),
+        (("explore", "unmap-failure", "--design", "mainline_616", "--counterexample", "x.json"), "no claim was broken"),
+        (("run", "--replay", "nowhere.json"), "No such file"),
+        (("run",), "run takes a scenario"),
+    ],
+)
+def test_what_can_not_be_written_or_replayed_is_one_sentence(
+    argv: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(list(argv)) == 2
+    told = capsys.readouterr().err
+    assert why in told and told.count("\n") == 1
 
 
 def test_a_program_gives_its_number_of_executions(capsys: pytest.CaptureFixture[str]) -> None:

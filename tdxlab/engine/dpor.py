@@ -12,7 +12,7 @@ the same where it comes earlier: no execution is lost if that is as much as it c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tdxlab.engine.history import EVERYTHING, Access, History, Step, Waited, commute, orders
@@ -85,6 +85,19 @@ class Search:
             earlier = execution
             if not self._back():
                 return
+
+    def follow(self, schedule: Iterable[int]) -> History:
+        """The steps of one schedule, with what happens before each and with which others it races."""
+        execution = Execution(self.program)
+        try:
+            for cpu in schedule:
+                self._step(execution, cpu)
+            return self.history
+        except Waited:
+            self._begin(self.history.waited)
+        finally:
+            execution.abandon()
+        return self.follow(schedule)
 
     def _run(self, execution: Execution) -> bool:
         # From the last state on.  False if it comes to nothing new.

@@ -53,6 +53,11 @@ class Setting:
             self, design=self.design or next(iter(known.breaks)), dpamt=self.dpamt or "dpamt" in known.machine
         )
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """As `run`, `explore` and `Stepper` take them beside the scenario."""
+        return {name: value for name, value in vars(self).items() if name != "scenario"}
+
     def program(self) -> Program:
         """Build the machine and what runs on it."""
         known = get(self.scenario)

@@ -29,6 +29,16 @@ def table(found: Sequence[Row], nothing: str = "nothing") -> str:
     return tabulate(body, list(found[0]), disable_numparse=True, colalign=_align(found))
 
 
+def prose(body: Sequence[Sequence[Any]], headings: Sequence[str]) -> str:
+    """A table whose last column is sentences."""
+    return tabulate(body, headings, maxcolwidths=[None] * (len(headings) - 1) + [72])
+
+
+def counted(n: int, what: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _align(found: Sequence[Row]) -> list[str]:
     numbers = [all(isinstance(row[key], int) and not isinstance(row[key], bool) for row in found) for key in found[0]]
     return ["right" if number else "left" for number in numbers]

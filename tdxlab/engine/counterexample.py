@@ -1,0 +1,251 @@
+"""The simplest schedule that shows something: a second search, after one that has found any.
+
+Fewest preemptions first, then fewest steps, then steps that commute change places so that a CPU is left as seldom as
+can be.  What is not proved is said: a search that was stopped leaves a simpler one possible.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from tdxlab.engine.bounded import Bounded, preemptions, to_the_end
+from tdxlab.engine.claims import FINAL, Claim
+from tdxlab.engine.dpor import Search
+from tdxlab.engine.history import History, bits, commute, orders
+from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.schedule import ScheduleError
+
+Goal = Claim | str
+"""What is to be shown: a claim broken (a sometimes-claim fulfilled), or a run that ends so, as "deadlock"."""
+
+MOST = 1_000
+"""Runs within one number of preemptions; to find the race, a fifth of it."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two steps of a schedule: had `then` come before `first`, the run would not have shown it.
+
+    cells: where they meet, as (cell, key).  instead: the schedule in which `then` comes first.
+    """
+
+    first: int
+    then: int
+    cells: tuple[tuple[str, object], ...]
+    instead: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """fewest: no schedule with fewer preemptions shows it.  shortest: none with as many does so in fewer steps.
+
+    decided: the step from which on nothing can undo it.  race: of two steps up to there.  executions: what was run.
+    """
+
+    schedule: tuple[int, ...]
+    preemptions: int
+    fewest: bool
+    shortest: bool
+    decided: int
+    race: Race | None
+    executions: int
+
+
+def simplest(
+    program: Program, goal: Goal, known: Sequence[int], *, most: int = MOST, timeout: float | None = None
+) -> Counterexample:
+    """The simplest schedule that shows what `known` shows.
+
+    most: runs within each number of preemptions.  Raises ValueError where `known` does not show it.
+    """
+    stop = time.monotonic() + timeout if timeout is not None else None
+    best = _Best(program, goal, known)
+    best.take(merged(program, best.schedule))
+    fewest, shortest = True, False
+    for bound in range(best.preemptions + 1):
+        if bound > best.preemptions:
+            break
+        complete = best.search(bound, most, stop)
+        if bound < best.preemptions:
+            fewest = fewest and complete
+        else:
+            shortest = complete
+    best.take(merged(program, best.schedule))
+    decided = _decided(program, goal, best.schedule)
+    race = deciding(program, goal, best.schedule, decided, most // 5)
+    return Counterexample(tuple(best.schedule), best.preemptions, fewest, shortest, decided, race, best.executions)
+
+
+class _Best:
+    """The best schedule so far.  Runs of a search that can not become better are cut."""
+
+    def __init__(self, program: Program, goal: Goal, known: Sequence[int]) -> None:
+        self.program, self.goal = program, goal
+        found = _run(program, goal, known)
+        if found is None:
+            raise ValueError("the schedule does not show what it is said to show")
+        self.schedule, self.preemptions = found
+        self.executions = 1
+
+    def take(self, schedule: Sequence[int]) -> None:
+        """Keep a schedule if it shows the same and is better."""
+        self.executions += 1
+        self._keep(_run(self.program, self.goal, schedule))
+
+    def search(self, bound: int, most: int, stop: float | None) -> bool:
+        """Run every schedule within `bound` preemptions.  False if it was stopped."""
+        search = Bounded(self.program, bound)
+        for n, execution in enumerate(search.executions()):
+            self.executions += 1
+            if n >= most or (stop is not None and time.monotonic() > stop):
+                return False
+            self._keep(_told(execution, self.goal, self.program.max_steps))
+            if self.preemptions <= bound:
+                search.program = replace(self.program, max_steps=len(self.schedule) - 1)
+        return True
+
+    def _keep(self, found: tuple[list[int], int] | None) -> None:
+        if found is not None and _cost(*found) < _cost(self.schedule, self.preemptions):
+            self.schedule, self.preemptions = found
+
+
+def _cost(schedule: Sequence[int], switches: int) -> tuple[int, int, int]:
+    return switches, len(schedule), _switches(schedule)
+
+
+def _switches(schedule: Sequence[int]) -> int:
+    return sum(before != now for before, now in pairwise(schedule))
+
+
+def _shown(execution: Execution, goal: Goal) -> int | None:
+    # after how many steps
+    if isinstance(goal, str):
+        return len(execution.schedule) if execution.trace.ended == goal else None
+    found = execution.watch.seen if goal.kind == "sometimes" else execution.watch.broken
+    return min(found[goal.id] + 1, len(execution.schedule)) if goal.id in found else None
+
+
+def _decided(program: Program, goal: Goal, schedule: Sequence[int]) -> int:
+    # where the notes settle a claim on them; else the last step
+    if isinstance(goal, str) or goal.kind != "history":
+        return len(schedule) - 1
+    execution = Execution(program)
+    try:
+        for cpu in schedule:
+            execution.step(cpu)
+        notes = execution.watch.history
+        told = len(notes)
+        while told and not goal.predicate(notes[: told - 1]):
+            told -= 1
+        return int(notes[told - 1]["n"]) if told else 0
+    finally:
+        execution.abandon()
+
+
+def _told(execution: Execution, goal: Goal, most: int) -> tuple[list[int], int] | None:
+    # the schedule up to where it shows it, and its preemptions; a run that was cut for being long has not ended
+    execution.finish()
+    if execution.trace.ended == "cut" and len(execution.schedule) < most:
+        for claim in execution.program.claims:
+            if claim.kind in FINAL:
+                execution.watch.broken.pop(claim.id, None)
+    steps = _shown(execution, goal)
+    if steps is None:
+        return None
+    schedule = list(execution.schedule[:steps])
+    return schedule, preemptions(schedule, execution.runnables)
+
+
+def _run(program: Program, goal: Goal, schedule: Sequence[int]) -> tuple[list[int], int] | None:
+    # None where it does not show it, or can not be run
+    execution = Execution(program)
+    try:
+        for cpu in schedule:
+            execution.step(cpu)
+        to_the_end(execution)
+        return _told(execution, goal, program.max_steps)
+    except ScheduleError:
+        return None
+    finally:
+        execution.abandon()
+
+
+def merged(program: Program, schedule: Sequence[int]) -> list[int]:
+    """The same steps with fewer switches: each CPU goes on until its next step must come after one of another's."""
+    history = Search(program).follow(schedule)
+    orders = [_staying(history, cpu) for cpu in sorted(set(schedule))]
+    return min(orders, key=lambda order: (_switches(order), order))
+
+
+def _staying(history: History, cpu: int) -> list[int]:
+    left = {cpu: list(bits(steps))[::-1] for cpu, steps in history.of.items() if steps}
+    done, order = 0, []
+    while left:
+        ready = [c for c, steps in left.items() if not history.steps[steps[0]].before & ~done]
+        if cpu not in ready:
+            cpu = min(ready, key=lambda c: left[c][0])
+        done |= 1 << left[cpu].pop(0)
+        order.append(cpu)
+        if not left[cpu]:
+            del left[cpu]
+    return order
+
+
+def deciding(program: Program, goal: Goal, schedule: Sequence[int], last: int, most: int) -> Race | None:
+    """Two steps up to the last that do not commute, and that had to come in this order for it to be shown.
+
+    The nearest such pair, one that meets in data rather than in a lock; None if it is not among the first `most`.
+    """
+    # that a claim looks at two cells does not make their writers meet
+    history = Search(replace(program, claims=())).follow(schedule)
+    pairs = [
+        (i, j)
+        for j, step in enumerate(history.steps[: last + 1])
+        for i in bits(history.conflicting(step.access) & (1 << j) - 1 & ~history.of[step.cpu])
+    ]
+    locks = {cell.name for step in history.steps for cell, _, _ in step.touches if orders(cell)}
+    pairs.sort(key=lambda pair: (_meet_in(history, *pair) <= locks, _apart(schedule, *pair), -pair[1]))
+    for i, j in pairs[:most]:
+        instead = _exchanged(schedule, i, j)
+        if (ran := _along(program, goal, instead)) is not None:
+            return Race(i, j, _meeting(history, i, j), tuple(ran))
+    return None
+
+
+def _meet_in(history: History, i: int, j: int) -> set[str]:
+    return {name for name, _ in _meeting(history, i, j)}
+
+
+def _apart(schedule: Sequence[int], i: int, j: int) -> int:
+    # how many pairs of steps change places
+    mine = schedule[i : j + 1].count(schedule[j])
+    return mine * (j + 1 - i - mine)
+
+
+def _exchanged(schedule: Sequence[int], i: int, j: int) -> list[int]:
+    # from step i on the CPU of step j goes first, up to that
+    between = schedule[i : j + 1]
+    others = [cpu for cpu in between if cpu != schedule[j]]
+    return [*schedule[:i], *[schedule[j]] * (len(between) - len(others)), *others, *schedule[j + 1 :]]
+
+
+def _along(program: Program, goal: Goal, schedule: Sequence[int]) -> list[int] | None:
+    # what was run, if it does not show it: steps that can not be made any more are left out
+    execution = Execution(program)
+    try:
+        for cpu in schedule:
+            if len(execution.schedule) < program.max_steps and cpu in execution.runnable():
+                execution.step(cpu)
+        to_the_end(execution)
+        found = _told(execution, goal, program.max_steps)
+        return None if found is not None else list(execution.schedule)
+    finally:
+        execution.abandon()
+
+
+def _meeting(history: History, i: int, j: int) -> tuple[tuple[str, object], ...]:
+    others = history.steps[i].access
+    return tuple(dict.fromkeys((a[0], a[1]) for a in history.steps[j].access if not commute((a,), others)))
