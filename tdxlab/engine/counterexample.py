@@ -129,7 +129,7 @@ def _shown(execution: Execution, goal: Goal) -> int | None:
 
 
 def _decided(program: Program, goal: Goal, schedule: Sequence[int]) -> int:
-    # where the notes settle a claim on them; else the last step
+    # where the notes settle a claim on them, which held before; else the last step
     if isinstance(goal, str) or goal.kind != "history":
         return len(schedule) - 1
     execution = Execution(program)
@@ -137,10 +137,8 @@ def _decided(program: Program, goal: Goal, schedule: Sequence[int]) -> int:
         for cpu in schedule:
             execution.step(cpu)
         notes = execution.watch.history
-        told = len(notes)
-        while told and not goal.predicate(notes[: told - 1]):
-            told -= 1
-        return int(notes[told - 1]["n"]) if told else 0
+        kept = next((n for n in range(len(notes), -1, -1) if goal.predicate(notes[:n])), None)
+        return len(schedule) - 1 if kept is None else int(notes[kept]["n"])
     finally:
         execution.abandon()
 
