@@ -201,3 +201,20 @@ def pamt_put_contention(lab: Lab) -> Program:
         ["CPU 0: the last put of a range", "CPU 1: a pair made of pages in that range"],
         of_history("DP29", never_busy),
     )
+
+
+@scenario(
+    "pamt-pool",
+    claims={
+        "DP20": "Pairs from 2M blocks that hold nothing else never share a range with what gets a pair; but where "
+        "memory is fragmented there is no such block, and TDX is unusable though pages are left."
+    },
+    breaks={"seed": (), POOL: ("DP20",)},
+    machine={"dpamt": True, "cpus": 1},
+)
+def pamt_pool(lab: Lab) -> Program:
+    """A pair is needed, and no 2M block is free as a whole any more: is there one?"""
+    page = among_those_of(lab, 0)
+    while lab.host.alloc_page(PG_LEVEL_2M) is not None:
+        pass
+    return program(lab, lambda: [get(lab, page)], ["CPU 0: a pair"], at_end("DP20", lambda: paired(lab, page)))

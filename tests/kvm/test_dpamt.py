@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
 from tdxlab.engine.run import run
 from tdxlab.engine.schedule import seeded, story
-from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
-from tdxlab.host.dpamt import tdx_pamt_get
-from tdxlab.host.dpamt.pair import FromAllocator
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.teardown import kvm_destroy_vm
@@ -171,15 +167,6 @@ def test_with_pairs_from_guest_memfd_a_fault_gets_those_of_the_tables_only() -> 
     assert not paired(lab) and not any(refcount[0] for refcount in lab.host.pamt_refcounts.values())
 
 
-def test_a_large_page_is_refused_where_guest_memfd_has_put_a_pair() -> None:
-    lab = Lab(design=FROM_GMEM, dpamt=True, cpus=1)
-    td = lab.create_td(memory="2M")
-    lab.alone(td.vcpu(0, touches(0)))
-    assert td.kvm.vm_bugged
-    aug = [note["status"] for note in lab.journal.notes if note.get("leaf") == "TDH.MEM.PAGE.AUG"]
-    assert aug == ["TDX_PAGE_METADATA_INCORRECT"]
-
-
 def test_two_that_add_a_folio_at_once_use_one() -> None:
     lab = Lab(design=FROM_GMEM, dpamt=True, pages="scattered", memory="4G")
     td = lab.create_td(memory="16K", folio="4K")
@@ -194,24 +181,3 @@ def test_two_that_add_a_folio_at_once_use_one() -> None:
 def test_a_design_without_dynamic_pamt_is_refused_on_a_machine_with_it() -> None:
     with pytest.raises(ValueError, match="mainline_72 has no Dynamic PAMT"):
         Lab(design="mainline_72", dpamt=True)
-
-
-@pytest.mark.parametrize(("demote", "bugged"), [("get_first", True), ("under_pamt_lock", False)])
-def test_a_demote_and_a_pamt_add_for_another_td_meet_unless_a_lock_keeps_them_apart(demote: str, bugged: bool) -> None:
-    """The pair of DEMOTE lies in the range that PAMT.ADD locks: busy, whichever vCPUs are kicked."""
-    lab = Lab(design=f"y2026,demote={demote}", dpamt=True, memory="4G", pages="scattered")
-    td = lab.create_td(memory="4M", vcpus=1)
-    accept(0, PG_LEVEL_2M)(lab, td)
-    block = lab.host.must_alloc(PG_LEVEL_2M)
-    td.kvm.pamt_cache.objects = tuple(range(block, block + 6 * PAGE_SIZE, PAGE_SIZE))  # one for the table, two tries
-
-    async def other_td() -> int:
-        await step(at="a fault")
-        return await tdx_pamt_get(lab.host, block, PG_LEVEL_4K, FromAllocator(lab.host, "td1"))
-
-    program = lab.program(lambda: [kvm_vm_set_mem_attributes(td.kvm, 3, 4, private=False), other_td()])
-    program = replace(program, invariants=())  # a VM that is bugged has a mirror that is ahead of its S-EPT
-    trace = run(program, story(((0, "kvm_request_needs_ipi"), (1, "bitset"), (0, None))), check_reads=True)
-    busy = [note["leaf"] for note in trace.notes("seamcall") if note["status"] == "TDX_OPERAND_BUSY"]
-    assert trace.ended == "done" and bool(trace.notes("kvm_bug_on")) == bugged
-    assert busy == ["TDH.MEM.PAGE.DEMOTE"] * 2 * bugged

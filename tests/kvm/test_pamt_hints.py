@@ -1,29 +1,27 @@
-"""Dynamic PAMT by the module's hints alone: what they say, and why that is not enough."""
+"""Dynamic PAMT by the module's hints alone: what they say.  Why that is not enough: the scenario pamt-hints."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import pytest
-
-from tdxlab.engine.run import Program, run
-from tdxlab.engine.schedule import Story, story
+from tdxlab.engine.run import run
+from tdxlab.engine.schedule import story
 from tdxlab.guest.programs import accepts
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.lab import Lab, Td
+from tdxlab.scenarios.play import Setting
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
 
 ADD, REMOVE, AUG = "TDH.PHYMEM.PAMT.ADD", "TDH.PHYMEM.PAMT.REMOVE", "TDH.MEM.PAGE.AUG"
 
 
-def two_tds(version: str) -> tuple[Lab, Td, Td]:
+def two_tds() -> tuple[Lab, Td, Td]:
     """Two TDs whose first pages lie side by side in a 2M range of their own; the second TD's is mapped.
 
     The tables of both are there.
     """
-    lab = Lab(design=f"seed,pamt_get_put={version}", dpamt=True)
+    lab = Lab(design="seed,pamt_get_put=hints", dpamt=True)
     block = lab.host.must_alloc(PG_LEVEL_2M)
     tds = [lab.create_td(memory="16K", folio="4K") for _ in range(2)]
     for n, td in enumerate(tds):
@@ -33,19 +31,6 @@ def two_tds(version: str) -> tuple[Lab, Td, Td]:
     lab.must(tds[1].vcpu(0, accepts((0, PG_LEVEL_4K))))
     lab.journal.notes.clear()
     return lab, tds[0], tds[1]
-
-
-def one_comes_one_goes(version: str) -> Program:
-    """CPU 0 maps the first TD's page while CPU 1 removes the second's.
-
-    No invariants: a VM that is bugged has lost a page.
-    """
-    lab, coming, going = two_tds(version)
-    actors = lambda: [  # noqa: E731
-        coming.vcpu(0, accepts((0, PG_LEVEL_4K))),
-        kvm_vm_set_mem_attributes(going.kvm, 0, 1, private=False),
-    ]
-    return replace(lab.program(actors), invariants=())
 
 
 def calls(notes: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
@@ -61,7 +46,7 @@ def removes(lab: Lab) -> list[str]:
 
 
 def test_the_pair_is_taken_back_when_the_module_says_that_a_page_was_the_last() -> None:
-    lab, _, td = two_tds("hints")
+    lab, _, td = two_tds()
     lab.must(td.vcpu(0, accepts((PAGE_SIZE, PG_LEVEL_4K))))
     td.slot.gmem.folios.put(2, td.slot.gmem.folios[0] + PAGE_SIZE)
     lab.must(td.vcpu(0, accepts((2 * PAGE_SIZE, PG_LEVEL_4K))))
@@ -73,32 +58,15 @@ def test_the_pair_is_taken_back_when_the_module_says_that_a_page_was_the_last() 
 
 
 def test_reclaim_gives_the_hint_as_well() -> None:
-    lab, _, td = two_tds("hints")
+    lab, _, td = two_tds()
     lab.alone(kvm_destroy_vm(td.kvm))
     assert removes(lab) == ["TDX_SUCCESS"], "its own range; the others are those of the other TD too"
 
 
-WINDOW: Story = ((0, AUG), (1, None), (0, None))
-
-
-@pytest.mark.parametrize("version", ["hints", "v1", "v2", "v3", "v4", "v5", "v6", "locked"])
-def test_only_with_hints_a_pair_goes_away_between_a_get_and_its_call(version: str) -> None:
-    """The module counts a page when it is mapped, and not when somebody has asked whether there is a pair."""
-    trace = run(one_comes_one_goes(version), story(WINDOW), check_reads=True)
-    if version == "hints":
-        assert calls(trace.history()) == [
-            (0, ADD, "TDX_HPA_RANGE_NOT_FREE"),
-            (1, REMOVE, "TDX_SUCCESS"),
-            (0, AUG, "TDX_MISSING_PAMT_PAGE_PAIR"),
-        ]
-        assert trace.notes("kvm_bug_on")
-    else:
-        assert calls(trace.history()) == [(0, AUG, "TDX_SUCCESS")] and not trace.notes("kvm_bug_on")
-
-
 def test_an_old_hint_does_no_harm() -> None:
     """The page came into use before PAMT.REMOVE: the module refuses, and gives the hint again some day."""
-    trace = run(one_comes_one_goes("hints"), story(((1, REMOVE), (0, None), (1, None))), check_reads=True)
+    program = Setting("pamt-hints", "seed,pamt_get_put=hints").program()
+    trace = run(program, story(((1, REMOVE), (0, None), (1, None))), check_reads=True)
     assert calls(trace.history()) == [
         (0, ADD, "TDX_HPA_RANGE_NOT_FREE"),
         (0, AUG, "TDX_SUCCESS"),

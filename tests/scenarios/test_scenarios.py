@@ -15,7 +15,7 @@ CONTROLS = [pytest.param(s, c, id=f"{s.name}-{c.claim}-{c.text}") for s in SCENA
 RELIEFS = [pytest.param(s, c, id=f"{s.name}-{c.design}-{c.text}") for s in SCENARIOS for c in s.reliefs]
 LEDGER = (
     {f"HP{n:02}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 14, 15, 19, 20, 22, 24, 25, 28, 37, 41, 43)}
-    | {f"DP{n:02}" for n in (8, 9, 10, 14, 15, 17, 18, 19, 21, 29, 37, 43)}
+    | {f"DP{n:02}" for n in (8, 9, 10, 14, 15, 17, 18, 19, 20, 21, 23, 29, 37, 43)}
     | {"WL05", "WL07", "ST02"}
     | {f"ST{n:02}" for n in range(5, 21)}
 )
