@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -121,6 +122,8 @@ def _explore(args: argparse.Namespace) -> Answer:
 
     if args.program:
         return _explore_program(args)
+    if args.outcomes or args.diff:
+        return _outcomes(args)
     setting = _setting(args)
     limits = {"max_executions": args.max_executions, "timeout": args.timeout}
     found = explore(
@@ -136,6 +139,20 @@ def _explore(args: argparse.Namespace) -> Answer:
         write(shown, args.counterexample)
     data = explore_data(found, setting, shown)
     return data, explore_text(data, shown), _found_verdict(data)
+
+
+def _outcomes(args: argparse.Namespace) -> Answer:
+    from tdxlab.scenarios.outcomes import outcomes
+    from tdxlab.views import outcomes as views
+
+    setting = _setting(args)
+    limits = {"max_executions": args.max_executions, "timeout": args.timeout}
+    if not args.diff:
+        found = outcomes(setting, **limits)
+        return views.outcomes_data(setting, found), views.outcomes_text(setting, found), 0
+    settings = [replace(setting, design=design) for design in args.diff]
+    both = [outcomes(one, **limits) for one in settings]
+    return views.diff_data(settings, both), views.diff_text(settings, both), 0
 
 
 def _found_verdict(data: dict[str, Any]) -> int:
@@ -287,6 +304,14 @@ def _parser() -> Parser:
     search.add_argument("--bound", type=int, help="preemptions, for bounded (default: any number)")
     search.add_argument("--max-executions", type=int, help="(default: no limit)")
     search.add_argument("--timeout", type=float, default=60.0, help="seconds (default: %(default)s)")
+    search.add_argument("--outcomes", action="store_true", help="each final state once, with a count and a schedule")
+    search.add_argument(
+        "--diff",
+        nargs=2,
+        metavar=("A", "B"),
+        type=spelled,
+        help="the final states that one design has and not the other",
+    )
     search.add_argument("--all", action="store_true", help="go on after a claim has been broken")
     search.add_argument(
         "--counterexample", metavar="FILE", help="the simplest one: .json (for run --replay), .txt, .png, .svg or .pdf"

@@ -36,7 +36,7 @@ from tdxlab.kvm.userspace import OnExit, kvm_set_memory_region, run_vcpu, stop
 from tdxlab.ledger import Ledger
 from tdxlab.module.dispatch import TdxModule
 from tdxlab.module.td_params import ATTRIBUTES
-from tdxlab.picture import picture
+from tdxlab.picture import outcome, picture
 from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.design import Design
 from tdxlab.spec.features import modelled
@@ -330,6 +330,7 @@ class Lab:
             invariants=sweep.invariants(),
             names=tuple(names),
             picture=lambda: picture(self),
+            outcome=lambda: outcome(self),
             meta={"design": self.design.name, "grain": self.cpus[0].grain, "module": self.module.features.version},
             busy=busy,
             max_steps=max_steps,

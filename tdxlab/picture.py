@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,23 @@ def picture(lab: Lab) -> dict[str, Any]:
         "vcpus": [f"{MODES[vcpu.mode]}" for vcpu in kvm.vcpus],
         "pages_2m": kvm.stat["pages_2m"],
     }
+
+
+def outcome(lab: Lab) -> dict[str, str]:
+    """The picture in a few words, without what a vCPU or a lock is at just now."""
+    now = picture(lab)
+    told = {
+        f"{side} {gpa:#x}": states if isinstance(states, str) else ", ".join(f"{n} {s}" for s, n in counted(states))
+        for side, name in (("S-EPT", "sept"), ("mirror", "mirror"))
+        for gpa, states in now.get(name, {}).items()
+    }
+    told |= {f"lpage_info {gpa:#x}": ", ".join(bits) for gpa, bits in now.get("lpage_info", {}).items()}
+    return told
+
+
+def counted(states: list[str]) -> list[tuple[str, int]]:
+    """(state, how many entries)."""
+    return list(Counter(states).items())
 
 
 def regions(kvm: Kvm) -> Iterator[int]:

@@ -35,6 +35,7 @@ class Program:
 
     actors: called anew for each execution; actor i runs on CPU i.  names: what each of them is, for people.
     picture: the state that a stepping view draws, as plain data, read between steps.
+    outcome: what of the state tells one end from another, {what: how it is}.
     meta: scenario, design, grain, module version: what a schedule's string carries.
     busy: which notes tell of calls that were refused as busy, and which of progress.
     """
@@ -45,6 +46,7 @@ class Program:
     invariants: tuple[Invariant, ...] = ()
     names: tuple[str, ...] = ()
     picture: Callable[[], dict[str, Any]] = dict
+    outcome: Callable[[], Mapping[str, Any]] = dict
     meta: Mapping[str, str] = field(default_factory=dict)
     busy: Busy = lambda note: None
     max_steps: int = 20_000

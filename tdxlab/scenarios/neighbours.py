@@ -13,9 +13,11 @@ from tdxlab.engine.claims import Claim
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import Steps, step
 from tdxlab.guest.programs import accepts
+from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.kvm.kvm_main import kvm_mmu_write_lock
 from tdxlab.kvm.tdx_sept import tdx_sept_remove_private_spte, tdx_sept_set_private_spte
 from tdxlab.lab import Lab, Td
+from tdxlab.scenarios.looks import paired
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
 
 
@@ -63,7 +65,12 @@ class Neighbours:
 
     def program(self, actors: Callable[[], Sequence[Steps]], claims: Iterable[Claim], names: Iterable[str]) -> Program:
         """No invariants: the mirror does not know what is mapped here, and a VM that is bugged has lost its page."""
-        return replace(self.lab.program(actors, claims, names), invariants=())
+        return replace(self.lab.program(actors, claims, names), invariants=(), outcome=self.outcome)
+
+    def outcome(self) -> dict[str, object]:
+        """What is left of the range: its users as the host counts them, and its pair."""
+        count = tdx_find_pamt_refcount(self.lab.host, self.block).peek(0)
+        return {"users": count, "pair": "there" if paired(self.lab, self.block) else "none"}
 
 
 def neighbours(lab: Lab) -> Neighbours:
