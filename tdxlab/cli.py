@@ -138,7 +138,7 @@ def _explore(args: argparse.Namespace) -> Answer:
     if args.counterexample:
         write(shown, args.counterexample)
     data = explore_data(found, setting, shown)
-    return data, explore_text(data, shown), _found_verdict(data)
+    return data, explore_text(found, data, shown), _found_verdict(data)
 
 
 def _outcomes(args: argparse.Namespace) -> Answer:

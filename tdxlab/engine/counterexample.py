@@ -137,8 +137,8 @@ def _decided(program: Program, goal: Goal, schedule: Sequence[int]) -> int:
         for cpu in schedule:
             execution.step(cpu)
         notes = execution.watch.history
-        kept = next((n for n in range(len(notes), -1, -1) if goal.predicate(notes[:n])), None)
-        return len(schedule) - 1 if kept is None else int(notes[kept]["n"])
+        kept = next((n for n in range(len(notes), -1, -1) if goal.predicate(notes[:n])), len(notes))
+        return int(notes[kept]["n"]) if kept < len(notes) else len(schedule) - 1
     finally:
         execution.abandon()
 

@@ -15,6 +15,7 @@ from tdxlab.scenarios.play import Setting
 from tdxlab.scenarios.registry import get
 from tdxlab.views.columns import columns, lines
 from tdxlab.views.rows import key_text
+from tdxlab.views.stuck import stuck_data, stuck_text
 from tdxlab.views.text import counted, prose
 
 
@@ -50,13 +51,15 @@ def explore_data(found: Result, setting: Setting, shown: Mapping[str, Shown]) ->
         "dpamt": setting.dpamt,
         **{key: getattr(found, key) for key in ("bound", "executions", "redundant", "cut", "complete", "seconds")},
         "phases": [vars(phase) for phase in found.phases],
+        "left": found.left,
         "outcomes": {how: n for how, (n, _) in found.outcomes.items()},
         "claims": claims,
+        **stuck_data(found, setting.show_schedule),
     }
 
 
-def explore_text(data: Mapping[str, Any], shown: Mapping[str, Shown]) -> str:
-    """For people: verdicts, how far the search got, and the first counterexample step by step."""
+def explore_text(found: Result, data: Mapping[str, Any], shown: Mapping[str, Shown]) -> str:
+    """For people: verdicts, how far the search got, the first counterexample step by step, and who was stuck."""
     sentences = get(data["scenario"]).claims
     rows = [
         (claim, _verdict(verdict["holds"], data["complete"]), _proved(shown, claim), sentences[claim])
@@ -64,6 +67,8 @@ def explore_text(data: Mapping[str, Any], shown: Mapping[str, Shown]) -> str:
     ]
     steps = ", ".join(f"{phase['algorithm']} {phase['executions']}" for phase in data["phases"])
     reach = "all of them" if data["complete"] else "not all: nothing is proved of what was not run"
+    if data["left"]:
+        reach += f" (about {data['left']:,.0f} are left)"
     parts = [
         f"{data['scenario']} under {data['design']}, grain {data['grain']}",
         f"{data['executions']} executions ({steps}), {reach}; {data['cut']} cut, {data['redundant']} redundant",
@@ -71,8 +76,9 @@ def explore_text(data: Mapping[str, Any], shown: Mapping[str, Shown]) -> str:
     ]
     if shown:
         parts.append(counterexample_text(next(iter(shown.values()))))
-    parts += [f"{claim}: {it.schedule}" for claim, it in shown.items()]
-    return "\n\n".join(parts)
+    parts.append("\n".join(f"{claim}: {it.schedule}" for claim, it in shown.items()))
+    parts.append(stuck_text(found))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _verdict(holds: bool, complete: bool) -> str:

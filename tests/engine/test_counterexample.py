@@ -145,3 +145,16 @@ def test_a_deadlock_is_a_goal_as_well() -> None:
     found = simplest(program, "deadlock", [0, 1, 0, 1])
     assert (found.preemptions, len(found.schedule), found.fewest) == (1, 4, True)
     assert found.race is None, "what they wait for is no step; the deadlock's report names it"
+
+
+def test_a_claim_that_the_notes_keep_is_broken_by_the_end_of_a_run_that_is_stuck() -> None:
+    journal = Journal()
+
+    async def waits() -> None:
+        await step()
+        journal.note("waits")
+        await step(ready=lambda: False)
+
+    quiet = of_history("no harm", lambda notes: True)
+    found = simplest(Program(journal, lambda: [waits()], claims=(quiet,)), quiet, [0])
+    assert (found.schedule, found.decided) == ((0,), 0)
