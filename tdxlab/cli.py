@@ -119,6 +119,7 @@ def _explore(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.counterexample import counterexamples
     from tdxlab.scenarios.play import explore
     from tdxlab.views.explored import explore_data, explore_text, write
+    from tdxlab.views.progress import bar
 
     if args.program:
         return _explore_program(args)
@@ -126,14 +127,16 @@ def _explore(args: argparse.Namespace) -> Answer:
         return _outcomes(args)
     setting = _setting(args)
     limits = {"max_executions": args.max_executions, "timeout": args.timeout}
-    found = explore(
-        setting.scenario,
-        setting=setting,
-        algorithm=args.algorithm,
-        bound=args.bound,
-        stop_at_first=not args.all,
-        **limits,
-    )
+    with bar() as progress:
+        found = explore(
+            setting.scenario,
+            setting=setting,
+            algorithm=args.algorithm,
+            bound=args.bound,
+            stop_at_first=not args.all,
+            progress=progress,
+            **limits,
+        )
     shown = counterexamples(setting, found, timeout=args.timeout)
     if args.counterexample:
         write(shown, args.counterexample)
@@ -144,15 +147,17 @@ def _explore(args: argparse.Namespace) -> Answer:
 def _outcomes(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.outcomes import outcomes
     from tdxlab.views import outcomes as views
+    from tdxlab.views.progress import bar
 
-    setting = _setting(args)
-    limits = {"max_executions": args.max_executions, "timeout": args.timeout}
-    if not args.diff:
-        found = outcomes(setting, **limits)
-        return views.outcomes_data(setting, found), views.outcomes_text(setting, found), 0
-    settings = [replace(setting, design=design) for design in args.diff]
-    both = [outcomes(one, **limits) for one in settings]
-    return views.diff_data(settings, both), views.diff_text(settings, both), 0
+    settings = [replace(_setting(args), design=design) for design in args.diff or [_setting(args).design]]
+    found = []
+    for setting in settings:
+        with bar() as progress:
+            limits = {"max_executions": args.max_executions, "timeout": args.timeout}
+            found.append(outcomes(setting, progress=progress, **limits))
+    if args.diff:
+        return views.diff_data(settings, found), views.diff_text(settings, found), 0
+    return views.outcomes_data(settings[0], found[0]), views.outcomes_text(settings[0], found[0]), 0
 
 
 def _found_verdict(data: dict[str, Any]) -> int:
@@ -171,11 +176,14 @@ def _explore_program(args: argparse.Namespace) -> Answer:
     from tdxlab.engine import language
     from tdxlab.engine.explore import explore
     from tdxlab.views.explored import program_data
+    from tdxlab.views.progress import bar
 
     spec = language.read(args.program, args.scenario)
     sizes = language.sizes(spec, args.size or ())
     program = language.program(spec, **sizes)
-    found = explore(program, algorithm="dpor", max_executions=args.max_executions, timeout=args.timeout)
+    limits = {"max_executions": args.max_executions, "timeout": args.timeout}
+    with bar() as progress:
+        found = explore(program, algorithm="dpor", progress=progress, **limits)
     data = program_data(found, spec["program"], sizes)
     return data, "\n".join(f"{key}: {value}" for key, value in data.items()), 0
 
@@ -222,7 +230,7 @@ def _says_that_it_works(args: argparse.Namespace) -> Iterator[None]:
     told = f"tdxlab: {args.command} is at work ({args.takes}) ..."
     timer = threading.Timer(PATIENCE_S, lambda: print(told, file=sys.stderr, flush=True))
     timer.daemon = True
-    if args.takes:
+    if args.takes and not (args.bar and sys.stderr.isatty()):
         timer.start()
     try:
         yield
@@ -241,7 +249,7 @@ def _parser() -> Parser:
         name: str, run: Callable[[argparse.Namespace], Answer], help: str, takes: str = ""
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(run=run, takes=takes)
+        sub.set_defaults(run=run, takes=takes, bar=False)
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
         return sub
 
@@ -294,6 +302,7 @@ def _parser() -> Parser:
     run.add_argument("--replay", metavar="FILE", help="a counterexample that explore wrote, each step held against it")
     run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
     search = command("explore", _explore, "run a scenario under many schedules, if need be all", "a minute at most")
+    search.set_defaults(bar=True)  # of its own, on a terminal
     scenario(search, instead="--program FILE")
     search.add_argument(
         "--algorithm",

@@ -1,0 +1,29 @@
+"""How far a search is: a bar on stderr, for whoever watches a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from tdxlab.engine.result import Result
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[Result | int], None]]:
+    """What a search calls after each run, with its result so far or with their number.
+
+    The total is an estimate where there is one; without a terminal nothing is shown.
+    """
+    with tqdm(unit=" executions", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True) as shown:
+
+        def told(now: Result | int) -> None:
+            done = now if isinstance(now, int) else now.executions
+            if not isinstance(now, int):
+                shown.total = done + round(now.left) if now.left else None
+                shown.set_description(now.phases[-1].algorithm, refresh=False)
+            shown.update(done - shown.n)
+
+        yield told
