@@ -196,7 +196,7 @@ class Search:
         every = (1 << len(self.history.steps)) - 1
         for step in self.racing(execution):
             for i in step.races:
-                self._owe(i, step, every & ~((2 << i) - 1) & ~self.history.after[i])
+                self._owe(i, step, every & ~((2 << i) - 1) & ~self.history.after(i))
 
     def _owe(self, i: int, j: Step, rest: int) -> None:
         # The steps after i that do not happen after it, and then j.

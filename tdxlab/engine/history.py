@@ -22,6 +22,9 @@ EVERYTHING: Access = (("*", None, WRITE),)
 """Of a step that ended the machine: nothing commutes with it."""
 
 
+ANY = object()  # as a key: every key of the cell, None among them
+
+
 class Waited(Exception):
     """A CPU waits for a cell that others were thought to write in any order: what it waits for orders them."""
 
@@ -76,27 +79,27 @@ def bits(steps: int) -> Iterator[int]:
 class History:
     """The steps so far, and the sets that answer quickly which of them conflict with an access.
 
-    after[i]: the steps that step i happens before.  of[cpu]: the steps of a CPU.  waited: the cells, by name, that some
-    CPU waits for: no two writes of these commute, or who waits could come between them and would not be tried there.
-    commuted: the cells that were written in a mode that commutes.
+    of[cpu]: the steps of a CPU.  waited: the cells, by name, that some CPU waits for: no two writes of these commute,
+    or who waits could come between them and would not be tried there.  commuted: the cells that were written in a mode
+    that commutes.
     """
 
     journal: Journal
     waited: set[str] = field(default_factory=set)
     steps: list[Step] = field(default_factory=list)
     commuted: set[str] = field(default_factory=set)
-    after: list[int] = field(default_factory=list)
     of: dict[int, int] = field(default_factory=dict)
     _accessed: dict[str, dict[Key, dict[str, int]]] = field(default_factory=dict)
     _conflicting: dict[Access, int] = field(default_factory=dict)  # what was looked up since the last step
+    _after: dict[int, int] = field(default_factory=dict)
     _ends: int = 0  # the step that ended the machine, if one did
 
     def access_of(self, touches: Iterable[Touch]) -> Access:
-        """Touches as an access.
+        """Touches as an access, each once.
 
         A range of indices stands for the whole cell; no two takers of a kernel lock commute.
         """
-        access = []
+        access: dict[tuple[str, Key, str], None] = {}
         for cell, key, mode in touches:
             name = cell.name
             if mode in COMMUTING:
@@ -104,7 +107,7 @@ class History:
                     mode = WRITE
                 else:
                     self.commuted.add(name)
-            access.append((name, None if type(key) is range else key, str(mode)))
+            access[name, None if type(key) is range else key, str(mode)] = None
         return tuple(access)
 
     def _wait_for(self, touches: Sequence[Touch]) -> None:
@@ -136,21 +139,31 @@ class History:
             races = self._races_of_a_wait(conflicting & ~own, touches, ready, mark)
         step = Step(cpu, access, before, tuple(races), touches, mark, more)
         bit = 1 << len(self.steps)
-        after = self.after
-        while before:
-            i = before.bit_length() - 1
-            after[i] |= bit
-            before ^= 1 << i
         self.steps.append(step)
-        self.after.append(0)
-        self._conflicting.clear()
+        self._changed()
         self.of[cpu] = self.of.get(cpu, 0) | bit
         if access is EVERYTHING:
             self._ends = bit
         for name, key, mode in access:
-            modes = self._accessed.setdefault(name, {}).setdefault(key, {})
-            modes[mode] = modes.get(mode, 0) | bit
+            keys = self._accessed.setdefault(name, {ANY: {}})
+            for modes in keys.setdefault(key, {}), keys[ANY]:
+                modes[mode] = modes.get(mode, 0) | bit
         return step
+
+    def _changed(self) -> None:
+        self._conflicting.clear()
+        self._after.clear()
+
+    def after(self, i: int) -> int:
+        """The steps that step i happens before."""
+        found = self._after.get(i)
+        if found is None:
+            found, bit = 0, 1 << i
+            for n in range(i + 1, len(self.steps)):
+                if self.steps[n].before & bit:
+                    found |= 1 << n
+            self._after[i] = found
+        return found
 
     def waiting(self, cpu: int, touches: Sequence[Touch], ready: Callable[[], bool] | None, mark: int) -> Step:
         """The step that a CPU can not make at the end: it races like one that was made, but is none of the steps."""
@@ -177,9 +190,8 @@ class History:
         """The steps that accessed cells of these names."""
         found = 0
         for name in names:
-            for modes in self._accessed.get(name, {}).values():
-                for steps in modes.values():
-                    found |= steps
+            for steps in self._accessed.get(name, {}).get(ANY, {}).values():
+                found |= steps
         return found
 
     def _look_up(self, access: Access) -> int:
@@ -190,7 +202,7 @@ class History:
             keys = self._accessed.get(name)
             if keys is None:
                 continue
-            for modes in keys.values() if key is None else (keys.get(key), keys.get(None)):
+            for modes in (keys[ANY],) if key is None else (keys.get(key), keys.get(None)):
                 if modes:
                     for there, steps in modes.items():
                         if there != mode or mode == WRITE:
@@ -238,13 +250,14 @@ class History:
         """Forget all steps from n on."""
         keep = (1 << n) - 1
         self._ends &= keep
-        self._conflicting.clear()
         for step in self.steps[n:]:
             self.of[step.cpu] &= keep
             for name, key, mode in step.access:
-                self._accessed[name][key][mode] &= keep
-        del self.steps[n:], self.after[n:]
-        self.after[:] = [steps & keep for steps in self.after]
+                keys = self._accessed[name]
+                keys[key][mode] &= keep
+                keys[ANY][mode] &= keep
+        del self.steps[n:]
+        self._changed()
 
 
 class Without:
@@ -268,7 +281,7 @@ class Without:
     def _values(self) -> dict[tuple[Cell, Key], Any]:
         history, log = self.history, self.history.journal.log
         assert log is not None
-        kept = ~history.after[self.i] & ~(1 << self.i)
+        kept = ~history.after(self.i) & ~(1 << self.i)
         writes: dict[tuple[Cell, Key], list[tuple[Any, int]]] = {}  # what was there before each, and is it kept
         for n, at in self._writes(log):
             cell, key, old = log[at]
