@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tdxlab.engine.history import EVERYTHING, Access, History, Step, Waited, commute, orders
+from tdxlab.engine.history import EVERYTHING, Access, History, Step, Waited, commute, given_back
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import OTHERS, WRITE
 from tdxlab.engine.wakeup import Branch, Sequence, insert
@@ -149,7 +149,7 @@ class Search:
         touches = execution.go(cpu)
         self.again.append(cpu if ready == OTHERS else None)
         for locks, *_ in journal.released:
-            touches += [(cell, key, WRITE) for cell, key, _ in locks if orders(cell)]
+            touches += given_back(locks)
         for n, (cell, key, _) in enumerate((journal.log or [])[mark:], mark):
             # what was written under a lock may be looked at without it, and what was written without it under a share
             if not any(touched is cell and (at is None or at == key) for touched, at, _ in touches):
@@ -169,8 +169,8 @@ class Search:
 
     def _may_follow(self, cpu: int) -> Access:
         # Who comes to something else may give back other kernel locks in the same step, and write what claims look at.
-        held = [(cell.name, key, WRITE) for cell, key, _ in self.program.journal.locks_of(cpu) if orders(cell)]
-        return (*held, *((f"claim {claim.id}", None, WRITE) for claim in self.claims))
+        held = given_back(self.program.journal.locks_of(cpu))
+        return (*self.history.access_of(held), *((f"claim {claim.id}", None, WRITE) for claim in self.claims))
 
     def _claimed(self, mark: int) -> Access:
         # who writes what a claim looks at between steps does not commute with others who do

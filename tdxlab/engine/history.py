@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdxlab.engine.cells import Cell, Journal, Key
+from tdxlab.engine.cells import Cell, Journal, Key, Lock
 from tdxlab.engine.step import ADD, FAIL, SHARE, WRITE, Touch, Tried, mode_now
 
 Access = tuple[tuple[str, Key, str], ...]
@@ -50,6 +50,11 @@ class Step:
 def orders(cell: Cell) -> bool:
     """Is it a lock of the kernel's, whose release is no step but comes before its next taker?"""
     return getattr(cell, "ORDERS", False)
+
+
+def given_back(locks: Iterable[Lock]) -> list[Touch]:
+    """The touches of giving locks back, if that is no step of its own."""
+    return [(cell, key, WRITE if exclusive else SHARE) for cell, key, exclusive in locks if orders(cell)]
 
 
 def commute(a: Access, b: Access) -> bool:
@@ -97,13 +102,14 @@ class History:
     def access_of(self, touches: Iterable[Touch]) -> Access:
         """Touches as an access, each once.
 
-        A range of indices stands for the whole cell; no two takers of a kernel lock commute.
+        A range of indices stands for the whole cell; no two takers of a kernel lock commute, but for readers of one
+        that keeps no reader waiting.
         """
         access: dict[tuple[str, Key, str], None] = {}
         for cell, key, mode in touches:
             name = cell.name
             if mode in COMMUTING:
-                if orders(cell) or name in self.waited:
+                if (orders(cell) and not cell.SHARES) or name in self.waited:
                     mode = WRITE
                 else:
                     self.commuted.add(name)

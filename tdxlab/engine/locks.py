@@ -118,7 +118,7 @@ class Srcu(Words):
     """
 
     __slots__ = ()
-    ORDERS = True
+    ORDERS = SHARES = True
 
     def __init__(self, journal: Journal, name: str) -> None:
         super().__init__(journal, name, [0, 0, 0])

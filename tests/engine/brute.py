@@ -19,7 +19,7 @@ Clock = tuple[int, ...]
 READ, WRITE, ADD, SHARE, FAIL = "read", "write", "add", "share", "fail"
 TAKEN, MARK, READER = 1, 2, 4  # of a module lock's word
 PLAIN = "N"  # the module lock that is never marked
-SILENT = "unspin", "unread", "unwrite"
+SILENT = "unspin", "unread", "unwrite", "leave"
 
 
 @dataclass
@@ -29,16 +29,17 @@ class Thread:
     at: int = 0
     r: int = 0
     held: list[tuple[str, str]] = field(default_factory=list)
+    inside: tuple[str, ...] = ()  # the counters of an SRCU in which it counts, or for which it waits
 
     def copy(self) -> Thread:
-        return Thread(self.at, self.r, list(self.held))
+        return Thread(self.at, self.r, list(self.held), self.inside)
 
 
 Access = list[tuple[str, str]]
 """(object, mode)"""
 
 
-def enabled(memory: Memory, op: Operation, me: int) -> bool:
+def enabled(memory: Memory, op: Operation, thread: Thread) -> bool:
     kind, x = op[0], op[1] if len(op) > 1 else ""
     value = memory.get(x, 0)
     if kind in ("spin", "lock"):
@@ -49,6 +50,8 @@ def enabled(memory: Memory, op: Operation, me: int) -> bool:
         return value == 0
     if kind == "await":
         return value == op[2]
+    if kind == "drain":
+        return memory.get(thread.inside[-1], 0) == 0
     return True
 
 
@@ -92,6 +95,19 @@ def perform(memory: Memory, thread: Thread, op: Operation) -> Access:
         memory[x] = -1
     elif kind == "unwrite":
         memory[x] = 0
+    elif kind in ("enter", "flip"):
+        thread.inside += (f"{x}{value}",)
+        if kind == "flip":
+            memory[x] = 1 - value
+        else:
+            memory[thread.inside[-1]] = memory.get(thread.inside[-1], 0) + 1
+            return [(x, SHARE)]
+    elif kind in ("leave", "drain"):
+        *inside, last = thread.inside
+        thread.inside = tuple(inside)
+        if kind == "leave":
+            memory[last] -= 1
+            return [(x, SHARE)]
     elif kind in ("share", "alone"):
         return [(x, module_try(memory, thread, kind, x, op[2]))]
     elif kind == "give":
@@ -191,7 +207,7 @@ def runnable(program: Program, now: Prefix) -> list[int]:
     ready = []
     for me, code in enumerate(program):
         op = next_step(code, now.threads[me])
-        if op is not None and enabled(now.memory, op, me):
+        if op is not None and enabled(now.memory, op, now.threads[me]):
             ready.append(me)
     return ready
 
@@ -200,7 +216,7 @@ def go(program: Program, now: Prefix, me: int) -> None:
     """One step of a thread, and its clock: after all that it does not commute with."""
     access = make_step(program[me], now.memory, now.threads[me])
     clock = list(now.clocks[me][-1] if now.clocks[me] else (0,) * len(program))
-    access = [(x, WRITE if mode == ADD and x in now.waited else mode) for x, mode in access]
+    access = [(x, WRITE if mode in (ADD, SHARE) and x in now.waited else mode) for x, mode in access]
     for x, mode in access:
         for other, there in now.accesses.get(x, ()):
             if mode != there or mode == WRITE:
@@ -238,7 +254,7 @@ def executions(program: Program, limit: int, waited: frozenset[str] = frozenset(
     while todo:
         now = todo.pop()
         standing = [next_step(code, thread) for code, thread in zip(program, now.threads, strict=True)]
-        awaited |= {op[1] for op in standing if op is not None and op[0] == "await"}
+        awaited |= {op[1] for op in standing if op is not None and op[0] in ("await", "drain")}
         ready = runnable(program, now)
         if not ready:
             found.outcomes[now.key] = outcome(program, now)

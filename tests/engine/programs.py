@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tdxlab.engine.cells import Journal, Words
-from tdxlab.engine.locks import Atomic, RwLock, SpinLock
+from tdxlab.engine.locks import Atomic, RwLock, SpinLock, Srcu
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import READ, WRITE, Tried, step
 from tdxlab.hw.sharex import Held, Refuse, Sharex
 from tests.engine.brute import Operation
 from tests.engine.brute import Program as Listing
 
-PLAIN, SPINS, RWLOCKS, TRIES, MODULE = ("x", "y"), ("L",), ("rw",), ("T",), ("M", "N")
+PLAIN, SPINS, RWLOCKS, SRCUS, TRIES, MODULE = ("x", "y"), ("L",), ("rw",), ("S",), ("T",), ("M", "N")
 
 
 class Machine:
@@ -25,6 +25,7 @@ class Machine:
         self.words = {x: Atomic(journal, x) for x in PLAIN}
         self.spins = {x: SpinLock(journal, x) for x in SPINS}
         self.rwlocks = {x: RwLock(journal, x) for x in RWLOCKS}
+        self.srcus = {x: Srcu(journal, x) for x in SRCUS}
         self.tries = {x: Words(journal, x, [0]) for x in TRIES}
         self.module = {x: Sharex(journal, x, marks=x == "M") for x in MODULE}
         self.results: Words = Words(journal, "results", [0] * 8)  # not read by anybody before the end
@@ -37,7 +38,8 @@ class Machine:
         memory = {x: word.peek(0) for x, word in self.words.items()}
         memory |= {x: int(lock.peek(0) != 0) for x, lock in self.spins.items()}
         memory |= {x: -1 if lock.peek(0) else lock.peek(1) for x, lock in self.rwlocks.items()}
-        memory |= {x: lock.peek(0) for x, lock in (self.tries | self.module).items()}
+        memory |= {x: lock.peek(0) for x, lock in (self.tries | self.module | self.srcus).items()}
+        memory |= {f"{x}{n}": srcu.peek(1 + n) for x, srcu in self.srcus.items() for n in (0, 1)}
         return tuple(sorted((x, v) for x, v in memory.items() if v)), tuple(unfinished)
 
 
@@ -49,8 +51,14 @@ class Actor:
         self.held: dict[bool, Held] = {}
 
     async def run(self, code: Sequence[Operation]) -> None:
-        for op in code:
-            kind, *parts = op
+        rest = list(code)
+        while rest:
+            kind, *parts = rest.pop(0)
+            if kind == "enter":
+                out = rest.index(("leave", *parts))
+                await self.machine.srcus[parts[0]].reading(self.run(rest[:out]))
+                del rest[: out + 1]
+                continue
             if kind == "if":
                 if not self.r:
                     continue
@@ -96,6 +104,12 @@ class Actor:
 
     async def _unwrite(self, x: str) -> None:
         self.machine.rwlocks[x].write_unlock()
+
+    async def _flip(self, x: str) -> None:
+        await self.machine.srcus[x].synchronize()
+
+    async def _drain(self, x: str) -> None:
+        """The second step of `synchronize`."""
 
     async def _lock(self, x: str) -> None:
         lock = self.machine.tries[x]
@@ -190,6 +204,19 @@ def _plain(dice: random.Random, x: str) -> list[Operation]:
         ("load", x), ("store", x, one + 1), ("store r", x), ("add", x, 1), ("faa", x, 1), ("cas", x, one, one + 1),
         ("await", x, one),
     ]  # fmt: skip
+
+
+def sections(dice: random.Random) -> Listing:
+    """Two to four threads with up to two sections each, in which they read or write: as readers or alone."""
+    return [[op for _ in range(dice.randint(1, 2)) for op in _section(dice)] for _ in range(dice.randint(2, 4))]
+
+
+def _section(dice: random.Random) -> list[Operation]:
+    into, out = dice.choice([("enter", "leave")] * 3 + [("read", "unread")] * 3 + [("write", "unwrite")])
+    lock = "S" if into == "enter" else "rw"
+    inside = [dice.choice(_plain(dice, dice.choice(PLAIN))[:5]) for _ in range(dice.randint(0, 2))]
+    after: list[Operation] = [("flip", "S"), ("drain", "S")] if dice.random() < 0.2 else []
+    return [(into, lock), *inside, (out, lock), *after]
 
 
 def crowded(dice: random.Random) -> Listing:
