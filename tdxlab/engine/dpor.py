@@ -34,13 +34,15 @@ class State:
 
 
 AUDITED = 20  # first runs of a search in which claims are seen to keep to their cells
-RETRIES = 2
+RETRIES = 10
 
 
 class Search:
     """The executions of a program, each handed out at its end, before it is rewound.
 
-    retries: how often a CPU goes on that lets others go first (`OTHERS`: a loop that tries again); then its run is cut.
+    A CPU that lets others go first (`OTHERS`: a loop that tries again) goes on when what it looked at in its last round
+    has been changed, or when that round has changed something itself; else another round would come to the same.
+    retries: how often it does; then its run is cut.
     redundant: runs that came to nothing new.  begun_again: is called where all that was handed out does not count,
     since two writes that were thought to commute do not.
     """
@@ -107,6 +109,7 @@ class Search:
             if not state.tree:
                 awake, waking = self._awake(execution, state.asleep)
                 if awake is None:
+                    execution.spinning = [cpu for cpu in execution.unfinished if self._spins(execution, cpu)]
                     return not waking
                 state.tree.append(Branch(awake, ()))
             branch = state.tree[0]
@@ -120,8 +123,25 @@ class Search:
     def _can_go(self, execution: Execution, cpu: int) -> bool:
         pause = execution.pauses[cpu]
         if pause is not None and pause[2] == OTHERS:
-            return self.again.count(cpu) < self.retries
+            return self.again.count(cpu) < self.retries and (self._is_new(cpu) or self._woken_by(cpu) != 0)
         return execution.can_go(cpu)
+
+    def _spins(self, execution: Execution, cpu: int) -> bool:
+        # would it try for ever, always in vain?
+        pause = execution.pauses[cpu]
+        return pause is not None and pause[2] == OTHERS and self.again.count(cpu) < self.retries
+
+    def _round(self, cpu: int) -> int:
+        # the steps of a CPU since it last tried again
+        first = next((n for n in range(len(self.again) - 1, -1, -1) if self.again[n] == cpu), 0)
+        return self.history.of_round(cpu, first)
+
+    def _is_new(self, cpu: int) -> bool:
+        mine = self._round(cpu)
+        return not mine or self.history.left_something(mine)
+
+    def _woken_by(self, cpu: int) -> int:
+        return self.history.changed_since(self._round(cpu))
 
     def _awake(self, execution: Execution, asleep: Container[int]) -> tuple[int | None, bool]:
         # Who goes on, the last one if it can; and if nobody does, would somebody who is asleep?
@@ -143,6 +163,10 @@ class Search:
         _, told, ready = pause
         mark = len(journal.log or ())
         more: Access = ()
+        looked_at: Access = ()
+        woken_by = 0
+        if ready == OTHERS and not self._is_new(cpu):
+            looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
         for _, _, mode in told:
             if type(mode) is not str:
                 more = self._may_follow(cpu)
@@ -164,8 +188,8 @@ class Search:
             access = history.access_of(touches)
             if self.claims:
                 access += self._claimed(mark)
-        history.add(cpu, access, told, mark, ready if callable(ready) else None, more)
-        return access
+        condition = ready if callable(ready) else None
+        return history.add(cpu, access, told, mark, condition, more, looked_at, woken_by).access
 
     def _may_follow(self, cpu: int) -> Access:
         # Who comes to something else may give back other kernel locks in the same step, and write what claims look at.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tdxlab.engine.cells import Cell, Journal, Key, Lock
-from tdxlab.engine.step import ADD, FAIL, SHARE, WRITE, Touch, Tried, mode_now
+from tdxlab.engine.step import ADD, FAIL, READ, SHARE, WRITE, Touch, Tried, mode_now
 
 Access = tuple[tuple[str, Key, str], ...]
 """What a step accesses: (name of the cell, key or None for all of it, mode)."""
@@ -35,7 +35,7 @@ class Step:
 
     before: the steps that happen before it.  races: the steps that it could have come before, next to which it would be
     enabled.  touches: as it told them beforehand.  mark: the length of the journal's log before it.  more: what else it
-    may access if it comes to something else than it did.
+    may access if it comes to something else than it did.  did: its access without what it only waited for.
     """
 
     cpu: int
@@ -44,7 +44,8 @@ class Step:
     races: tuple[int, ...]
     touches: Sequence[Touch]
     mark: int
-    more: Access = ()
+    more: Access
+    did: Access
 
 
 def orders(cell: Cell) -> bool:
@@ -109,7 +110,7 @@ class History:
         for cell, key, mode in touches:
             name = cell.name
             if mode in COMMUTING:
-                if (orders(cell) and not cell.SHARES) or name in self.waited:
+                if (orders(cell) and not getattr(cell, "SHARES", False)) or name in self.waited:
                     mode = WRITE
                 else:
                     self.commuted.add(name)
@@ -129,8 +130,17 @@ class History:
         mark: int,
         ready: Callable[[], bool] | None,
         more: Access = (),
+        looked_at: Access = (),
+        woken_by: int = 0,
     ) -> Step:
-        """A step that was made.  ready: the condition it waited for, if it did."""
+        """A step that was made.
+
+        ready: the condition it waited for, if it did.  looked_at, woken_by: what it waited for to be changed, and the
+        steps that did.
+        """
+        did = access
+        if looked_at and access is not EVERYTHING:
+            access += looked_at
         own = self.known_to(cpu)
         conflicting = self._look_up(access)
         before = own
@@ -142,8 +152,10 @@ class History:
             rest &= ~before
         if ready is not None:
             self._wait_for(touches)
-            races = self._races_of_a_wait(conflicting & ~own, touches, ready, mark)
-        step = Step(cpu, access, before, tuple(races), touches, mark, more)
+            races = self._races_of_a_wait(conflicting & ~own, lambda i: self._ready(i, touches, ready, mark))
+        if woken_by:
+            races = self._races_of_a_wait(conflicting & ~own, lambda i: woken_by & ~self.after(i) & ~(1 << i) != 0)
+        step = Step(cpu, access, before, tuple(races), touches, mark, more, did)
         bit = 1 << len(self.steps)
         self.steps.append(step)
         self._changed()
@@ -177,8 +189,47 @@ class History:
         own = self.known_to(cpu)
         access = self.access_of(touches)
         conflicting = self.conflicting(access) & ~own
-        races = self._races_of_a_wait(conflicting, touches, ready or (lambda: True), mark)
-        return Step(cpu, access, own | conflicting, tuple(races), touches, mark)
+        races = self._races_of_a_wait(conflicting, lambda i: ready is None or self._ready(i, touches, ready, mark))
+        return Step(cpu, access, own | conflicting, tuple(races), touches, mark, (), access)
+
+    def of_round(self, cpu: int, first: int) -> int:
+        """The steps that a CPU has made from `first` on."""
+        return self.of.get(cpu, 0) >> first << first
+
+    def looked_at(self, mine: int) -> Access:
+        """What steps accessed, by someone who only looks whether it has changed."""
+        return tuple(
+            {
+                (name, key, READ if mode == WRITE else mode): None
+                for i in bits(mine)
+                for name, key, mode in self.steps[i].did
+            }
+        )
+
+    def changed_since(self, mine: int) -> int:
+        """The steps of others that followed one of these and do not commute with it."""
+        found = 0
+        for i in bits(mine):
+            found |= self.conflicting(self.looked_at(1 << i)) >> i << i
+        return found & ~self.of.get(self.steps[mine.bit_length() - 1].cpu, 0)
+
+    def left_something(self, mine: int) -> bool:
+        """Is what these steps wrote other than it was before them, whatever others wrote since?"""
+        log, steps = self.journal.log, self.steps
+        assert log is not None
+        before: dict[tuple[Cell, Key], Any] = {}
+        left: dict[tuple[Cell, Key], Any] = {}
+        written: set[tuple[Cell, Key]] = set()  # by these steps, and not since
+        for n in range((mine & -mine).bit_length() - 1, len(steps)):
+            for cell, key, old in log[steps[n].mark : steps[n + 1].mark if n + 1 < len(steps) else len(log)]:
+                if (cell, key) in written:
+                    left[cell, key] = old
+                    written.remove((cell, key))
+                if mine >> n & 1:
+                    before.setdefault((cell, key), old)
+                    written.add((cell, key))
+        left.update({(cell, key): cell.peek(key) for cell, key in written})
+        return left != before
 
     def known_to(self, cpu: int) -> int:
         """What happens before the next step of a CPU, whatever that accesses."""
@@ -215,18 +266,18 @@ class History:
                             found |= steps
         return found
 
-    def _races_of_a_wait(
-        self, candidates: int, touches: Sequence[Touch], ready: Callable[[], bool], end: int
-    ) -> list[int]:
+    def _ready(self, i: int, touches: Sequence[Touch], ready: Callable[[], bool], end: int) -> bool:
+        with self.without(i, touches, end):
+            return ready()
+
+    def _races_of_a_wait(self, candidates: int, could_go_on_before: Callable[[int], bool]) -> list[int]:
         # A release happens before the wait that it ends, but can not come after it: the race of a wait is with the
         # last step before which it could have gone on.
         races = []
         while candidates:
             i = candidates.bit_length() - 1
             candidates ^= 1 << i
-            with self.without(i, touches, end):
-                could_go_on = ready()
-            if could_go_on:
+            if could_go_on_before(i):
                 races.append(i)
                 candidates &= ~self.steps[i].before
         return races

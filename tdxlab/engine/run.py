@@ -98,6 +98,7 @@ class Execution:
         self.pauses: list[Pause | None] = []
         self.yielded: dict[int, int] = {}  # CPU -> length of the schedule when it let others go first
         self.fatal: str | None = None
+        self.spinning: list[int] = []  # who tries again for ever: nobody is left who could change what it looks at
         for cpu in range(len(self.coroutines)):
             self.journal.cpu = cpu
             if trusted:
@@ -156,11 +157,13 @@ class Execution:
 
     @property
     def ended(self) -> str:
-        """How it stands: running, done, deadlock, or fatal with the reason."""
+        """How it stands: running, done, deadlock, livelock, or fatal with the reason."""
         if self.fatal is not None:
             return f"fatal: {self.fatal}"
         if not self.unfinished:
             return "done"
+        if self.spinning:
+            return "livelock"
         return "running" if self.runnable() else "deadlock"
 
     def step(self, cpu: int) -> None:

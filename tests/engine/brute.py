@@ -30,9 +30,10 @@ class Thread:
     r: int = 0
     held: list[tuple[str, str]] = field(default_factory=list)
     inside: tuple[str, ...] = ()  # the counters of an SRCU in which it counts, or for which it waits
+    saw: int = 0  # how often the word had been written that it loaded last
 
     def copy(self) -> Thread:
-        return Thread(self.at, self.r, list(self.held), self.inside)
+        return Thread(self.at, self.r, list(self.held), self.inside, self.saw)
 
 
 Access = list[tuple[str, str]]
@@ -50,9 +51,16 @@ def enabled(memory: Memory, op: Operation, thread: Thread) -> bool:
         return value == 0
     if kind == "await":
         return value == op[2]
+    if kind == "again":
+        return memory.get(writes_of(x), 0) != thread.saw
     if kind == "drain":
         return memory.get(thread.inside[-1], 0) == 0
     return True
+
+
+def writes_of(x: str) -> str:
+    """The object that counts how often x was written."""
+    return f"writes of {x}"
 
 
 def perform(memory: Memory, thread: Thread, op: Operation) -> Access:
@@ -60,7 +68,10 @@ def perform(memory: Memory, thread: Thread, op: Operation) -> Access:
     kind, x = op[0], op[1] if len(op) > 1 else ""
     value = memory.get(x, 0)
     if kind == "load":
-        thread.r = value
+        thread.r, thread.saw = value, memory.get(writes_of(x), 0)
+        return [(x, READ)]
+    if kind == "again":
+        thread.at -= 2  # to the load before it
         return [(x, READ)]
     if kind == "await":
         return [(x, READ)]
@@ -156,6 +167,9 @@ def next_step(code: Sequence[Operation], thread: Thread) -> Operation | None:
         if op[0] == "if":
             if thread.r:
                 return op[1]  # type: ignore[no-any-return]
+        elif op[0] == "again":
+            if thread.r != op[2]:
+                return op
         elif op[0] != "give" or thread.held:
             return op
         thread.at += 1
@@ -171,6 +185,9 @@ def make_step(code: Sequence[Operation], memory: Memory, thread: Thread) -> Acce
     while (op := next_step(code, thread)) is not None and op[0] in SILENT:
         access += perform(memory, thread, op)
         thread.at += 1
+    for x, mode in access:
+        if mode != READ:
+            memory[writes_of(x)] = memory.get(writes_of(x), 0) + 1
     return access
 
 
@@ -230,7 +247,7 @@ def go(program: Program, now: Prefix, me: int) -> None:
 def outcome(program: Program, now: Prefix) -> tuple[Any, ...]:
     """Memory, registers, and who is stuck."""
     stuck = tuple(me for me, code in enumerate(program) if next_step(code, now.threads[me]) is not None)
-    memory = tuple(sorted((x, value) for x, value in now.memory.items() if value))
+    memory = tuple(sorted((x, value) for x, value in now.memory.items() if value and not x.startswith(writes_of(""))))
     return memory, tuple(thread.r for thread in now.threads), stuck
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.locks import Atomic, RwLock, SpinLock, Srcu
 from tdxlab.engine.run import Program
-from tdxlab.engine.step import READ, WRITE, Tried, step
+from tdxlab.engine.step import OTHERS, READ, WRITE, Tried, step
 from tdxlab.hw.sharex import Held, Refuse, Sharex
 from tests.engine.brute import Operation
 from tests.engine.brute import Program as Listing
@@ -58,6 +58,12 @@ class Actor:
                 out = rest.index(("leave", *parts))
                 await self.machine.srcus[parts[0]].reading(self.run(rest[:out]))
                 del rest[: out + 1]
+                continue
+            if kind == "again":
+                x, value = parts
+                if self.r != value:
+                    await step(ready=OTHERS)
+                    rest[:0] = [("load", x), ("again", x, value)]
                 continue
             if kind == "if":
                 if not self.r:
@@ -207,16 +213,28 @@ def _plain(dice: random.Random, x: str) -> list[Operation]:
 
 
 def sections(dice: random.Random) -> Listing:
-    """Two to four threads with up to two sections each, in which they read or write: as readers or alone."""
-    return [[op for _ in range(dice.randint(1, 2)) for op in _section(dice)] for _ in range(dice.randint(2, 4))]
+    """Two threads with up to two sections each, or three with one: as readers, or alone."""
+    threads = dice.randint(2, 3)
+    return [[op for _ in range(dice.randint(1, 4 - threads)) for op in _section(dice)] for _ in range(threads)]
 
 
 def _section(dice: random.Random) -> list[Operation]:
     into, out = dice.choice([("enter", "leave")] * 3 + [("read", "unread")] * 3 + [("write", "unwrite")])
     lock = "S" if into == "enter" else "rw"
-    inside = [dice.choice(_plain(dice, dice.choice(PLAIN))[:5]) for _ in range(dice.randint(0, 2))]
+    inside = [dice.choice(_plain(dice, dice.choice(PLAIN))[:5]) for _ in range(dice.randint(0, 1))]
     after: list[Operation] = [("flip", "S"), ("drain", "S")] if dice.random() < 0.2 else []
     return [(into, lock), *inside, (out, lock), *after]
+
+
+def retrying(dice: random.Random) -> Listing:
+    """Two or three threads of which some begin with a loop that looks at a word until it has a value."""
+    return [
+        [*dice.choice(LOOPS), *(dice.choice(_plain(dice, dice.choice(PLAIN))[:6]) for _ in range(dice.randint(0, 2)))]
+        for _ in range(dice.randint(2, 3))
+    ]
+
+
+LOOPS: list[list[Operation]] = [[], *([("load", x), ("again", x, value)] for x in PLAIN for value in (0, 1, 2))]
 
 
 def crowded(dice: random.Random) -> Listing:

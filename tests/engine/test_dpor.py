@@ -15,15 +15,16 @@ from tdxlab.engine import language
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.history import Access, History, Step
+from tdxlab.engine.locks import Srcu
 from tdxlab.engine.run import Execution, MachineDead, Program
 from tdxlab.engine.step import WRITE, Tried, step
 from tests.engine import brute
 from tests.engine.brute import Program as Listing
-from tests.engine.programs import Machine, crowded, listing
+from tests.engine.programs import Machine, crowded, listing, retrying, sections
 
 KNOWN = json.loads((Path(__file__).parents[2] / "data" / "programs.json").read_text())["programs"]
 IN_CI, PARTS = 5_000, 4
-MIXED, CROWDED = 1_600, 400  # random programs of either kind in CI
+MIXED, CROWDED, SMALL = 1_600, 400, 200  # random programs of each kind in CI
 MOST_BEGINNINGS, MOST_TRACES = 10_000, 300
 
 SIZES = [
@@ -92,12 +93,13 @@ def wrong(programs: Iterator[Random], searches: Searches = Search) -> dict[int, 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_programs_have_the_executions_of_a_brute_force(part: int) -> None:
     """Two to four CPUs, all kinds of operations; the order of the threads is random too."""
-    for kind, n in ((listing, MIXED // PARTS), (crowded, CROWDED // PARTS)):
+    for kind, total in ((listing, MIXED), (crowded, CROWDED), (sections, SMALL), (retrying, SMALL)):
+        n = total // PARTS
         assert not wrong(random_programs(kind, part * n, n))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "n"), [(listing, 8_000), (crowded, 1_500)])
+@pytest.mark.parametrize(("kind", "n"), [(listing, 8_000), (crowded, 1_500), (sections, 1_500), (retrying, 5_000)])
 def test_many_random_programs_have_the_executions_of_a_brute_force(
     kind: Callable[[random.Random], Listing], n: int
 ) -> None:
@@ -186,6 +188,18 @@ def test_forgetting_who_waits_at_the_end_is_noticed() -> None:
 def test_guessing_what_a_moved_try_comes_to_is_noticed(guess: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(History, "moved_before", guess)
     assert any(differs(program, found) for _, program, found in random_programs(crowded, 0, CROWDED))
+
+
+@pytest.mark.parametrize("forgets", ["changed_since", "looked_at"])
+def test_forgetting_what_a_loop_looked_at_is_noticed(forgets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That others changed it, or that it is tried again after that."""
+    monkeypatch.setattr(History, forgets, lambda *_: 0 if forgets == "changed_since" else ())
+    assert any(differs(program, found) for _, program, found in random_programs(retrying, 0, SMALL))
+
+
+def test_taking_readers_for_writers_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Srcu, "SHARES", False)
+    assert any(differs(program, found) for _, program, found in random_programs(sections, 0, SMALL))
 
 
 # --- the machine may stop ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,6 +12,7 @@ from tdxlab.engine.claims import ClaimReadsOutside, Invariant, always, at_end, o
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.explore import explore
 from tdxlab.engine.locks import Atomic
+from tdxlab.engine.result import Result
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import OTHERS, READ, WRITE, step
 
@@ -232,20 +234,44 @@ def test_a_claim_about_what_is_between_steps_takes_part_in_the_partial_order(mon
     assert missed.claims["never both"].holds and missed.executions == 1
 
 
-def test_a_loop_that_tries_again_is_cut_and_said_so() -> None:
+def loop(writes: Sequence[int], *, counts: bool = False) -> Result:
+    """A CPU that looks at a word until it is 2, and one that writes it.  counts: every round leaves something."""
     journal = Journal()
-    x = Words(journal, "x", [0])
+    x, rounds = Words(journal, "x", [0]), Atomic(journal, "rounds")
 
     async def tries() -> None:
-        while not x.peek(0):
-            await step((x, 0, READ), ready=OTHERS)
+        while True:
+            await step((x, 0, READ))
+            if x[0] == 2:
+                return
+            if counts:
+                await rounds.add(1)
+            await step(ready=OTHERS)
 
-    async def ends() -> None:
-        await step((x, 0, WRITE))
-        x.put(0, 1)
+    async def sets() -> None:
+        for value in writes:
+            await step((x, 0, WRITE))
+            x.put(0, value)
 
-    result = explore(Program(journal, lambda: [tries(), ends()]), algorithm="dpor")
-    assert set(result.outcomes) == {"done", "cut"} and result.cut and not result.complete
+    return explore(Program(journal, lambda: [tries(), sets()]), algorithm="dpor")
+
+
+def test_a_loop_that_tries_again_waits_for_a_change() -> None:
+    """Two writes: it looks first after both, or between them, or before; then it wakes between them, and looks again
+    there or after both, or it wakes after both.
+    """
+    result = loop([1, 2])
+    assert {how: n for how, (n, _) in result.outcomes.items()} == {"done": 5} and result.complete and not result.cut
+
+
+def test_a_loop_that_nobody_ends_is_a_livelock() -> None:
+    result = loop([1])
+    assert {how: n for how, (n, _) in result.outcomes.items()} == {"livelock": 2} and result.complete
+
+
+def test_a_loop_that_changes_something_in_every_round_is_cut_and_said_so() -> None:
+    result = loop([1], counts=True)
+    assert set(result.outcomes) == {"cut"} and result.cut and not result.complete
 
 
 def test_who_is_waited_for_orders_what_would_commute() -> None:
