@@ -94,7 +94,16 @@ def _setting(args: argparse.Namespace) -> Setting:
 
     if args.scenario is None:
         raise ValueError(f"{args.command} takes a scenario, one of `tdxlab list`, or {args.instead}")
-    return Setting(args.scenario, args.design, args.grain, args.module, args.cpus, args.dpamt).filled
+    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus, args.dpamt).filled
+    _say_of_module(setting.design, setting.module)
+    return setting
+
+
+def _say_of_module(design: str, module: str | None) -> None:
+    from tdxlab.spec.design import Design
+
+    if module and (said := Design.parse(design).with_module(module)):
+        print(f"tdxlab: {said}", file=sys.stderr)
 
 
 def _verdict(claims: dict[str, dict[str, bool | None]], strict: bool) -> int:
@@ -192,6 +201,7 @@ def _boot(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.boot import boot
     from tdxlab.views.boots import boot_data, boot_text
 
+    _say_of_module(args.design, args.module)
     booted = boot(args.design, args.memory, args.vcpus, args.module, args.dpamt)
     return boot_data(booted), boot_text(booted), 0
 
@@ -200,6 +210,7 @@ def _guests(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.styles import costs
     from tdxlab.views.boots import costs_data, costs_text
 
+    _say_of_module(args.design, args.module)
     found = costs(args.design, args.memory, args.module, args.dpamt)
     return {"design": args.design, "dpamt": args.dpamt, "per_gib": costs_data(found)}, costs_text(args.design, found), 0
 
@@ -277,7 +288,7 @@ def _parser() -> Parser:
             choices=("seamcall", "lock"),
             help="what is one step: a whole SEAMCALL, or what is between two locks (default: %(default)s)",
         )
-        sub.add_argument("--module", default="1.5.25", help="version of the TDX module (default: %(default)s)")
+        sub.add_argument("--module", help="version of the TDX module (default: the one that the design is made for)")
         sub.add_argument("--cpus", type=int, help="how many (default: as many as the scenario needs)")
         with_dpamt(sub)
 
@@ -335,7 +346,7 @@ def _parser() -> Parser:
     for sub, memory in (boot, "4G"), (guests, "32M"):
         sub.add_argument("--design", default="seed", type=spelled, help="as for run (default: %(default)s)")
         sub.add_argument("--memory", default=memory, help="of the TD (default: %(default)s)")
-        sub.add_argument("--module", default="1.5.25", help="version of the TDX module (default: %(default)s)")
+        sub.add_argument("--module", help="version of the TDX module (default: the one that the design is made for)")
         with_dpamt(sub)
     boot.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
     replay = command("replay", _replay, "recordings of the real module against the emulated one")

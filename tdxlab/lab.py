@@ -82,19 +82,22 @@ def is_memslot(given: object) -> bool:
 class Lab:
     """A machine.  design: a name, "name,question=variant", a file, or a Design.  grain: "lock" or "seamcall".
 
+    module: its version; if it is not told the one that the design is made for.
     pages: which 2M range a 4K page comes from, "own", "shared" or "scattered".
     """
 
     def __init__(
         self,
         design: str | Design = "seed",
-        module: str = "1.5.25",
+        module: str | None = None,
         dpamt: bool = False,
         cpus: int = 2,
         memory: str = "1G",
         grain: str = "lock",
         pages: str = "own",
     ) -> None:
+        self.design = design if isinstance(design, Design) else Design.parse(design)
+        module = self.design.module if module is None else module
         features = modelled(module)
         if not isinstance(dpamt, bool):
             raise ValueError(f"dpamt is True or False, not {dpamt!r}")
@@ -107,7 +110,6 @@ class Lab:
             raise ValueError(f"a machine has at least one logical processor, so cpus cannot be {cpus!r}")
         if grain not in GRAINS:
             raise ValueError(f"grain is {' or '.join(GRAINS)}, not {grain!r}")
-        self.design = design if isinstance(design, Design) else Design.parse(design)
         if dpamt and self.design.choices["pamt_get_put"] == "none":
             raise ValueError(f"design {self.design.name} has no Dynamic PAMT: use dpamt=False or another design")
         self.journal = Journal()

@@ -86,6 +86,22 @@ def test_a_schedule_says_whether_it_was_made_with_dynamic_pamt(capsys: pytest.Ca
     assert main([*argv, "--schedule", made["schedule"]]) == 2
 
 
+def test_a_module_that_a_design_is_not_made_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = "run", "touch-first", "--design", "y2026"
+    made = [json.loads(run_quietly(capsys, *argv, *module)[0])["module"] for module in ([], ["--module", "1.5.25"])]
+    assert made == ["1.5.28", "1.5.25"]
+    told = run_quietly(capsys, *argv, "--module", "1.5.25")[1]
+    assert "is made for module 1.5.28; with 1.5.25 KVM maps private memory at 4K only" in told
+    assert not run_quietly(capsys, *argv)[1]
+
+
+def run_quietly(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
+    """What a command prints, as JSON and beside it."""
+    main([*argv, "--json"])
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
 def test_guests_mapped_at_4k_cost_pairs_with_dynamic_pamt(capsys: pytest.CaptureFixture[str]) -> None:
     pairs = []
     for argv in [], ["--dpamt"]:

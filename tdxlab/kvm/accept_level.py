@@ -231,6 +231,7 @@ question.variant(
     error_code=no_bits,
     max_level=no_say,
     split_shared=split_without_block,
+    module=("blockless", "DEMOTE wants BLOCK first, and the VM is dead"),
     source="the cover letter of RFC v2, for a module that wants no BLOCK before DEMOTE; RFC v1 thread, 2025-07-01",
 )
 
@@ -258,6 +259,7 @@ async def pretend_2m(kvm: Kvm, gfn: int, level: int, pfn: int, private_spt: int)
     """Another vCPU accepts this range at 2M: ask for 2M too, so that the next try finds all in place."""
     kvm.journal.note("warn", what=SPLIT_SHARED)
     vcpu = kvm.kvm_get_running_vcpu()
+    assert vcpu is not None, "only a vCPU faults"
     vcpu.violation_gfn_start = gfn_round_for_level(gfn, PG_LEVEL_2M)
     vcpu.violation_gfn_end = vcpu.violation_gfn_start + KVM_PAGES_PER_HPAGE(PG_LEVEL_2M)
     vcpu.violation_request_level = PG_LEVEL_2M

@@ -2,7 +2,8 @@
 
 One SEAMCALL: if it is busy nothing has happened, the SPTE is given back as it was, and the fault is tried again.  No
 TLB has to forget anything, for each 4K page is where it was in the huge one.
-With a module that does want BLOCK the refusal is a KVM bug.
+With a module that does want BLOCK the refusal is a KVM bug.  With Dynamic PAMT so is a split that no vCPU makes
+(INFERRED, from v6's hooks, which take pages of the vCPU that runs).
 
 Source: the cover letter of RFC v2, "Open 2": planned, and the module's side of it is assumed.
 """
@@ -22,7 +23,11 @@ async def demote_without_block(kvm: Kvm, gfn: int, level: int, pfn: int, private
 
     Context: mmu_lock held for read, the SPTE is frozen.
     """
-    host, pages = kvm.host, kvm.design.pamt_cache.pages(kvm.kvm_get_running_vcpu())
+    host, vcpu = kvm.host, kvm.kvm_get_running_vcpu()
+    if host.dpamt and vcpu is None:
+        await kvm_vm_bugged(kvm, "no vCPU runs whose PAMT pages a split could take")
+        return -EIO
+    pages = kvm.design.pamt_cache.pages(vcpu) if vcpu else kvm.pamt_cache  # without Dynamic PAMT nobody takes any
     ret: int = await kvm.design.pamt_sept_page.get(kvm, private_spt, pages)
     if ret:
         return ret

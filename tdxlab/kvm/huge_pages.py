@@ -34,6 +34,9 @@ def with_dynamic_pamt(host: Host) -> bool:
 
 question.variant("always", allowed=always, source="RFC v2")
 question.variant(
-    "uninterrupted_demote", allowed=if_demote_is_not_interrupted, source="huge pages v3, 2026-01-06; RFC v5"
+    "uninterrupted_demote",
+    allowed=if_demote_is_not_interrupted,
+    source="huge pages v3, 2026-01-06; RFC v5",
+    module=("1.5.28", "KVM maps private memory at 4K only"),
 )
 question.variant("with_dpamt", allowed=with_dynamic_pamt, source="Rick Edgecombe, June 2026, in the thread of RFC v5")

@@ -160,9 +160,9 @@ class Kvm(Record):
                 return lock, k
         return None
 
-    def kvm_get_running_vcpu(self) -> KvmVcpu:
-        """The vCPU that the running CPU is busy with."""
-        return next(vcpu for vcpu in self.vcpus if vcpu.cpu == self.journal.cpu)
+    def kvm_get_running_vcpu(self) -> KvmVcpu | None:
+        """The vCPU that the running CPU is busy with, or None.  (There: that is loaded.  Here: that belongs to it.)"""
+        return next((vcpu for vcpu in self.vcpus if vcpu.cpu == self.journal.cpu), None)
 
     def gfn_to_memslot(self, gfn: int) -> KvmMemorySlot | None:
         """`gfn_to_memslot`."""

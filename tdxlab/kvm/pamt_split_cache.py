@@ -103,8 +103,13 @@ question.variant(
 
 
 def tdx_get_pamt_cache(kvm: Kvm) -> KvmMmuMemoryCache:
-    """The VM's where its mutex is held: a conversion, made by no vCPU.  (There: where no vCPU is running.)"""
-    return kvm.pamt_cache if kvm.pamt_cache_lock.held() else kvm.kvm_get_running_vcpu().pamt_cache
+    """The running vCPU's; in a conversion, which no vCPU makes, the VM's.
+
+    There a conversion is known by no vCPU being loaded; here by its mutex, or by a CPU that has no vCPU: there a
+    `split` that does not take the mutex uses the cache unprotected.
+    """
+    vcpu = kvm.kvm_get_running_vcpu()
+    return kvm.pamt_cache if vcpu is None or kvm.pamt_cache_lock.held() else vcpu.pamt_cache
 
 
 async def cache_is_short(kvm: Kvm) -> bool:
@@ -114,7 +119,16 @@ async def cache_is_short(kvm: Kvm) -> bool:
 
 async def topup_vcpu_or_vm(kvm: Kvm) -> bool:
     """Exactly two pairs: one for the table, which gets its pair when it is linked."""
-    return tdx_get_pamt_cache(kvm).topup(kvm.host, PAGES, PAGES)
+    return await topup_exactly(kvm, PAGES)
+
+
+async def topup_exactly(kvm: Kvm, pages: int) -> bool:
+    """One step, in which lockdep wants the mutex where the cache is the VM's."""
+    cache = tdx_get_pamt_cache(kvm)
+    await step((cache, "objects", WRITE), at="tdx_topup_pamt_cache")
+    if cache is kvm.pamt_cache and not kvm.pamt_cache_lock.held():
+        kvm.journal.note("warn", what=f"{kvm.pamt_cache_lock.name} is not held")
+    return cache.topup(kvm.host, pages, pages)
 
 
 question.variant(
@@ -138,7 +152,7 @@ async def has_no_pair(kvm: Kvm) -> bool:
 
 async def topup_one_pair(kvm: Kvm) -> bool:
     """Exactly one."""
-    return tdx_get_pamt_cache(kvm).topup(kvm.host, TDX_DPAMT_ENTRY_PAGE_CNT, TDX_DPAMT_ENTRY_PAGE_CNT)
+    return await topup_exactly(kvm, TDX_DPAMT_ENTRY_PAGE_CNT)
 
 
 question.variant(

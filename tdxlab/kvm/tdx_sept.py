@@ -81,7 +81,9 @@ async def tdx_sept_set_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) ->
 
 def pages_for_fault(kvm: Kvm) -> PamtPages:
     """The cache of the vCPU that faults, which runs here: under mmu_lock nothing can be allocated."""
-    pages: PamtPages = kvm.design.pamt_cache.pages(kvm.kvm_get_running_vcpu())
+    vcpu = kvm.kvm_get_running_vcpu()
+    assert vcpu is not None, "only a vCPU maps private memory"
+    pages: PamtPages = kvm.design.pamt_cache.pages(vcpu)
     return pages
 
 

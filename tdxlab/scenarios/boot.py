@@ -101,7 +101,7 @@ def boot(
     design: str = "seed",
     memory: str = "4G",
     vcpus: int = 8,
-    module: str = "1.5.25",
+    module: str | None = None,
     dpamt: bool = False,
     thin: int = 1,
 ) -> Boot:

@@ -18,6 +18,7 @@ from tdxlab.engine.stepper import Stepper as EngineStepper
 from tdxlab.engine.trace import Trace
 from tdxlab.lab import Lab
 from tdxlab.scenarios.registry import control_program, get, without
+from tdxlab.spec.design import Design
 
 GRAINS = ("seamcall", "lock")
 MOST_CPUS = 8
@@ -27,13 +28,14 @@ MOST_CPUS = 8
 class Setting:
     """What a scenario is run with.  grain: "seamcall" (a leaf is one step) or "lock".
 
+    module: a version; if it is not told the one that the design is made for.
     dpamt: with Dynamic PAMT, which a scenario about it has anyway.
     """
 
     scenario: str
     design: str = ""
     grain: str = "lock"
-    module: str = "1.5.25"
+    module: str = ""
     cpus: int | None = None
     dpamt: bool = False
 
@@ -49,9 +51,9 @@ class Setting:
         known = get(self.scenario)
         if self.grain not in GRAINS:
             raise ValueError(f"the grain is {' or '.join(GRAINS)}, not {self.grain!r}")
-        return replace(
-            self, design=self.design or next(iter(known.breaks)), dpamt=self.dpamt or "dpamt" in known.machine
-        )
+        design = self.design or next(iter(known.breaks))
+        module, dpamt = self.module or Design.parse(design).module, self.dpamt or "dpamt" in known.machine
+        return replace(self, design=design, module=module, dpamt=dpamt)
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -67,8 +69,13 @@ class Setting:
             if not least <= self.cpus <= MOST_CPUS:
                 raise ValueError(f"{self.scenario} runs on {least} to {MOST_CPUS} CPUs, not {self.cpus}")
             machine["cpus"] = self.cpus
-        lab = Lab(design=self.design, module=self.module, grain=self.grain, **machine)
-        meta = {"scenario": self.scenario, "design": self.design, "grain": self.grain, "module": self.module}
+        lab = Lab(design=self.design, module=self.module or None, grain=self.grain, **machine)
+        meta = {
+            "scenario": self.scenario,
+            "design": self.design,
+            "grain": self.grain,
+            "module": lab.module.features.version,
+        }
         meta["cpus"] = str(len(lab.cpus))
         if lab.host.dpamt:
             meta["dpamt"] = "on"

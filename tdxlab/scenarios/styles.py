@@ -15,7 +15,7 @@ VCPUS = 2  # most that a style has
 
 
 def cost(
-    style: str, design: str = "seed", memory: str = "32M", module: str = "1.5.25", dpamt: bool = False
+    style: str, design: str = "seed", memory: str = "32M", module: str | None = None, dpamt: bool = False
 ) -> dict[str, Fraction]:
     """{column of `tally`: how often per GiB}, from a run of a TD with `memory` that accepts all of it.
 
@@ -38,7 +38,7 @@ def cost(
 
 
 def costs(
-    design: str = "seed", memory: str = "32M", module: str = "1.5.25", dpamt: bool = False
+    design: str = "seed", memory: str = "32M", module: str | None = None, dpamt: bool = False
 ) -> Mapping[str, Mapping[str, Fraction] | str]:
     """{style: its cost, or why a guest of that style does not go on}.  Raises ValueError for bad sizes and designs."""
     found: dict[str, Mapping[str, Fraction] | str] = {}

@@ -133,7 +133,7 @@ WORKLOADS: dict[str, Workload] = {
 # --- doing it ---
 
 
-def perform(name: str, design: str = "seed", *, seed: int = 0, dpamt: bool = False, module: str = "1.5.25") -> Done:
+def perform(name: str, design: str = "seed", *, seed: int = 0, dpamt: bool = False, module: str | None = None) -> Done:
     """Run a workload on a machine of its own.  Raises ValueError with a sentence."""
     if name not in WORKLOADS:
         raise ValueError(f"no workload is called {name!r}; these are: {', '.join(WORKLOADS)}")

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from tdxlab.spec.features import PROFILES, V1_5_25, modelled
+
 
 class DesignError(ValueError):
     """A design that cannot be made: the message is one sentence for the person who asked for it."""
@@ -24,7 +26,8 @@ class DesignError(ValueError):
 class Variant:
     """One answer: what it is called, its functions, where it comes from, and what it cannot go together with.
 
-    file: where it is registered.  never_with: {(question, variant): why not}.
+    file: where it is registered.  never_with: {(question, variant): why not}.  module: the earliest version that it is
+    made for, where not any will do, and what it comes to with an earlier one.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Variant:
     source: str
     file: str
     never_with: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    module: tuple[str, str] | None = None
 
 
 class Question:
@@ -50,6 +54,7 @@ class Question:
         *,
         source: str,
         never_with: Mapping[tuple[str, str], str] | None = None,
+        module: tuple[str, str] | None = None,
         **parts: Any,
     ) -> None:
         """Register a variant by its functions: `question.variant("ignore", on_violation=..., source="...")`.
@@ -67,7 +72,7 @@ class Question:
         for part, theirs in vars(known.parts).items() if known else ():
             if (waits := asyncio.iscoroutinefunction(theirs)) != asyncio.iscoroutinefunction(parts[part]):
                 raise DesignError(f"{part} of a variant of {self.name} is made with {'async def' if waits else 'def'}")
-        self.variants[name] = Variant(name, SimpleNamespace(**parts), source, file, never_with or {})
+        self.variants[name] = Variant(name, SimpleNamespace(**parts), source, file, never_with or {}, module)
 
 
 # The answers of RFC v2, which the seed documents describe.  A preset says only where it differs from them.
@@ -109,6 +114,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "split": "cross_boundary",
         "guest_memfd": "hugetlb_in_place",
         "demote": "pair_each_try",
+        "huge_pages": "uninterrupted_demote",
         "pamt_cache": "mixed",
         "pamt_get_put": "v4",
         "pamt_split_cache": "vm_list",
@@ -119,6 +125,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "split": "head_tail",
         "guest_memfd": "hugetlb_in_place",
         "demote": "under_pamt_lock",
+        "huge_pages": "uninterrupted_demote",
         "pamt_cache": "tdx_owned",
         "pamt_get_put": "v6",
         "pamt_refcounts": "flat",
@@ -130,6 +137,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "split": "head_tail",
         "guest_memfd": "hugetlb_in_place",
         "demote": "get_first",
+        "huge_pages": "uninterrupted_demote",
         "pamt_cache": "tdx_owned",
         "pamt_get_put": "v5",
         "pamt_sept_page": "at_allocation",
@@ -189,6 +197,25 @@ class Design:
         parts = _variant(question, self.choices[question]).parts
         object.__setattr__(self, question, parts)  # found without this function from now on
         return parts
+
+    @property
+    def module(self) -> str:
+        """The version of the TDX module that it is made for."""
+        made_for = (variant.module[0] for variant in self._variants() if variant.module)
+        return max(made_for, key=[*PROFILES].index, default=V1_5_25.version)
+
+    def with_module(self, version: str) -> str:
+        """What is to be said of it with that version: a sentence, or nothing.  Raises ValueError for no version."""
+        order = [*PROFILES]
+        modelled(version)
+        for question, variant in zip(self.choices, self._variants(), strict=True):
+            if variant.module and order.index(version) < order.index(variant.module[0]):
+                least, otherwise = variant.module
+                return f"{question}={variant.name} is made for module {least}; with {version} {otherwise}"
+        return ""
+
+    def _variants(self) -> list[Variant]:
+        return [_variant(question, chosen) for question, chosen in self.choices.items()]
 
     @classmethod
     def preset(cls, name: str) -> Design:

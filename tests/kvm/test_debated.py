@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tdxlab.kvm import QUESTIONS
+from tdxlab.lab import Lab
 from tdxlab.spec.design import PRESETS, Design
 
 BY_NAME = {question.name: question for question in QUESTIONS}
@@ -76,6 +77,7 @@ def test_of_what_can_not_be_run_its_question_says_why(number, question, reason):
 ROWS = [  # what the presets choose, as posted: question, then seed, seed_nak, y2026, mainline_616, mainline_72
     ("accept_level", "guest_inhibit", "guest_inhibit_v3", "guest_inhibit_v5", "only_4k", "only_4k"),
     ("inhibit_lock", *["test_first"] * 5),
+    ("huge_pages", "always", "uninterrupted_demote", "uninterrupted_demote", None, None),
     ("split", "cross_boundary_flush", "cross_boundary", "head_tail", "none", "none"),
     ("pamt_cache", "generic", "mixed", "tdx_owned", "tdx_owned", "tdx_owned"),
     ("pamt_split_cache", "vm_generic", "vm_list", "vcpu_or_vm", None, None),
@@ -86,6 +88,21 @@ ROWS = [  # what the presets choose, as posted: question, then seed, seed_nak, y
     ("teardown", "fast", "slow", "slow", "slow", "slow"),
     ("invalid_slot", "retry", "leave", "leave", "retry", "leave"),
 ]
+
+
+MODULES = {"seed": "1.5.25", "seed_nak": "1.5.28", "y2026": "1.5.28", "rfc_v5": "1.5.28", "mainline_72": "1.5.25"}
+
+
+def test_a_design_that_wants_a_demote_without_interrupts_has_the_module_for_it():
+    assert {name: Lab(name).module.features.version for name in MODULES} == MODULES
+    assert Lab("y2026,accept_level=blockless").module.features.version == "blockless"
+    assert Lab("y2026", module="1.5.25").module.features.version == "1.5.25", "it is told, and at 4K"
+
+
+def test_what_another_module_comes_to_is_one_sentence():
+    said = Design.preset("y2026").with_module
+    assert "huge_pages=uninterrupted_demote is made for module 1.5.28; with 1.5.25 KVM maps" in said("1.5.25")
+    assert not said("1.5.28") and not said("blockless") and not Design.preset("seed").with_module("1.5.01")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

@@ -15,7 +15,7 @@ from tdxlab.spec.levels import PG_LEVEL_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 
-def convert(design, module="1.5.25", *, interrupt=True, busy=False, **options):
+def convert(design, module=None, *, interrupt=True, busy=False, **options):
     """One page of an accepted 2M leaf becomes shared; an interrupt is pending.  The answers of DEMOTE, and the VM."""
     lab = Lab(design=design, module=module, cpus=1, **options)
     td = lab.create_td(memory="2M")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -129,6 +130,34 @@ def test_one_pair_is_too_few_where_demote_is_busy(cache: str, bugged: bool) -> N
 def test_a_cache_that_cannot_hold_what_is_needed_is_refused(design: str) -> None:
     with pytest.raises(ValueError, match="does not go with"):
         Lab(design=design)
+
+
+# --- a split where no vCPU runs ---
+
+
+@pytest.mark.parametrize(
+    ("design", "warned", "bugged"),
+    [
+        ("y2026", False, False),
+        ("y2026,split=cross_boundary", True, False),  # the VM's cache without its mutex
+        ("seed,split=read,accept_level=blockless", False, True),  # a vCPU's cache without a vCPU
+    ],
+)
+@pytest.mark.parametrize("dpamt", [False, True])
+def test_a_split_where_no_vcpu_runs_takes_pages_from_where_its_design_says(
+    design: str, warned: bool, bugged: bool, dpamt: bool
+) -> None:
+    lab = Lab(design=design, dpamt=dpamt)
+    td = lab.create_td(memory="4M", vcpus=1)
+    accept(0, PG_LEVEL_2M)(lab, td)
+
+    async def nobody() -> None:
+        """CPU 0."""
+
+    program = lab.program(lambda: [nobody(), kvm_vm_set_mem_attributes(td.kvm, 3, 4, private=False)])
+    trace = run(replace(program, invariants=()), check_reads=True)
+    assert trace.ended == "done"
+    assert (bool(trace.notes("warn")), bool(trace.notes("kvm_bug_on"))) == (warned and dpamt, bugged and dpamt)
 
 
 # --- pairs from guest_memfd ---
