@@ -18,7 +18,7 @@ class Bounded:
     left_out: the bound kept some away.  redundant: none is run twice.
     """
 
-    redundant = 0
+    redundant, left = 0, None
 
     def __init__(self, program: Program, bound: int | None = None, *, check_reads: bool = False) -> None:
         self.program, self.bound, self.check_reads = program, bound, check_reads

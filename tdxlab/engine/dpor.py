@@ -26,11 +26,12 @@ class State:
     """What is owed at the state before a step.
 
     asleep: CPUs whose next step has been tried here, or commutes with all since, and what it accesses.
-    tree: the branches still to be run; the first is being run.
+    tree: the branches still to be run; the first is being run.  tried: how many have been.
     """
 
     asleep: dict[int, Access]
     tree: list[Branch] = field(default_factory=list)
+    tried: int = 0
 
 
 AUDITED = 20  # first runs of a search in which claims are seen to keep to their cells
@@ -61,6 +62,21 @@ class Search:
         self.states = [State({})]
         self.again: list[int | None] = []  # of each step: the CPU, if it let others go first
         self.redundant = 0
+        self.runs = 0
+
+    @property
+    def left(self) -> float:
+        """An estimate of the runs still to be made, at the end of one: as if all branches of a state were as large.
+
+        Early it is far too low, since what is owed at the first states shows only in later runs.
+        """
+        done, share = 0.0, 1.0
+        for state in self.states:
+            branches = state.tried + len(state.tree)
+            if branches > 1:
+                share /= branches
+                done += share * state.tried
+        return self.runs / (done + share) - self.runs
 
     def executions(self) -> Iterator[Execution]:
         """One run after another.  What is taken from it must be read before the next is asked for."""
@@ -74,6 +90,7 @@ class Search:
                 del self.again[len(prefix) :]
                 if self._run(execution):
                     self._look_at_races(execution)
+                    self.runs += 1
                     yield execution
                 else:
                     self.redundant += 1
@@ -243,6 +260,7 @@ class Search:
         while states:
             state = states[-1]
             tried = state.tree.pop(0)
+            state.tried += 1
             state.asleep[tried.cpu] = steps[len(states) - 1].access
             if state.tree:
                 self.history.truncate(len(states) - 1)

@@ -22,10 +22,16 @@ from tdxlab.engine.walks import Walks, any_cpu, by_priority
 
 
 class Executions(Protocol):
-    """A search.  left_out: it did not mean to run all.  redundant: runs that came to nothing new."""
+    """A search.  left_out: it did not mean to run all.  redundant: runs that came to nothing new.
+
+    left: an estimate of the runs still to be made, if it has one.
+    """
 
     left_out: bool
     redundant: int
+
+    @property
+    def left(self) -> float | None: ...
 
     def executions(self) -> Iterator[Execution]:
         """Each run at its end, before it is rewound."""
@@ -122,6 +128,7 @@ def _search(
             break
         record(execution, result, order)
         phase.executions += 1
+        result.left = search.left
         progress(result)
         if stop_at_first and result.broken:
             stopped = True

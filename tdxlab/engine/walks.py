@@ -22,7 +22,7 @@ class Walks:
     """
 
     left_out = True
-    redundant = 0
+    redundant, left = 0, None
 
     def __init__(self, program: Program, scheduler: Callable[[random.Random, int], Scheduler], seed: int = 0) -> None:
         self.program, self.scheduler, self.seed = program, scheduler, seed

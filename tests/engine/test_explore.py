@@ -288,3 +288,31 @@ def test_who_is_waited_for_orders_what_would_commute() -> None:
     result = explore(Program(journal, lambda: [add(), add(), waits()]), algorithm="dpor")
     ends = {how: n for how, (n, _) in result.outcomes.items()}
     assert ends == {"done": 2, "deadlock": 2}, "the adds in either order, each with and without the wait between"
+
+
+def test_what_is_left_is_estimated_while_dpor_runs() -> None:
+    """Of two CPUs that each write a word three times there are 20 orders; at the last nothing is left."""
+    journal = Journal()
+    x = Words(journal, "x", [0])
+
+    async def writes() -> None:
+        for _ in range(3):
+            await step((x, 0, WRITE))
+
+    left: list[float | None] = []
+    program = Program(journal, lambda: [writes(), writes()])
+    result = explore(program, algorithm="dpor", progress=lambda now: left.append(now.left))
+    assert (result.executions, result.left) == (20, 0)
+    assert all(more is not None and more > 0 for more in left[:-1]) and left[-1] == 0
+
+
+@pytest.mark.parametrize("algorithm", ["dpor", "bounded", "random"])
+def test_ctrl_c_gives_what_was_found_so_far(algorithm: str) -> None:
+    program, x = lost_update()
+
+    def interrupt(now: Result) -> None:
+        if now.executions == 3:
+            raise KeyboardInterrupt
+
+    result = explore(program, algorithm=algorithm, progress=interrupt)
+    assert (result.executions, result.complete) == (3, False) and x[0] == 0 and not program.journal.log
