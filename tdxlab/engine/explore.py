@@ -14,6 +14,7 @@ from typing import Protocol
 
 from tdxlab.engine.bounded import Bounded, preemptions, to_the_end
 from tdxlab.engine.dpor import Search
+from tdxlab.engine.livelock import livelock
 from tdxlab.engine.lock_order import LockOrder
 from tdxlab.engine.result import Phase, Result, Verdict, record
 from tdxlab.engine.run import Execution, Program
@@ -80,6 +81,8 @@ def explore(
     finally:
         program.journal.taking = None
     result.lock_order = order.edges()
+    for how in {"livelock", "cut"} & result.outcomes.keys():
+        result.livelock = result.livelock or livelock(program, result.outcomes[how][1])
     for verdict in result.claims.values():
         if verdict.schedule is not None and verdict.preemptions is None:
             verdict.preemptions = _preemptions(program, verdict.schedule)

@@ -9,10 +9,11 @@ import pytest
 
 from tdxlab.engine.cells import Journal
 from tdxlab.engine.explore import explore
+from tdxlab.engine.livelock import livelock
 from tdxlab.engine.lock_order import Place
-from tdxlab.engine.locks import Mutex, RwLock, SpinLock
+from tdxlab.engine.locks import Atomic, Mutex, RwLock, SpinLock
 from tdxlab.engine.run import Program
-from tdxlab.engine.step import step
+from tdxlab.engine.step import OTHERS, step
 
 
 def line(place: Place | None) -> str:
@@ -107,3 +108,55 @@ def test_the_longest_run_of_busy_is_kept_with_its_schedule() -> None:
     assert storm is not None and (storm.length, storm.schedule) == (2, [0, 1, 1])
     calm = Program(journal, lambda: [gets_on()], busy=lambda note: note["busy"])
     assert explore(calm).storm is None
+
+
+def tries(*, in_order: bool, keeps: bool) -> Program:
+    """Two CPUs that try two locks until they have both, and give the first back if the second is taken.
+
+    keeps: who has both ends without giving them back.
+    """
+    journal = Journal()
+    a, b = Atomic(journal, "a"), Atomic(journal, "b")
+
+    async def both(first: Atomic, second: Atomic) -> None:
+        while True:
+            if await first.cmpxchg(0, 1):
+                if await second.cmpxchg(0, 1):
+                    if not keeps:
+                        await second.set(0)
+                        await first.set(0)
+                    return
+                await first.set(0)
+
+    return Program(journal, lambda: [both(a, b), both(a, b) if in_order else both(b, a)], max_steps=40)
+
+
+def test_a_livelock_is_a_cycle_in_which_all_move() -> None:
+    found = livelock(tries(in_order=False, keeps=False), [])
+    assert found is not None and set(found.cycle) == {0, 1}
+    assert len(found.cycle) == 6, "each takes its first lock, is refused the second, and gives the first back"
+
+
+def test_locks_tried_in_one_order_do_not_livelock() -> None:
+    assert livelock(tries(in_order=True, keeps=False), []) is None
+
+
+def test_who_tries_for_what_is_never_given_back_livelocks_alone() -> None:
+    found = livelock(tries(in_order=True, keeps=True), [])
+    assert found is not None and (found.schedule, found.cycle) == ([0, 0], [1])
+
+
+def test_waiting_in_a_loop_for_who_can_go_on_is_no_livelock() -> None:
+    journal = Journal()
+    flag = Atomic(journal, "flag")
+
+    async def waits() -> None:
+        while not await flag.read():
+            await step(ready=OTHERS)
+
+    async def sets() -> None:
+        await flag.set(1)
+
+    assert livelock(Program(journal, lambda: [waits(), sets()]), []) is None
+    found = explore(Program(journal, lambda: [waits()]), algorithm="dpor").livelock
+    assert found is not None and found.cycle == [0, 0]
