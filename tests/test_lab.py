@@ -30,7 +30,8 @@ from tdxlab.spec.status import TDX_GPA_RANGE_NOT_BLOCKED, TDX_MISSING_PAMT_PAGE_
         *({"memory": size} for size in (1, "0G", "64T", "³G", "1\u212a", "G")),
         {"grain": "zz"},
         {"design": "mainline_616", "dpamt": True},
-        *({name: odd} for name in ("module", "design", "pages") for odd in ([], None, 3)),
+        *({name: odd} for name in ("design", "pages") for odd in ([], None, 3)),
+        *({"module": odd} for odd in ([], "", 3)),
         *({"dpamt": odd} for odd in ("no", 2)),
     ],
 )

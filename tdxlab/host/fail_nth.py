@@ -8,7 +8,7 @@ Uses are counted on each CPU by itself, so that what fails does not depend on wh
 from __future__ import annotations
 
 from tdxlab.engine.cells import Journal, Table
-from tdxlab.spec.leaves import TDH_VP_ENTER, named
+from tdxlab.spec.leaves import BY_NAME
 from tdxlab.spec.status import Status
 
 SITES = {
@@ -42,8 +42,8 @@ class FailNth(Table):
 
     def plan(self, site: str, nth: int, *, cpu: int = 0, status: Status | None = None) -> None:
         """Let the n-th use from now on fail; the uses after it succeed.  Raises ValueError with a sentence."""
-        if site not in SITES and (not site.startswith("TDH.") or named(site) is TDH_VP_ENTER):
-            raise ValueError(f"what can fail is a leaf but TDH.VP.ENTER, or one of {', '.join(SITES)}; not {site!r}")
+        if site not in SITES and not (site in BY_NAME and BY_NAME[site].side == "host"):
+            raise ValueError(f"what can fail is a leaf of the host's, or one of {', '.join(SITES)}; not {site!r}")
         if nth < 1:
             raise ValueError(f"uses are counted from 1, so none is number {nth}")
         self.put((cpu, site), (nth, status))

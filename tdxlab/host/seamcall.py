@@ -28,14 +28,19 @@ def gpa_level(gpa: int, level: int) -> int:
     return gpa | pg_level_to_tdx_sept_level(level)
 
 
-async def seamcall_regs(host: Host, leaf: Leaf, **operands: int) -> Regs:
-    """A SEAMCALL and all registers afterwards; one that is to fail is answered without the module."""
+def injected(host: Host, leaf: Leaf, **operands: int) -> Regs | None:
+    """The registers after a SEAMCALL that is to fail, and is answered without the module; or None."""
     plan = host.fail_nth.should_fail(leaf.name)
     if plan is None:
-        return await host.cpu.seamcall(leaf, **operands)
+        return None
     status = plan[1] or TDX_SW_ERROR
     host.journal.note("seamcall", leaf=leaf.name, status=status.name, detail=status.detail, injected=True)
     return Regs(status, **operands)
+
+
+async def seamcall_regs(host: Host, leaf: Leaf, **operands: int) -> Regs:
+    """A SEAMCALL and all registers afterwards."""
+    return injected(host, leaf, **operands) or await host.cpu.seamcall(leaf, **operands)
 
 
 async def seamcall(host: Host, leaf: Leaf, **operands: int) -> Status:
@@ -99,7 +104,8 @@ async def tdh_vp_init(host: Host, tdvpr: int, initial_rcx: int) -> Status:
 
 async def tdh_vp_enter(host: Host, tdvpr: int, guest: Guest, args: Mapping[str, int]) -> Regs:
     """Run the vCPU until its TD exit.  args: the guest's registers after TDG.VP.VMCALL.  Returns all registers."""
-    return await host.cpu.vp_enter(tdvpr, guest, **args)
+    regs = injected(host, leaves.TDH_VP_ENTER, rcx=tdvpr, **args)
+    return regs or await host.cpu.vp_enter(tdvpr, guest, **args)
 
 
 async def tdh_vp_wr(host: Host, tdvpr: int, field: int, data: int, mask: int) -> Status:

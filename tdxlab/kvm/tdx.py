@@ -141,6 +141,8 @@ async def tdx_handle_exit(vcpu: KvmVcpu) -> int:
     if reason == ExitReason.TRIPLE_FAULT:
         vcpu.run = ("KVM_EXIT_SHUTDOWN",)
         return EXIT_TO_USERSPACE
+    if vcpu.vp_enter_ret == seamcall.TDX_SW_ERROR:
+        await kvm_vm_bugged(vcpu.kvm, "TDH.VP.ENTER: TDX_SW_ERROR")
     if vcpu.vp_enter_ret.code or reason not in EXIT_NAMES:
         vcpu.run = ("KVM_EXIT_INTERNAL_ERROR", vcpu.vp_enter_ret)
         return -EIO

@@ -3,7 +3,9 @@
 While the HKID is assigned each page costs BLOCK, TRACK, REMOVE and a WBINVD of each 4K.  Once it is released, and the
 caches were written back as a whole, one RECLAIM for each leaf is enough.
 
-A variant is one function: take_back(kvm), which leaves no leaf in the mirror.
+A variant consists of
+  take_back(kvm)  the VM goes: leaves no leaf in the mirror
+  terminate(kvm)  KVM_TDX_TERMINATE_VM, by which userspace has the HKID released before.  Returns 0 or -errno
 What the module does not give back is leaked, with a WARN or a KVM bug; while the HKID is assigned, nothing but leaves
 can be taken back at all.
 Source: 6.16; the shutdown optimisation as posted in June 2025.  Left out: S-EPT pages freed by RCU, MMU notifiers.
@@ -19,7 +21,9 @@ from tdxlab.host.dpamt import tdx_free_control_page
 from tdxlab.host.host import Host
 from tdxlab.kvm.direct_root import free_shared_memory
 from tdxlab.kvm.kvm_main import (
+    EINVAL,
     KVM_REQ_TLB_FLUSH,
+    KVM_REQ_VM_DEAD,
     TD_STATE_UNINITIALIZED,
     VCPU_TD_STATE_UNINITIALIZED,
     Kvm,
@@ -56,12 +60,33 @@ async def release_then_reclaim(kvm: Kvm) -> None:
     await zap_private(kvm)
 
 
-question.variant("fast", take_back=release_then_reclaim, source="RFC v2's base: the shutdown optimisation, June 2025")
+async def terminate_vm(kvm: Kvm) -> int:
+    """No vCPU enters the guest any more, and each page that is zapped from now on costs one RECLAIM.
+
+    Context: no vCPU is in KVM_RUN.  (There the ioctl tries to take each vCPU's mutex, and else returns -EBUSY.)
+    """
+    await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
+    await tdx_mmu_release_hkid(kvm)
+    return 0
+
+
+question.variant(
+    "fast",
+    take_back=release_then_reclaim,
+    terminate=terminate_vm,
+    source="RFC v2's base: the shutdown optimisation, June 2025",
+)
 
 
 # --- slow: guest_memfd is released first, while the TD could still run, so each page is removed as then ---
 
-question.variant("slow", take_back=zap_private, source="Linux 6.16")
+
+async def no_such_ioctl(kvm: Kvm) -> int:
+    """Not merged."""
+    return -EINVAL
+
+
+question.variant("slow", take_back=zap_private, terminate=no_such_ioctl, source="Linux 6.16")
 
 
 async def kvm_destroy_vm(kvm: Kvm) -> None:

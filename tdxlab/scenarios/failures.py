@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from tdxlab.host.fail_nth import SITES
 from tdxlab.host.seamcall import TDX_SW_ERROR
 from tdxlab.scenarios.life import COUNTED, FREED, ready
-from tdxlab.spec.leaves import BY_NAME, TDH_VP_ENTER
+from tdxlab.spec.leaves import BY_NAME
 from tdxlab.spec.operands import Operand
 from tdxlab.spec.status import TDX_OPERAND_BUSY
 
-PRESETS = ("seed", "seed_nak", "y2026", "mainline_616", "mainline_72")
+PRESETS = ("seed", "seed_nak", "y2026", "dpamt_v4", "dpamt_v6", "mainline_616", "mainline_72")
 INJECTED = {"TDX_SW_ERROR": None, "TDX_OPERAND_BUSY": TDX_OPERAND_BUSY.at(Operand.RCX), "no page": None}
 """What a site answers, and the status with which a leaf says so."""
 MANY = 1 << 30  # more uses than there are
@@ -38,7 +38,7 @@ ONLY_WARNS = {
 def sites(preset: str, phase: str) -> dict[str, int]:
     """{site: how often the phase uses it}, as long as nothing fails."""
     life = ready(preset, phase)
-    leaves = (leaf for leaf in BY_NAME.values() if leaf.side == "host" and leaf is not TDH_VP_ENTER)
+    leaves = (leaf for leaf in BY_NAME.values() if leaf.side == "host")
     every = [*SITES, *(leaf.name for leaf in leaves)]
     for site in every:
         life.lab.fail(site, MANY)

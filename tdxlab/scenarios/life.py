@@ -93,6 +93,10 @@ class Life:
         convert: Ioctl = self.kvm.design.guest_memfd.convert(self.kvm, gfn, gfn + 1, private=private)
         return convert
 
+    async def terminate(self) -> int:
+        """KVM_TDX_TERMINATE_VM."""
+        return int(await self.kvm.design.teardown.terminate(self.kvm))
+
     async def destroy(self) -> int:
         """The last reference goes."""
         await kvm_destroy_vm(self.kvm)
@@ -142,6 +146,11 @@ def with_2m(preset: str) -> bool:
     return Design.preset(preset).choices["split"] != "none"
 
 
+def with_terminate(preset: str) -> bool:
+    """Has it KVM_TDX_TERMINATE_VM?"""
+    return Design.preset(preset).choices["teardown"] == "fast"
+
+
 async def writes_shared(guest: Guest) -> None:
     """A store to the shared alias."""
     assert await guest.access(LARGE | SHARED_BIT, write=True)
@@ -149,11 +158,11 @@ async def writes_shared(guest: Guest) -> None:
 
 @dataclass(frozen=True)
 class Phase:
-    """after: the phase before it, so that its VM is ready.  only_2m: for presets that map at 2M."""
+    """after: the phase before it, so that its VM is ready.  only: has a preset this phase?"""
 
     after: str
     ioctl: Callable[[Life], Ioctl]
-    only_2m: bool = False
+    only: Callable[[str], bool] = lambda preset: True
 
 
 PHASES = {
@@ -163,23 +172,24 @@ PHASES = {
     "INIT_MEM_REGION": Phase("load the MMU", Life.init_mem_region),
     "FINALIZE_VM": Phase("INIT_MEM_REGION", Life.finalize),
     "fault at 4K": Phase("FINALIZE_VM", lambda life: life.runs(accepts((LARGE, PG_LEVEL_4K)))),
-    "fault at 2M": Phase("FINALIZE_VM", lambda life: life.runs(accepts((LARGE, PG_LEVEL_2M))), only_2m=True),
+    "fault at 2M": Phase("FINALIZE_VM", lambda life: life.runs(accepts((LARGE, PG_LEVEL_2M))), only=with_2m),
     "ACCEPT at 4K of a 2M leaf": Phase(
-        "FINALIZE_VM", lambda life: life.runs(touches_then_accepts(LARGE, (LARGE, PG_LEVEL_4K))), only_2m=True
+        "FINALIZE_VM", lambda life: life.runs(touches_then_accepts(LARGE, (LARGE, PG_LEVEL_4K))), only=with_2m
     ),
     "conversion at 4K": Phase("fault at 4K", lambda life: life.converts(LARGE, private=False)),
     "conversion of a part of a 2M leaf": Phase(
-        "fault at 2M", lambda life: life.converts(LARGE, private=False), only_2m=True
+        "fault at 2M", lambda life: life.converts(LARGE, private=False), only=with_2m
     ),
     "shared fault": Phase("conversion at 4K", lambda life: life.runs(writes_shared)),
     "conversion back": Phase("shared fault", lambda life: life.converts(LARGE, private=True)),
     "fault after a conversion": Phase("conversion back", lambda life: life.runs(accepts((LARGE, PG_LEVEL_4K)))),
     "hole in a 2M leaf": Phase(
-        "fault at 2M", lambda life: kvm_gmem_punch_hole(life.kvm.memslots[0].gmem, 513, 514), only_2m=True
+        "fault at 2M", lambda life: kvm_gmem_punch_hole(life.kvm.memslots[0].gmem, 513, 514), only=with_2m
     ),
     "hole of a block": Phase("fault at 4K", lambda life: kvm_gmem_punch_hole(life.kvm.memslots[0].gmem, 512, 1024)),
+    "TERMINATE_VM": Phase("fault at 4K", Life.terminate, only=with_terminate),
     "destroy, with a 4K leaf": Phase("fault at 4K", Life.destroy),
-    "destroy, with a 2M leaf": Phase("fault at 2M", Life.destroy, only_2m=True),
+    "destroy, with a 2M leaf": Phase("fault at 2M", Life.destroy, only=with_2m),
     "destroy, with shared memory": Phase("shared fault", Life.destroy),
 }
 """From each the VM can be destroyed."""
@@ -209,4 +219,4 @@ def ready(preset: str, phase: str) -> Life:
 
 def phases(preset: str) -> list[str]:
     """Those that a preset has."""
-    return [name for name, phase in PHASES.items() if with_2m(preset) or not phase.only_2m]
+    return [name for name, phase in PHASES.items() if phase.only(preset)]

@@ -98,6 +98,7 @@ SEED = {
     "teardown": "fast",
 }
 LINUX_618 = {"max_mapping_level": "under_lock", "invalid_slot": "leave", "teardown": "slow"}
+ONLY_4K = {"accept_level": "only_4k", "split": "none"}
 WITHOUT_DPAMT = {"pamt_get_put": "none", "pamt_cache": "tdx_owned"}
 PRESETS: dict[str, dict[str, str]] = {
     "seed": {},
@@ -144,13 +145,20 @@ PRESETS: dict[str, dict[str, str]] = {
         "pamt_split_cache": "vcpu_or_vm_one_pair",
     },
     "mainline_616": {
-        "accept_level": "only_4k",
-        "split": "none",
+        **ONLY_4K,
+        **WITHOUT_DPAMT,
         "page_reference": "per_leaf",
         "teardown": "slow",
-        **WITHOUT_DPAMT,
     },
-    "mainline_72": {**LINUX_618, "accept_level": "only_4k", "split": "none", **WITHOUT_DPAMT},
+    "dpamt_v4": {**LINUX_618, **ONLY_4K, "pamt_get_put": "v4", "pamt_cache": "mixed"},
+    "dpamt_v6": {
+        **LINUX_618,
+        **ONLY_4K,
+        "pamt_get_put": "v6",
+        "pamt_cache": "tdx_owned",
+        "pamt_refcounts": "flat",
+    },
+    "mainline_72": {**LINUX_618, **ONLY_4K, **WITHOUT_DPAMT},
 }
 ABOUT = {
     "seed": "RFC v2 of the huge-page series (2025-08-07), with which the discussion starts",
@@ -164,6 +172,8 @@ ABOUT = {
     "seed_nak": "the huge-page series v3 (2026-01-06), attributes and shared memory in guest_memfd; DPAMT v4",
     "y2026": "RFC v5 (2026-01-28): what a conversion splits is its first and its last block; DPAMT v6 (2026-05-25)",
     "rfc_v5": "RFC v5 (2026-01-28) with its Dynamic PAMT as posted: an S-EPT page has its pair from the cache on",
+    "dpamt_v4": "DPAMT v4 (2025-11-20) alone: Linux 6.19 with Dynamic PAMT, private memory at 4K only",
+    "dpamt_v6": "DPAMT v6 (2026-05-25) alone: Linux 7.2 with Dynamic PAMT, private memory at 4K only",
     "mainline_616": "Linux 6.16: private memory is mapped at 4K only",
     "mainline_72": "Linux 7.2: as 6.16, without a reference for each page that is mapped",
 }

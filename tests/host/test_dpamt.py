@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tdxlab.engine.run import MachineDead
 from tdxlab.host.dpamt import lock, refcount
+from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PG_LEVEL_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY
@@ -77,11 +79,28 @@ def test_v3_takes_two_pages_at_every_get() -> None:
 
 
 def test_counts_cost_2_mib_for_a_tib_and_8_gib_up_to_52_bits() -> None:
-    sparse, flat = (refcount.question.variants[name].parts.nbytes for name in ("sparse", "flat"))
+    def cost(variant: str, tdmr: tuple[int, int], max_pfn: int) -> int:
+        return refcount.nbytes(refcount.question.variants[variant].parts.counted([tdmr], max_pfn))
+
     tib = 1 << 40
-    assert sparse([(0, tib)], tib >> 12) == flat([(0, tib)], tib >> 12) == 2 << 20
-    assert flat([(0, tib)], 1 << 40) == 8 << 30
-    assert sparse([((1 << 52) - tib, tib)], 1 << 40) == 2 << 20
+    assert cost("sparse", (0, tib), tib >> 12) == cost("flat", (0, tib), tib >> 12) == 2 << 20
+    assert cost("flat", (0, tib), 1 << 40) == 8 << 30
+    assert cost("sparse", ((1 << 52) - tib, tib), 1 << 40) == 2 << 20
+
+
+@pytest.mark.parametrize(("variant", "below", "beyond"), [("sparse", False, False), ("flat", True, False)])
+def test_a_range_without_a_count_is_a_page_fault(variant: str, below: bool, beyond: bool) -> None:
+    lab = Lab(design=f"seed,pamt_refcounts={variant}", dpamt=True)
+    base, nbytes = lab.host.tdmr
+
+    def has_a_count(hpa: int) -> bool:
+        try:
+            return tdx_find_pamt_refcount(lab.host, hpa)[0] == 0
+        except MachineDead:
+            return False
+
+    assert has_a_count(base) and has_a_count(base + nbytes - 1)
+    assert (has_a_count(0), has_a_count(1 << 45)) == (below, beyond)
 
 
 # --- locks ---

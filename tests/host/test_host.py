@@ -10,12 +10,15 @@ from tdxlab.engine.locks import SpinLock
 from tdxlab.engine.run import Program, run
 from tdxlab.engine.schedule import seeded
 from tdxlab.engine.step import step
+from tdxlab.guest.programs import touches
 from tdxlab.host import seamcall
 from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT
 from tdxlab.host.tdx import pamt_areas, tdx_enable
+from tdxlab.kvm.kvm_main import EIO
 from tdxlab.kvm.memory_cache import KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE, PT64_ROOT_MAX_LEVEL, KvmMmuMemoryCache
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import LEVEL_4K, PG_LEVEL_2M, SIZE_2M
+from tdxlab.spec.operands import RCX
 from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_SYS_INIT_NOT_PENDING
 
 
@@ -82,7 +85,7 @@ def test_the_nth_use_of_a_site_fails():
     assert asked[0] and asked[1] is None and asked[2]
 
 
-@pytest.mark.parametrize(("site", "nth", "cpu"), [("kmalloc", 1, 0), ("TDH.VP.ENTER", 1, 0), ("TDH.NO", 1, 0),
+@pytest.mark.parametrize(("site", "nth", "cpu"), [("kmalloc", 1, 0), ("TDG.VP.INFO", 1, 0), ("TDH.NO", 1, 0),
                                                   ("pamt_cache", 0, 0), ("pamt_cache", 1, 2)])  # fmt: skip
 def test_what_cannot_be_made_to_fail_is_refused_with_a_sentence(site, nth, cpu):
     with pytest.raises(ValueError, match=r"\w+ .* \w+"):
@@ -105,6 +108,14 @@ def test_a_cache_that_could_not_be_filled_is_filled_by_the_next_fault(site, desi
     lab.fail(site)
     td = lab.create_td(memory="2M", folio="4K")
     assert lab.alone(td.prefault(0, 0, 0x1000)) == 0x1000 and not td.kvm.vm_bugged
+
+
+@pytest.mark.parametrize(("status", "answer", "bugged"), [(None, -EIO, True), (TDX_OPERAND_BUSY.at(RCX), 0, False)])
+def test_an_entry_that_fails_is_a_bug_and_one_that_is_busy_is_tried_again(status, answer, bugged):
+    lab = Lab(cpus=1)
+    td = lab.create_td(memory="2M")
+    lab.fail("TDH.VP.ENTER", status=status)
+    assert (lab.alone(td.vcpu(0, touches(0))), td.kvm.vm_bugged) == (answer, bugged)
 
 
 def test_a_seamcall_that_is_to_fail_does_not_reach_the_module():

@@ -9,6 +9,8 @@ import pytest
 from tdxlab.engine.run import run
 from tdxlab.guest.programs import touches, touches_then_accepts
 from tdxlab.host import seamcall
+from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
+from tdxlab.kvm.kvm_main import EINVAL, EIO
 from tdxlab.kvm.teardown import kvm_destroy_vm, tdx_flush_vp_on_cpu
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PG_LEVEL_4K, SIZE_2M
@@ -26,6 +28,24 @@ def test_a_cpu_may_tear_down_what_ran_on_another(design, grain):
     trace = run(program, check_reads=True)
     assert trace.ended == "done" and not trace.notes("warn") and not trace.notes("kvm_bug_on")
     assert [note["status"] for note in trace.notes("seamcall") if note["leaf"] == "TDH.VP.FLUSH"] == ["TDX_SUCCESS"] * 2
+
+
+def test_a_terminated_vm_runs_no_more_and_each_page_costs_one_reclaim():
+    lab = Lab()
+    td = lab.create_td(memory="4M", vcpus=1)
+    lab.must(td.vcpu(0, touches(0)))
+    lab.must(td.kvm.design.teardown.terminate(td.kvm))
+    assert lab.alone(td.vcpu(0, touches(SIZE_2M))) == -EIO
+    lab.journal.notes.clear()
+    lab.must(kvm_gmem_punch_hole(td.slot.gmem, 0, 512))
+    assert [note["leaf"] for note in lab.journal.notes if note["kind"] == "seamcall"] == ["TDH.PHYMEM.PAGE.RECLAIM"]
+    lab.alone(kvm_destroy_vm(td.kvm))
+    assert not td.kvm.vm_bugged and not any(lab.host.hkids.values())
+
+
+def test_linux_knows_no_terminate():
+    td = Lab("mainline_72").create_td(memory="4M")
+    assert td.lab.alone(td.kvm.design.teardown.terminate(td.kvm)) == -EINVAL
 
 
 def test_a_refused_flush_bugs_the_vm():
