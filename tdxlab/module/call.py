@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,21 @@ HANDLERS: dict[Leaf, Handler] = {}
 OPERANDS: dict[Leaf, Callable[[Regs], tuple[int, ...]]] = {}  # what a leaf's registers hold, in order
 
 
+def together(registers: Sequence[str]) -> Callable[[Regs], tuple[int, ...]]:
+    """What reads all of these at once.  (`attrgetter` gives no tuple of one, nor an empty one.)"""
+    if not registers:
+        return lambda regs: ()
+    read: Callable[[Regs], Any] = attrgetter(*registers)
+    return read if len(registers) > 1 else lambda regs: (read(regs),)
+
+
 def handles(leaf: Leaf) -> Callable[[Handler], Handler]:
     """The decorated function is the leaf.  It gets the call and the operands of the leaf's row, in order."""
 
     def register(handler: Handler) -> Handler:
         assert leaf not in HANDLERS, f"{leaf} has a handler"
         HANDLERS[leaf] = handler
-        all_read = attrgetter(*leaf.registers) if len(leaf.registers) > 1 else None
-        OPERANDS[leaf] = all_read or (lambda regs: tuple(getattr(regs, register) for register in leaf.registers))
+        OPERANDS[leaf] = together(leaf.registers)
         return handler
 
     return register
