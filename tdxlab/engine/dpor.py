@@ -236,8 +236,8 @@ class Search:
     def _look_at_races(self, execution: Execution) -> None:
         every = (1 << len(self.history.steps)) - 1
         for step in self.racing(execution):
-            for i in step.races:
-                self._owe(i, step, every & ~((2 << i) - 1) & ~self.history.after(i))
+            for i, others in step.races:
+                self._owe(i, step, every & ~((2 << i) - 1) & ~self.history.gone(i, others))
 
     def _owe(self, i: int, j: Step, rest: int) -> None:
         # The steps after i that do not happen after it, and then j.

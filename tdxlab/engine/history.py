@@ -34,14 +34,15 @@ class Step:
     """One step of an execution.
 
     before: the steps that happen before it.  races: the steps that it could have come before, next to which it would be
-    enabled.  touches: as it told them beforehand.  mark: the length of the journal's log before it.  more: what else it
-    may access if it comes to something else than it did.  did: its access without what it only waited for.
+    enabled, each with others that would have to stay away.  touches: as it told them beforehand.  mark: the length of
+    the journal's log before it.  more: what else it may access if it comes to something else than it did.  did: its
+    access without what it only waited for.
     """
 
     cpu: int
     access: Access
     before: int
-    races: tuple[int, ...]
+    races: tuple[tuple[int, int], ...]
     touches: Sequence[Touch]
     mark: int
     more: Access
@@ -51,6 +52,11 @@ class Step:
 def orders(cell: Cell) -> bool:
     """Is it a lock of the kernel's, whose release is no step but comes before its next taker?"""
     return getattr(cell, "ORDERS", False)
+
+
+def shares(cell: Cell) -> bool:
+    """Is it a lock of the kernel's whose readers commute?"""
+    return getattr(cell, "SHARES", False)
 
 
 def given_back(locks: Iterable[Lock]) -> list[Touch]:
@@ -110,15 +116,15 @@ class History:
         for cell, key, mode in touches:
             name = cell.name
             if mode in COMMUTING:
-                if (orders(cell) and not getattr(cell, "SHARES", False)) or name in self.waited:
+                if (orders(cell) and not shares(cell)) or name in self.waited:
                     mode = WRITE
-                else:
+                elif not shares(cell):
                     self.commuted.add(name)
             access[name, None if type(key) is range else key, str(mode)] = None
         return tuple(access)
 
     def _wait_for(self, touches: Sequence[Touch]) -> None:
-        self.waited.update(cell.name for cell, _, _ in touches)
+        self.waited.update(cell.name for cell, _, _ in touches if not shares(cell))
         if not self.waited.isdisjoint(self.commuted):
             raise Waited
 
@@ -147,14 +153,14 @@ class History:
         rest, races = conflicting & ~own, []
         while rest:
             i = rest.bit_length() - 1
-            races.append(i)
+            races.append((i, 0))
             before |= self.steps[i].before | 1 << i
             rest &= ~before
         if ready is not None:
             self._wait_for(touches)
-            races = self._races_of_a_wait(conflicting & ~own, lambda i: self._ready(i, touches, ready, mark))
+            races = self._races_of_a_wait(conflicting & ~own, lambda i: self._ready(i, own, touches, ready, mark))
         if woken_by:
-            races = self._races_of_a_wait(conflicting & ~own, lambda i: woken_by & ~self.after(i) & ~(1 << i) != 0)
+            races = self._races_of_a_wait(conflicting & ~own, lambda i: 0 if woken_by & ~self.gone(i) else None)
         step = Step(cpu, access, before, tuple(races), touches, mark, more, did)
         bit = 1 << len(self.steps)
         self.steps.append(step)
@@ -189,7 +195,8 @@ class History:
         own = self.known_to(cpu)
         access = self.access_of(touches)
         conflicting = self.conflicting(access) & ~own
-        races = self._races_of_a_wait(conflicting, lambda i: ready is None or self._ready(i, touches, ready, mark))
+        condition = ready or (lambda: True)
+        races = self._races_of_a_wait(conflicting, lambda i: self._ready(i, own, touches, condition, mark))
         return Step(cpu, access, own | conflicting, tuple(races), touches, mark, (), access)
 
     def of_round(self, cpu: int, first: int) -> int:
@@ -266,19 +273,37 @@ class History:
                             found |= steps
         return found
 
-    def _ready(self, i: int, touches: Sequence[Touch], ready: Callable[[], bool], end: int) -> bool:
-        with self.without(i, touches, end):
-            return ready()
+    def gone(self, i: int, others: int = 0) -> int:
+        """Step i and these others, and all that happens after one of them."""
+        found = self.after(i) | 1 << i
+        for k in bits(others):
+            found |= self.after(k) | 1 << k
+        return found
 
-    def _races_of_a_wait(self, candidates: int, could_go_on_before: Callable[[int], bool]) -> list[int]:
+    def _ready(self, i: int, own: int, touches: Sequence[Touch], ready: Callable[[], bool], end: int) -> int | None:
+        # Could a wait have come to its end before step i?  Then the readers that have to stay away as well: those that
+        # came after step i without knowing of it, but left knowing of it.
+        others = 0
+        while not (gone := self.gone(i, others)) & own:
+            with Without(self, i, gone, [cell for cell, _, _ in touches], end) as kept:
+                if ready():
+                    return others
+                inside = kept.inside()
+            if not inside:
+                return None
+            others |= inside
+        return None
+
+    def _races_of_a_wait(self, candidates: int, ready_before: Callable[[int], int | None]) -> list[tuple[int, int]]:
         # A release happens before the wait that it ends, but can not come after it: the race of a wait is with the
         # last step before which it could have gone on.
         races = []
         while candidates:
             i = candidates.bit_length() - 1
             candidates ^= 1 << i
-            if could_go_on_before(i):
-                races.append(i)
+            others = ready_before(i)
+            if others is not None:
+                races.append((i, others))
                 candidates &= ~self.steps[i].before
         return races
 
@@ -301,7 +326,7 @@ class History:
         What came meanwhile without knowing of step i is kept.
         end: what the log has from there on is of a step that is not among the steps yet; it is not kept either.
         """
-        return Without(self, i, [cell for cell, _, _ in touches], end)
+        return Without(self, i, self.gone(i), [cell for cell, _, _ in touches], end)
 
     def truncate(self, n: int) -> None:
         """Forget all steps from n on."""
@@ -318,42 +343,60 @@ class History:
 
 
 class Without:
-    """A look at cells as they would be without step i and all that happens after it."""
+    """A look at cells as they would be without the steps that are `gone`: step i, and at least all that follows it."""
 
-    __slots__ = ("cells", "end", "history", "i", "now")
+    __slots__ = ("cells", "end", "gone", "history", "i", "now", "writes")
 
-    def __init__(self, history: History, i: int, cells: Sequence[Cell], end: int) -> None:
-        self.history, self.i, self.cells, self.end = history, i, set(cells), end
+    def __init__(self, history: History, i: int, gone: int, cells: Sequence[Cell], end: int) -> None:
+        self.history, self.i, self.gone, self.cells, self.end = history, i, gone, set(cells), end
         self.now: list[tuple[Cell, Key, Any]] = []
 
-    def __enter__(self) -> None:
-        for (cell, key), value in self._values().items():
+    def __enter__(self) -> Without:
+        self.writes = self._writes()
+        for (cell, key), writes in self.writes.items():
+            value = writes[0][1]
+            for n, old, new in writes:
+                if not self.gone >> n & 1:
+                    value = value + new - old if shares(cell) else new
             self.now.append((cell, key, cell.peek(key)))
             cell.restore(key, value)
+        return self
 
     def __exit__(self, *_: object) -> None:
         for cell, key, value in self.now:
             cell.restore(key, value)
 
-    def _values(self) -> dict[tuple[Cell, Key], Any]:
-        history, log = self.history, self.history.journal.log
+    def inside(self) -> int:
+        """The steps with which readers came that are there still, since how they left is gone."""
+        found = 0
+        for (cell, _), writes in self.writes.items():
+            came: dict[int, int] = {}
+            for n, old, new in writes if shares(cell) else ():
+                if not self.gone >> n & 1 and (cell.name, None, SHARE) in self.history.steps[n].access:
+                    cpu = self.history.steps[n].cpu
+                    came[cpu] = 1 << n if new > old else 0
+            for step in came.values():
+                found |= step
+        return found
+
+    def _writes(self) -> dict[tuple[Cell, Key], list[tuple[int, Any, Any]]]:
+        # (step, what was there before, and after) of each write of the cells from step i on
+        log = self.history.journal.log
         assert log is not None
-        kept = ~history.after(self.i) & ~(1 << self.i)
-        writes: dict[tuple[Cell, Key], list[tuple[Any, int]]] = {}  # what was there before each, and is it kept
-        for n, at in self._writes(log):
+        found: dict[tuple[Cell, Key], list[tuple[int, Any]]] = {}
+        for n, at in self._places(log):
             cell, key, old = log[at]
             if cell in self.cells:
-                writes.setdefault((cell, key), []).append((old, kept >> n & 1))
-        values = {}
-        for (cell, key), found in writes.items():
-            olds = [old for old, _ in found]
-            values[cell, key] = olds[0]
-            for (_, stays), new in zip(found, [*olds[1:], cell.peek(key)], strict=True):
-                if stays:
-                    values[cell, key] = new
-        return values
+                found.setdefault((cell, key), []).append((n, old))
+        return {
+            (cell, key): [
+                (n, old, new)
+                for (n, old), new in zip(writes, [*(old for _, old in writes[1:]), cell.peek(key)], strict=True)
+            ]
+            for (cell, key), writes in found.items()
+        }
 
-    def _writes(self, log: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    def _places(self, log: Sequence[Any]) -> Iterator[tuple[int, int]]:
         # (step, place in the log) of what may have written the cells: those from step i on that accessed them
         history, steps = self.history, self.history.steps
         for n in sorted(bits(history.accessing(cell.name for cell in self.cells) >> self.i)):

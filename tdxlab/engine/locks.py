@@ -58,7 +58,7 @@ class RwLock(Words):
     """`rwlock_t`.  Word 0 is the writer's CPU number + 1, or 0; word 1 the number of readers."""
 
     __slots__ = ()
-    ORDERS = True
+    ORDERS = SHARES = True
 
     def __init__(self, journal: Journal, name: str) -> None:
         super().__init__(journal, name, [0, 0])

@@ -98,10 +98,9 @@ def perform(memory: Memory, thread: Thread, op: Operation) -> Access:
         memory[x] = 1
     elif kind in ("unspin", "unlock"):
         memory[x] = 0
-    elif kind == "read":
-        memory[x] = value + 1
-    elif kind == "unread":
-        memory[x] = value - 1
+    elif kind in ("read", "unread"):
+        memory[x] = value + (1 if kind == "read" else -1)
+        return [(x, SHARE)]
     elif kind == "write":
         memory[x] = -1
     elif kind == "unwrite":
@@ -233,7 +232,7 @@ def go(program: Program, now: Prefix, me: int) -> None:
     """One step of a thread, and its clock: after all that it does not commute with."""
     access = make_step(program[me], now.memory, now.threads[me])
     clock = list(now.clocks[me][-1] if now.clocks[me] else (0,) * len(program))
-    access = [(x, WRITE if mode in (ADD, SHARE) and x in now.waited else mode) for x, mode in access]
+    access = [(x, WRITE if mode == ADD and x in now.waited else mode) for x, mode in access]
     for x, mode in access:
         for other, there in now.accesses.get(x, ()):
             if mode != there or mode == WRITE:
@@ -271,7 +270,7 @@ def executions(program: Program, limit: int, waited: frozenset[str] = frozenset(
     while todo:
         now = todo.pop()
         standing = [next_step(code, thread) for code, thread in zip(program, now.threads, strict=True)]
-        awaited |= {op[1] for op in standing if op is not None and op[0] in ("await", "drain")}
+        awaited |= {op[1] for op in standing if op is not None and op[0] == "await"}
         ready = runnable(program, now)
         if not ready:
             found.outcomes[now.key] = outcome(program, now)

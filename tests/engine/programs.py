@@ -221,9 +221,21 @@ def sections(dice: random.Random) -> Listing:
 def _section(dice: random.Random) -> list[Operation]:
     into, out = dice.choice([("enter", "leave")] * 3 + [("read", "unread")] * 3 + [("write", "unwrite")])
     lock = "S" if into == "enter" else "rw"
-    inside = [dice.choice(_plain(dice, dice.choice(PLAIN))[:5]) for _ in range(dice.randint(0, 1))]
     after: list[Operation] = [("flip", "S"), ("drain", "S")] if dice.random() < 0.2 else []
-    return [(into, lock), *inside, (out, lock), *after]
+    return [(into, lock), *_inside(dice, 0, 1), (out, lock), *after]
+
+
+def readers(dice: random.Random) -> Listing:
+    """A writer of an rwlock and two or three readers, who see each other's steps inside."""
+    threads = [[("write", "rw"), *_inside(dice, 0, 1), ("unwrite", "rw")]]
+    for _ in range(dice.randint(2, 3)):
+        threads.append([("read", "rw"), *_inside(dice, 1, 2), ("unread", "rw")])
+    dice.shuffle(threads)
+    return threads
+
+
+def _inside(dice: random.Random, least: int, most: int) -> list[Operation]:
+    return [dice.choice(_plain(dice, dice.choice(PLAIN))[:5]) for _ in range(dice.randint(least, most))]
 
 
 def retrying(dice: random.Random) -> Listing:

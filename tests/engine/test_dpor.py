@@ -14,13 +14,13 @@ import pytest
 from tdxlab.engine import language
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.dpor import Search
-from tdxlab.engine.history import Access, History, Step
-from tdxlab.engine.locks import Srcu
+from tdxlab.engine.history import Access, History, Step, Without
+from tdxlab.engine.locks import RwLock, Srcu
 from tdxlab.engine.run import Execution, MachineDead, Program
 from tdxlab.engine.step import WRITE, Tried, step
 from tests.engine import brute
 from tests.engine.brute import Program as Listing
-from tests.engine.programs import Machine, crowded, listing, retrying, sections
+from tests.engine.programs import Machine, crowded, listing, readers, retrying, sections
 
 KNOWN = json.loads((Path(__file__).parents[2] / "data" / "programs.json").read_text())["programs"]
 IN_CI, PARTS = 5_000, 4
@@ -93,13 +93,15 @@ def wrong(programs: Iterator[Random], searches: Searches = Search) -> dict[int, 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_programs_have_the_executions_of_a_brute_force(part: int) -> None:
     """Two to four CPUs, all kinds of operations; the order of the threads is random too."""
-    for kind, total in ((listing, MIXED), (crowded, CROWDED), (sections, SMALL), (retrying, SMALL)):
+    for kind, total in ((listing, MIXED), (crowded, CROWDED), (sections, SMALL), (readers, SMALL), (retrying, SMALL)):
         n = total // PARTS
         assert not wrong(random_programs(kind, part * n, n))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "n"), [(listing, 8_000), (crowded, 1_500), (sections, 1_500), (retrying, 5_000)])
+@pytest.mark.parametrize(
+    ("kind", "n"), [(listing, 8_000), (crowded, 1_500), (sections, 1_500), (readers, 1_500), (retrying, 5_000)]
+)
 def test_many_random_programs_have_the_executions_of_a_brute_force(
     kind: Callable[[random.Random], Listing], n: int
 ) -> None:
@@ -197,8 +199,23 @@ def test_forgetting_what_a_loop_looked_at_is_noticed(forgets: str, monkeypatch: 
     assert any(differs(program, found) for _, program, found in random_programs(retrying, 0, SMALL))
 
 
-def test_taking_readers_for_writers_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Srcu, "SHARES", False)
+MEETING: list[list[brute.Operation]] = [
+    [("read", "rw"), ("store", "x", 1), ("await", "y", 1), ("unread", "rw")],
+    [("read", "rw"), ("await", "x", 1), ("store", "y", 1), ("unread", "rw")],
+    [("write", "rw"), ("unwrite", "rw")],
+]
+
+
+def test_a_writer_gets_in_before_readers_that_wait_for_each_other_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither leaves without the other having come: only where both stay away the lock is free before them."""
+    assert not any(differs(order, all_of(order)) for order in orders(MEETING))
+    monkeypatch.setattr(Without, "inside", lambda self: 0)
+    assert any(differs(order, all_of(order)) for order in orders(MEETING))
+
+
+@pytest.mark.parametrize("lock", [Srcu, RwLock])
+def test_taking_readers_for_writers_is_noticed(lock: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SHARES", False)
     assert any(differs(program, found) for _, program, found in random_programs(sections, 0, SMALL))
 
 
