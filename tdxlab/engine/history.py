@@ -221,7 +221,10 @@ class History:
         return found & ~self.of.get(self.steps[mine.bit_length() - 1].cpu, 0)
 
     def left_something(self, mine: int) -> bool:
-        """Is what these steps wrote other than it was before them, whatever others wrote since?"""
+        """Is what these steps wrote other than it was before them, whatever others wrote since?
+
+        What a try writes where it fails does not count: the next one fails all the same.
+        """
         log, steps = self.journal.log, self.steps
         assert log is not None
         before: dict[tuple[Cell, Key], Any] = {}
@@ -232,7 +235,7 @@ class History:
                 if (cell, key) in written:
                     left[cell, key] = old
                     written.remove((cell, key))
-                if mine >> n & 1:
+                if mine >> n & 1 and (cell.name, key, FAIL) not in steps[n].did:
                     before.setdefault((cell, key), old)
                     written.add((cell, key))
         left.update({(cell, key): cell.peek(key) for cell, key in written})
