@@ -27,8 +27,6 @@ from tdxlab.kvm.tdp_iter import descend
 from tdxlab.spec.design import Question
 from tdxlab.spec.levels import PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K
 
-question = Question("inhibit_lock", __doc__)
-
 Split = Callable[[Kvm, int, int], Awaitable[int]]
 
 
@@ -40,6 +38,9 @@ async def guest_inhibited(slot: KvmMemorySlot, gfn: int, level: int) -> bool:
 
 async def kept(kvm: Kvm, start: int, end: int) -> None:
     """Never cleared."""
+
+
+question = Question("inhibit_lock", __doc__, zapped=kept)
 
 
 async def inhibit_above(slot: KvmMemorySlot, gfn: int, level: int) -> None:
@@ -64,9 +65,7 @@ async def inhibit_if_not_yet(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level: int
     return ret
 
 
-question.variant(
-    "test_first", inhibit=inhibit_if_not_yet, zapped=kept, source="RFC v2 patch 14, 17,626 write locks become 11"
-)
+question.variant("test_first", inhibit=inhibit_if_not_yet, source="RFC v2 patch 14, 17,626 write locks become 11")
 
 
 # --- clear_on_zap: as test_first; where a whole block goes, its bit goes too ---
@@ -105,7 +104,6 @@ async def inhibit_always(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level: int, sp
 question.variant(
     "write",
     inhibit=inhibit_always,
-    zapped=kept,
     source="RFC v1 thread, Yan Zhao 2025-07-01",
 )
 
@@ -128,9 +126,7 @@ async def inhibit_under_read_lock(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level
     return 0
 
 
-question.variant(
-    "read", inhibit=inhibit_under_read_lock, zapped=kept, source="RFC v1 thread, Rick Edgecombe 2025-07-01"
-)
+question.variant("read", inhibit=inhibit_under_read_lock, source="RFC v1 thread, Rick Edgecombe 2025-07-01")
 
 
 # --- read_upgrade: set under the lock for read, and take it for write only if there is something to split ---
@@ -153,6 +149,4 @@ async def inhibit_then_upgrade(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level: i
     return ret
 
 
-question.variant(
-    "read_upgrade", inhibit=inhibit_then_upgrade, zapped=kept, source="RFC v1 thread, Rick Edgecombe 2025-07-01"
-)
+question.variant("read_upgrade", inhibit=inhibit_then_upgrade, source="RFC v1 thread, Rick Edgecombe 2025-07-01")

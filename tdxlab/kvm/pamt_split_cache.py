@@ -21,8 +21,6 @@ from tdxlab.spec.design import Question
 
 PAGES = 2 * TDX_DPAMT_ENTRY_PAGE_CNT
 
-question = Question("pamt_split_cache", __doc__)
-
 
 async def no_lock(kvm: Kvm) -> None:
     """What covers the cache is held already."""
@@ -30,6 +28,9 @@ async def no_lock(kvm: Kvm) -> None:
 
 def no_unlock(kvm: Kvm) -> None:
     """As it was."""
+
+
+question = Question("pamt_split_cache", __doc__, lock=no_lock, unlock=no_unlock)
 
 
 def of_vm(kvm: Kvm) -> PamtPages:
@@ -57,8 +58,6 @@ question.variant(
     short=vm_is_short,
     topup=topup_vm_generic,
     pages=of_vm,
-    lock=no_lock,
-    unlock=no_unlock,
     source="RFC v2 patch 21",
 )
 
@@ -136,8 +135,6 @@ question.variant(
     short=cache_is_short,
     topup=topup_vcpu_or_vm,
     pages=tdx_get_pamt_cache,
-    lock=no_lock,
-    unlock=no_unlock,
     source="RFC v5 patch 44, two pairs as in its branch of 2026-02-09; Sean Christopherson",
 )
 
@@ -160,8 +157,6 @@ question.variant(
     short=has_no_pair,
     topup=topup_one_pair,
     pages=tdx_get_pamt_cache,
-    lock=no_lock,
-    unlock=no_unlock,
     source="RFC v5 patch 44 as posted",
     never_with={("pamt_sept_page", "at_link"): "the table's pair and DEMOTE's are two"},
 )

@@ -1,7 +1,7 @@
-"""Two TDs whose first pages lie side by side in a 2M range of physical memory that nobody else uses.
+"""A TD for each CPU; their first pages lie side by side in a 2M range of physical memory that nobody else uses.
 
 They are mapped and unmapped by KVM's own hooks, under mmu_lock as there, with no guest and no mirror above them: all
-that the two CPUs have in common is the range.
+that the CPUs have in common is the range.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Neighbours:
 
 
 def neighbours(lab: Lab) -> Neighbours:
-    """Both TDs, with the tables above their first pages in place."""
+    """The TDs, with the tables above their first pages in place."""
     block = lab.host.must_alloc(PG_LEVEL_2M)
-    tds = [lab.create_td(memory="16K", folio="4K") for _ in range(2)]
+    tds = [lab.create_td(memory="16K", folio="4K") for _ in lab.cpus]
     for n, td in enumerate(tds):
         lab.must(td.vcpu(n, accepts((PAGE_SIZE, PG_LEVEL_4K))), n)
     lab.journal.notes.clear()

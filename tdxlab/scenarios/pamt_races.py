@@ -46,8 +46,8 @@ def removed_twice(history: History) -> bool:
 
 
 def _program(lab: Lab, claims: Iterable[str], times: int) -> Program:
-    both = neighbours(lab)
-    block, lock = both.block, lab.host.pamt_lock
+    tds = neighbours(lab)
+    block, lock = tds.block, lab.host.pamt_lock
     known = (
         of_history("DP09", no_fault_fails),
         of_history("DP10", no_remove_is_refused),
@@ -58,10 +58,11 @@ def _program(lab: Lab, claims: Iterable[str], times: int) -> Program:
             over=(lock, tdx_find_pamt_refcount(lab.host, block), node_of(lab, block).chunk.entries),
         ),
     )
-    return both.program(
-        lambda: [both.comes_and_goes(0, times), both.comes_and_goes(1)],
+    rounds = [times, *[1] * (len(lab.cpus) - 1)]
+    return tds.program(
+        lambda: [tds.comes_and_goes(n, times) for n, times in enumerate(rounds)],
         [claim for claim in known if claim.id in claims],
-        [f"CPU 0: maps and zaps a page{' twice' if times == 2 else ''}", "CPU 1: maps and zaps the next page"],
+        [f"CPU {n}: maps and zaps page {n}{' twice' if times == 2 else ''}" for n, times in enumerate(rounds)],
     )
 
 
@@ -90,7 +91,7 @@ STATE = {
 def pamt_races(lab: Lab) -> Program:
     """Which races does each version of `tdx_pamt_get` and `tdx_pamt_put` have?
 
-    Two TDs have a page each in one 2M range.  Each CPU maps its TD's page and zaps it, once.
+    A TD for each CPU has a page in one 2M range.  Each CPU maps its TD's page and zaps it, once.
     """
     return _program(lab, STATE, times=1)
 

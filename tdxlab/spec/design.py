@@ -39,12 +39,15 @@ class Variant:
 
 
 class Question:
-    """An open question: its name, its text (the docstring of its file), and the variants in order of registration."""
+    """An open question: its name, its text (the docstring of its file), and the variants in order of registration.
+
+    usual: parts that a variant has where it does not say otherwise.
+    """
 
     all: ClassVar[dict[str, Question]] = {}
 
-    def __init__(self, name: str, text: str | None) -> None:
-        self.name, self.text = name, text or ""
+    def __init__(self, name: str, text: str | None, **usual: Any) -> None:
+        self.name, self.text, self.usual = name, text or "", usual
         self.variants: dict[str, Variant] = {}
         Question.all[name] = self
 
@@ -65,6 +68,7 @@ class Question:
         file = str(caller.get("__file__", caller["__name__"]))
         if name in self.variants and self.variants[name].file != file:
             raise DesignError(f"{self.name} has a variant {name!r} already, in {self.variants[name].file}")
+        parts = self.usual | parts
         known = next(iter(self.variants.values()), None)
         if known and vars(known.parts).keys() != parts.keys():
             needs, has = ", ".join(sorted(vars(known.parts))), ", ".join(sorted(parts))

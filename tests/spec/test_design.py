@@ -77,6 +77,19 @@ def test_a_pair_that_cannot_go_together_is_refused():
         del Question.all["toy"]
 
 
+def test_a_variant_has_the_usual_parts_where_it_does_not_say_otherwise():
+    question = Question("toy", "A toy.", colour=lambda: "red", size=lambda: 1)
+    try:
+        question.variant("a", size=lambda: 2, source="test")
+        question.variant("b", colour=lambda: "blue", source="test")
+        parts = [question.variants[name].parts for name in ("a", "b")]
+        assert [(part.colour(), part.size()) for part in parts] == [("red", 2), ("blue", 1)]
+        with pytest.raises(DesignError, match="consists of colour, size; 'c' has colour, shape, size"):
+            question.variant("c", shape=lambda: 0, source="test")
+    finally:
+        del Question.all["toy"]
+
+
 def test_a_variant_must_have_the_parts_of_the_others():
     with pytest.raises(DesignError, match="consists of"):
         Question.all["inhibit_lock"].variant("half", source="test")

@@ -1,7 +1,8 @@
 """When does a 2M range get its PAMT page pair, and when is the pair taken back?
 
 All but the first count the users of each range.  They differ in what happens outside the lock, and so in which races
-they have; the known bugs of each version are kept.
+they have; the known bugs of each version are kept.  Each is written out as it was posted, with a remark where it
+departs from the one before: what they have in common is not shared, for it is one line that makes a race.
 
 A variant consists of
   get(host, hpa, pages)  the page at `hpa` is about to be given to the module at 4K.  Returns 0 or -errno

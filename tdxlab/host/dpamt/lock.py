@@ -31,8 +31,6 @@ from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 Make = Callable[[], Awaitable[Regs]]
 
-question = Question("pamt_lock", __doc__)
-
 
 async def pamt_lock(host: Host, hpa: int, pair: Pair = ()) -> None:
     """From here on nobody else changes the range's pair, or its count from or to 0."""
@@ -59,6 +57,9 @@ def to_allocator(host: Host, hpa: int) -> None:
     host.free_page(hpa)
 
 
+question = Question("pamt_lock", __doc__, call=once, page=from_caller, free_page=to_allocator)
+
+
 # --- global: one spinlock for all ranges ---
 
 
@@ -76,9 +77,6 @@ question.variant(
     "global",
     lock=lock_all,
     unlock=unlock_all,
-    call=once,
-    page=from_caller,
-    free_page=to_allocator,
     source="DPAMT v1 to v6, Kirill Shutemov",
 )
 
@@ -100,9 +98,6 @@ question.variant(
     "exclusive_2m",
     lock=lock_range,
     unlock=unlock_range,
-    call=once,
-    page=from_caller,
-    free_page=to_allocator,
     source="an earlier plan, told in the cover letter of DPAMT v3",
 )
 
@@ -133,9 +128,6 @@ question.variant(
     "rwlock_2m",
     lock=lock_as_module,
     unlock=unlock_as_module,
-    call=once,
-    page=from_caller,
-    free_page=to_allocator,
     source="Rick Edgecombe, September 2025; turned down: the module's locking would become ABI",
 )
 
@@ -155,9 +147,6 @@ question.variant(
     "rwlock_2m_in_order",
     lock=lock_in_order,
     unlock=unlock_as_module,
-    call=once,
-    page=from_caller,
-    free_page=to_allocator,
     source="the same thread; works, not pursued",
 )
 
@@ -186,7 +175,6 @@ question.variant(
     "pool",
     lock=lock_range,
     unlock=unlock_range,
-    call=once,
     page=from_pool,
     free_page=to_pool,
     source="Yan Zhao and Kirill Shutemov, September 2025; not pursued: without a free 2M block TDX is unusable",
@@ -213,8 +201,6 @@ question.variant(
     lock=lock_range,
     unlock=unlock_range,
     call=reader_then_writer,
-    page=from_caller,
-    free_page=to_allocator,
     source="Rick Edgecombe, 2025-09-30: kept back until contention is measured",
 )
 
@@ -236,7 +222,5 @@ question.variant(
     lock=lock_range,
     unlock=unlock_range,
     call=until_success,
-    page=from_caller,
-    free_page=to_allocator,
     source="asked by Dave Hansen, September 2025; avoided",
 )

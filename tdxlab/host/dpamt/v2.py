@@ -34,7 +34,7 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
         return -EIO
     await refcount.set(1)
     pamt_unlock(host, hpa, pair)
-    if err.error:
+    if err.error:  # v1: under the lock
         free_pair(host, pair)
     return 0
 
@@ -50,7 +50,7 @@ async def put(host: Host, hpa: int, last: bool) -> None:
         return
     err, pair = await tdx_pamt_remove(host, hpa)
     if err.error:
-        await refcount.add(1)
+        await refcount.add(1)  # v1: not
         pamt_unlock(host, hpa)
         warn(host, hpa, "PAMT.REMOVE", err)
         return

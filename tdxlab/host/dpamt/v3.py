@@ -18,7 +18,7 @@ from tdxlab.spec.status import TDX_HPA_RANGE_NOT_FREE
 async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     """Two pages are taken at each call.  Returns 0 or -ENOMEM."""
     refcount = tdx_find_pamt_refcount(host, hpa)
-    pair = alloc_pair(host, pages)
+    pair = alloc_pair(host, pages)  # v2: after the look at the count
     if pair is None:
         return -ENOMEM
     if await refcount.inc_not_zero():
@@ -37,7 +37,7 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
         return 0
     if err.code == TDX_HPA_RANGE_NOT_FREE:
         await refcount.add(1)
-    else:
+    else:  # v2: returns -EIO
         warn(host, hpa, "PAMT.ADD", err)
     pamt_unlock(host, hpa, pair)
     free_pair(host, pair)

@@ -19,7 +19,7 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     refcount = tdx_find_pamt_refcount(host, hpa)
     if await refcount.inc_not_zero():
         return 0
-    pair = alloc_pair(host, pages)
+    pair = alloc_pair(host, pages)  # v3: before the look at the count
     if pair is None:
         return -ENOMEM
     await pamt_lock(host, hpa, pair)

@@ -38,7 +38,7 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     warn(host, hpa, "PAMT.ADD", err)
     pamt_unlock(host, hpa, pair)
     free_pair(host, pair)
-    return -EIO
+    return -EIO  # v4: 0
 
 
 question.variant("v5", get=get, put=put, source="RFC v5 of DPAMT and huge pages, patch 17 (2026-01-28)")

@@ -28,7 +28,7 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
         free_pair(host, pair)
         return 0
     err = await tdx_pamt_add(host, hpa, pair)
-    if err.error:
+    if err.error:  # v5: TDX_HPA_RANGE_NOT_FREE is a success
         warn(host, hpa, "PAMT.ADD", err)
         pamt_unlock(host, hpa, pair)
         free_pair(host, pair)
@@ -45,7 +45,7 @@ async def put(host: Host, hpa: int, last: bool) -> None:
     err, pair = await tdx_pamt_remove(host, hpa)
     if err.error:
         warn(host, hpa, "PAMT.REMOVE", err)
-        await tdx_find_pamt_refcount(host, hpa).set(1)
+        await tdx_find_pamt_refcount(host, hpa).set(1)  # v5: add(1)
     pamt_unlock(host, hpa)
     free_pair(host, pair)
 
