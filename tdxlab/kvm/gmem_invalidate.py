@@ -2,7 +2,8 @@
 
 A file may be open in several VMs, each with memslots bound to it.  Each step is made for all of them before the next:
 begin, split, zap, then what happens to the folios, end.  Split and zap are two sections under mmu_lock, and between
-them only the raised count keeps a fault from mapping again: hence begin comes first.
+them only the raised count keeps a fault from mapping again: hence begin comes first.  Who takes mmu_lock for the split
+is up to the design, see `split`.
 
 Only a hole can end inside a leaf.  A file that is closed goes as a whole, and so does a folio with a memory error; a
 mapping is never larger than its folio, so neither has anything to split.  (v5's thread, 2026-02-11, would rather unmap
@@ -91,12 +92,7 @@ async def kvm_gmem_invalidate_begin(files: Sequence[Binding]) -> None:
 async def kvm_gmem_split_private(files: Sequence[Binding]) -> int:
     """Split the leaves that reach beyond the ranges, in every VM.  Returns 0 or the first -errno."""
     for kvm, ranges in files:
-        await kvm_mmu_write_lock(kvm, "kvm_gmem_split_private")
-        ret = 0
-        for first, last in ranges:
-            ret = ret or await kvm.design.split.before_zap(kvm, first, last)
-        kvm.mmu_lock.write_unlock()
-        if ret:
+        if ret := await kvm.design.split.before_zap(kvm, ranges):
             return int(ret)
     return 0
 
@@ -109,9 +105,9 @@ async def kvm_gmem_zap(files: Sequence[Binding], attr_filter: int) -> int:
         zapped = [await kvm_tdp_mmu_unmap_gfn_range(kvm, first, last, attr_filter) for first, last in ranges]
         if any(zapped):
             await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
-        for first, last in ranges if attr_filter & KVM_FILTER_PRIVATE else ():
-            ret = ret or await kvm.design.split.after_zap(kvm, first, last)
         kvm.mmu_lock.write_unlock()
+        if attr_filter & KVM_FILTER_PRIVATE:
+            ret = ret or await kvm.design.split.after_zap(kvm, ranges)
     return ret
 
 

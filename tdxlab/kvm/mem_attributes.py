@@ -45,22 +45,19 @@ async def _pre_set(kvm: Kvm, start: int, end: int, private: bool) -> int:
     # mmu_invalidate_begin and, for what becomes shared, split and zap, in one locked section
     await kvm_mmu_write_lock(kvm, "set memory attributes")
     await mmu_invalidate_begin(kvm, start, end)
-    ret, flush = 0, False
-    for slot, first, last in kvm.slots_in(start, end):
+    slots, ret, flush = kvm.slots_in(start, end), 0, False
+    for slot, first, last in slots:
         await invalidate_partly_changed(kvm, slot, first, last)
-        if private:
-            flush = await kvm_tdp_mmu_unmap_gfn_range(kvm, first, last, KVM_FILTER_SHARED) or flush
-            continue
-        ret = await kvm.design.split.before_zap(kvm, first, last)
+        ret = 0 if private else await kvm.design.split.in_section(kvm, first, last)
         if ret:
             break
-        flush = await kvm_tdp_mmu_unmap_gfn_range(kvm, first, last, KVM_FILTER_PRIVATE) or flush
-        ret = await kvm.design.split.after_zap(kvm, first, last)
-        if ret:
-            break
+        opposite = KVM_FILTER_SHARED if private else KVM_FILTER_PRIVATE
+        flush = await kvm_tdp_mmu_unmap_gfn_range(kvm, first, last, opposite) or flush
     if flush:
         await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
     kvm.mmu_lock.write_unlock()
+    if not private and not ret:
+        ret = await kvm.design.split.after_zap(kvm, [(first, last) for _, first, last in slots])
     return ret
 
 

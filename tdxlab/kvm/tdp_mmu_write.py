@@ -55,9 +55,11 @@ async def tdp_mmu_set_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> None:
 async def kvm_split_cross_boundary_leafs(kvm: Kvm, start: int, end: int) -> int:
     """Split the huge leaves that reach beyond [start, end) at one of its ends; a leaf all within stays huge.
 
-    Context: mmu_lock held for write; dropped and taken again to allocate.  Returns how many it split, or -errno.
+    Context: mmu_lock held for write; dropped and taken again to allocate.  Returns how many it split, or -errno; see
+    `split` for what RFC v2 as posted returns.
     """
-    return await tdp_mmu_split_huge_pages_root(kvm, start, end, PG_LEVEL_4K, only_cross_boundary=True)
+    ret = await tdp_mmu_split_huge_pages_root(kvm, start, end, PG_LEVEL_4K, only_cross_boundary=True)
+    return int(kvm.design.split.result(ret))
 
 
 async def kvm_tdp_mmu_mirrors_split_huge_pages(kvm: Kvm, start: int, end: int, target_level: int) -> int:

@@ -6,13 +6,14 @@ from unittest.mock import patch
 
 import pytest
 
-from tdxlab.guest.programs import accepts
+from tdxlab.engine.run import run
+from tdxlab.guest.programs import accepts, touches_then_accepts
 from tdxlab.host.host import Host
 from tdxlab.kvm.kvm_main import ENOMEM, EOPNOTSUPP
 from tdxlab.kvm.split import head_and_tail
 from tdxlab.lab import Lab
 from tdxlab.picture import sept_states
-from tdxlab.spec.levels import PG_LEVEL_2M, SIZE_2M
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 # (first page, behind the last, splits): three blocks of 512 pages, each mapped by one leaf
@@ -113,6 +114,18 @@ def test_a_bool_swallows_the_error_and_the_leaf_is_lost():
     assert ret == 0 and mapped(lab, td) == set(range(512, 1536))
 
 
+@pytest.mark.parametrize(("design", "tries"), [("seed", 1), ("seed,split=bool", 0)])
+def test_and_a_guest_that_accepts_4k_is_never_heard_again(design, tries):
+    """The bool is in the function that both call: ACCEPT, too, takes -ENOMEM for "split", and then forbids 2M."""
+    lab = Lab(design=design, cpus=1)
+    td = lab.create_td(memory="2M")
+    lab.alone(td.vcpu(0, touches_then_accepts(0)))
+    lab.fail("tdp_mmu_alloc_sp_for_split")
+    trace = run(lab.program(lambda: [td.vcpu(0, accepts((0, PG_LEVEL_4K)))], max_steps=400))
+    assert (trace.ended, len(trace.notes("split"))) == ("done" if tries else "cut", tries)
+    assert not trace.notes("kvm_bug_on") and bool(trace.notes("warn")) is not bool(tries)
+
+
 @pytest.mark.parametrize(("design", "flushes"), list(zip(DESIGNS, [2, 1, 1], strict=True)))
 def test_only_v2_flushes_for_the_split_too(design, flushes):
     lab, td = huge(design)
@@ -128,6 +141,24 @@ def test_v5_splits_in_a_locked_section_of_its_own_inside_the_mutex():
     lab.journal.log = None
     locks = [name for name, old in log if not old and name in ("pamt_cache_lock", "mmu_lock")]
     assert locks == ["mmu_lock", "pamt_cache_lock", "mmu_lock", "mmu_lock", "mmu_lock", "mmu_lock"]
+
+
+BEGIN, ZAP, END = (f"kvm_gmem_{name}" for name in ("invalidate_begin", "zap", "invalidate_end"))
+SECTIONS = [
+    ("seed_nak", "kvm_gmem_split_private"), ("y2026", "tdx_gmem_convert"), ("rfc_v5", "tdx_gmem_convert"),
+    ("seed_nak,split=none", None), ("y2026,split=after_zap", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("design", "splits"), SECTIONS)
+def test_in_place_each_step_is_one_locked_section_and_none_is_empty(design, splits):
+    """The split's is taken once more after the allocation; v5 takes it inside its mutex, so its caller must not."""
+    lab, td = huge(design)
+    assert convert(lab, td, 5, 9)[0] == 0
+    sections = [note["why"] for note in lab.journal.notes if note["kind"] == "mmu_lock_write"]
+    split = [splits, "tdp_mmu_alloc_sp_for_split"] if splits else []
+    late = ["tdx_gmem_convert"] if design.endswith("after_zap") else []
+    assert sections == [BEGIN, *split, ZAP, *late, END]
 
 
 def test_a_failing_slot_leaves_those_before_it_split_and_zapped():
