@@ -113,7 +113,7 @@ class Kvm(Record):
         "mmu_invalidate_seq", "mmu_invalidate_in_progress", "mmu_invalidate_range_start", "mmu_invalidate_range_end",
         "wait_for_sept_zap",
         # written by whoever finds the VM broken
-        "vm_bugged",
+        "vm_bugged", "vm_dead",
     )  # fmt: skip
 
     def __init__(self, journal: Journal, name: str, host: Host, design: Design) -> None:
@@ -142,7 +142,7 @@ class Kvm(Record):
         self.mmu_invalidate_seq = self.mmu_invalidate_in_progress = 0
         self.mmu_invalidate_range_start = self.mmu_invalidate_range_end = 0
         self.wait_for_sept_zap = False
-        self.vm_bugged = False
+        self.vm_bugged = self.vm_dead = False
 
     def _guard(self, key: Any) -> tuple[Mutex, int] | int | None:
         if key == "memslots":
@@ -264,10 +264,17 @@ async def kvm_make_all_cpus_request(kvm: Kvm, request: int) -> None:
     await kvm.host.smp_call_function_many(targets)
 
 
+async def kvm_vm_dead(kvm: Kvm) -> None:
+    """From here on every ioctl is refused, and every vCPU is told."""
+    await step((kvm, "vm_dead", WRITE), at="kvm_vm_dead")
+    kvm.vm_dead = True
+    await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
+
+
 async def kvm_vm_bugged(kvm: Kvm, what: str) -> None:
-    """`KVM_BUG_ON`: the VM is dead from here on, and every vCPU is told."""
+    """`KVM_BUG_ON`: a mistake of KVM's.  The VM is dead."""
     await step((kvm, "vm_bugged", WRITE), at="kvm_vm_bugged")
     kvm.journal.note("kvm_bug_on", what=what)
     if not kvm.vm_bugged:
         kvm.vm_bugged = True
-        await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
+        await kvm_vm_dead(kvm)

@@ -5,12 +5,13 @@ Before a part of a 2M page goes away its leaf is split (see `split`): zapping it
 A known blemish: the memslots of a range are worked on one after the other.  Where one fails, those before it are split
 and zapped already, though no attribute has changed; the guest has to accept again what was zapped.
 Left out: reserving the xarray's entries.
-Source: RFC v2 patches 15 and 16; 6.16 for `mmu_invalidate_range_add` before a range changes.
+Source: RFC v2 patches 15 and 16; 6.16 for the early way out, and `mmu_invalidate_range_add` before a range changes.
 """
 
 from __future__ import annotations
 
 from tdxlab.engine.step import READ, WRITE, Touch, step
+from tdxlab.kvm.ioctl import ioctl
 from tdxlab.kvm.kvm_main import (
     EINVAL,
     KVM_REQ_TLB_FLUSH,
@@ -26,18 +27,30 @@ from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, kvm_
 from tdxlab.spec.levels import PG_LEVEL_1G, PG_LEVEL_2M
 
 
+@ioctl
 async def kvm_vm_set_mem_attributes(kvm: Kvm, start: int, end: int, *, private: bool) -> int:
-    """Make frames [start, end) private or shared.  Returns 0 or -errno, and then they are what they were."""
+    """Make frames [start, end) private or shared.  Returns 0 or -errno, and then they are what they were.
+
+    Where they are all so already there is nothing to do, and no fault elsewhere becomes stale.
+    """
     if end <= start:
         return -EINVAL
     await kvm.slots_lock.lock()
+    await step((kvm.mem_attr_array, range(start, end), READ), at="kvm_range_has_memory_attributes")
+    ret = 0
+    if any(kvm.mem_attr_array[gfn] is not private for gfn in range(start, end)):
+        ret = await _change(kvm, start, end, private)
+    kvm.slots_lock.unlock()
+    return ret
+
+
+async def _change(kvm: Kvm, start: int, end: int, private: bool) -> int:
     ret = await _pre_set(kvm, start, end, private)
     if not ret:
         await step((kvm.mem_attr_array, range(start, end), WRITE), at="store attributes")
         for gfn in range(start, end):
             kvm.mem_attr_array.put(gfn, private)
     await _post_set(kvm, start, end)
-    kvm.slots_lock.unlock()
     return ret
 
 

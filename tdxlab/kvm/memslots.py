@@ -20,6 +20,7 @@ from tdxlab.engine.cells import Table
 from tdxlab.engine.step import WRITE, step
 from tdxlab.kvm.dirty_log import kvm_mmu_slot_remove_write_access
 from tdxlab.kvm.guest_memfd import Gmem
+from tdxlab.kvm.ioctl import ioctl
 from tdxlab.kvm.kvm_main import (
     EEXIST,
     EINVAL,
@@ -36,6 +37,7 @@ from tdxlab.kvm.lpage_info import LpageInfo
 from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, kvm_tdp_mmu_unmap_gfn_range
 
 
+@ioctl
 async def kvm_create_memslot(
     kvm: Kvm, base_gfn: int, npages: int, gmem: Gmem | None = None, pgoff: int = 0, *, log_dirty: bool = False
 ) -> int:
@@ -70,6 +72,7 @@ def logging(kvm: Kvm, slot: KvmMemorySlot, log_dirty: bool) -> KvmMemorySlot:
     return replace(slot, flags=KVM_MEM_LOG_DIRTY_PAGES if log_dirty else 0, dirty_bitmap=bitmap)
 
 
+@ioctl
 async def kvm_delete_memslot(kvm: Kvm, base_gfn: int) -> int:
     """KVM_MR_DELETE: the slot at `base_gfn` goes, and all that is mapped in it.  Returns 0 or -errno."""
     await kvm.slots_lock.lock()
@@ -86,6 +89,7 @@ async def kvm_delete_memslot(kvm: Kvm, base_gfn: int) -> int:
     return 0 if slot else -EINVAL
 
 
+@ioctl
 async def kvm_move_memslot(kvm: Kvm, base_gfn: int, to_gfn: int) -> int:
     """KVM_MR_MOVE: userspace's pages appear elsewhere.  Returns 0 or -errno; -EINVAL for one with a guest_memfd."""
     await kvm.slots_lock.lock()
@@ -107,6 +111,7 @@ async def kvm_move_memslot(kvm: Kvm, base_gfn: int, to_gfn: int) -> int:
     return ret
 
 
+@ioctl
 async def kvm_set_memslot_log_dirty(kvm: Kvm, base_gfn: int, log_dirty: bool) -> int:
     """KVM_MR_FLAGS_ONLY: begin or end dirty logging.  Returns 0 or -errno; -EINVAL for one with a guest_memfd."""
     await kvm.slots_lock.lock()

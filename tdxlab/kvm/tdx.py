@@ -19,8 +19,8 @@ from tdxlab.kvm.kvm_main import (
     KVM_REQ_VM_DEAD,
     OUTSIDE_GUEST_MODE,
     KvmVcpu,
-    kvm_make_all_cpus_request,
     kvm_vm_bugged,
+    kvm_vm_dead,
 )
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, PFERR_WRITE_MASK, kvm_mmu_do_page_fault
 from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
@@ -45,7 +45,9 @@ NOT_GIVEN_BACK = ("rax", "rcx", "rip")  # of the guest's registers after a TDVMC
 
 async def kvm_arch_vcpu_ioctl_run(vcpu: KvmVcpu, guest: Guest) -> int:
     """KVM_RUN: run `guest` until userspace is needed.  Returns 0 with `vcpu.run` saying why, or -errno."""
-    await step((vcpu, "pir", READ), at=f"KVM_RUN vCPU {vcpu.vcpu_id}")
+    await step((vcpu, "pir", READ), (vcpu.kvm, "vm_dead", READ), at=f"KVM_RUN vCPU {vcpu.vcpu_id}")
+    if vcpu.kvm.vm_dead:
+        return -EIO
     complete, vcpu.complete_userspace_io, vcpu.run = vcpu.complete_userspace_io, None, ()
     if complete is not None and complete(vcpu) == EXIT_TO_USERSPACE:
         return 0
@@ -165,7 +167,7 @@ async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:
     if private:
         if tdx_is_pending_violation(vcpu):
             vcpu.run = ("KVM_EXIT_SHUTDOWN", "access to a page that was not accepted, and the guest takes no #VE")
-            await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
+            await kvm_vm_dead(kvm)
             return -EIO
         ret: int = await kvm.design.accept_level.on_violation(vcpu, gpa >> PAGE_SHIFT)
         if ret:

@@ -17,6 +17,7 @@ from tdxlab.host import seamcall
 from tdxlab.host.dpamt import tdx_alloc_control_pages, tdx_free_control_pages
 from tdxlab.host.gfp import GFP_KERNEL, GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
+from tdxlab.kvm.ioctl import ioctl
 from tdxlab.kvm.kvm_main import (
     EBUSY,
     EINVAL,
@@ -47,6 +48,7 @@ KVM_SUPPORTED_TD_ATTRS = Attributes.SEPT_VE_DISABLE  # no DEBUG: there is no ioc
 EXTEND_BYTES = 256
 
 
+@ioctl
 async def tdx_td_init(kvm: Kvm, *, max_vcpus: int, attributes: int = 0) -> int:
     """KVM_TDX_INIT_VM: the TD's root and control pages, its key, its parameters; and the mirror's root.
 
@@ -128,6 +130,7 @@ async def tdx_bug_on(kvm: Kvm, err: Status, what: str) -> bool:
     return err.error
 
 
+@ioctl
 async def tdx_td_vcpu_init(vcpu: KvmVcpu) -> int:
     """KVM_TDX_INIT_VCPU: the vCPU's root and control pages.  What the module has is reclaimed with the vCPU."""
     kvm, host = vcpu.kvm, vcpu.kvm.host
@@ -151,6 +154,7 @@ async def tdx_td_vcpu_init(vcpu: KvmVcpu) -> int:
     return 0
 
 
+@ioctl
 async def tdx_vcpu_init_mem_region(vcpu: KvmVcpu, gpa: int, source: int, npages: int, *, measure: bool = False) -> int:
     """KVM_TDX_INIT_MEM_REGION: copy pages from host memory at `source` into the TD, 4K at a time.
 
@@ -189,6 +193,7 @@ async def tdx_gmem_post_populate(vcpu: KvmVcpu, gpa: int, measure: bool) -> int:
     return 0
 
 
+@ioctl
 async def tdx_td_finalize(kvm: Kvm) -> int:
     """KVM_TDX_FINALIZE_VM: close the measurement; from here on the TD may run, and 2M pages are allowed."""
     if kvm.state != TD_STATE_INITIALIZED:
