@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from tdxlab.kvm.direct_root import direct_tables
 from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.spte import is_shadow_present_pte, spte_to_pfn
-from tdxlab.kvm.tdp_iter import KvmMmuPage
-from tdxlab.kvm.teardown import tables_bottom_up
+from tdxlab.kvm.tdp_iter import KvmMmuPage, tables_bottom_up
 from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.pamt import PT_NDA, PT_PAMT, PageType
 
@@ -31,6 +30,8 @@ FREED_BY = {
     "a table of the S-EPT": "tdx_sept_free_private_spt, when the HKID is released",
     "a table of the mirror": "kvm_mmu_uninit_tdp_mmu",
     "a table of the shared EPT": "kvm_mmu_uninit_tdp_mmu",
+    "a removed table": "RCU, after a grace period",
+    "a removed table with its pair": "RCU, after a grace period",
     "in a vCPU's mmu_shadow_page_cache": "mmu_free_memory_caches",
     "in a vCPU's mmu_external_spt_cache": "mmu_free_memory_caches",
     "in a vCPU's pamt_cache": "mmu_free_memory_caches",
@@ -46,7 +47,8 @@ FREED_BY = {
 }
 """What pages are used for, and who may free them."""
 
-GIVEN_TO_MODULE = "a TD's control page", "a vCPU's control page", "a table of the S-EPT"
+REMOVED = "a removed table", "a removed table with its pair"
+GIVEN_TO_MODULE = "a TD's control page", "a vCPU's control page", "a table of the S-EPT", REMOVED[True]
 
 
 def size_of(use: str) -> int:
@@ -70,6 +72,7 @@ def uses(kvm: Kvm, tables: Iterable[KvmMmuPage]) -> Iterator[Use]:
         for cache in vcpu.caches:
             yield from ((hpa, f"in a vCPU's {cache.name.partition(':')[0]}") for hpa in cache.objects)
     yield from ((hpa, "in a VM's pamt_cache") for hpa in kvm.pamt_cache.objects)
+    yield from ((hpa, REMOVED[with_pair]) for hpa, with_pair in kvm.rcu_callbacks)
     for gmem in kvm.guest_memfds:
         folio = "2M folio of guest_memfd" if gmem.order else "a folio of guest_memfd"
         yield from ((hpa, folio) for hpa in gmem.folios.values())

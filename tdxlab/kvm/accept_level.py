@@ -166,7 +166,10 @@ async def split_shared_root(kvm: Kvm, gfn: int, level: int) -> int:
 
 
 async def tdx_handle_mismatched_accept_as_posted(vcpu: KvmVcpu, gfn: int) -> int:
-    """The fault then meets a leaf that it may not split, and is tried for ever; v5 itself bugs the VM there."""
+    """The fault then meets a leaf that it may not split: v5 bugs the VM, and with RFC v2's hooks it is tried for ever.
+
+    See `external_spte`.
+    """
     return await inhibit_and_split(vcpu, gfn, split_shared_root)
 
 

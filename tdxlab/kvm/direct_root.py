@@ -52,11 +52,10 @@ def _tables(sp: KvmMmuPage) -> Iterator[int]:
     yield sp.spt_hpa
 
 
-async def free_shared_memory(kvm: Kvm) -> None:
-    """The direct root and the process's own pages.  Context: the VM is gone, and its process."""
-    await step((kvm.mm, None, WRITE), (kvm, "direct_root", WRITE), at="free the direct root, exit_mmap")
-    for page in (*direct_tables(kvm), *kvm.mm.values()):
+async def exit_mmap(kvm: Kvm) -> None:
+    """The process's own pages are freed.  Context: nothing maps them."""
+    await step((kvm.mm, None, WRITE), at="exit_mmap")
+    for page in kvm.mm.values():
         kvm.host.free_page(page)
-    kvm.direct_root = None
     for gfn in list(kvm.mm):
         kvm.mm.put(gfn, 0)

@@ -53,6 +53,7 @@ class KvmMemorySlot:
     file: the guest_memfd that backs what is private of it; None if there is none, or if it has been closed.
     flags: KVM_MEMSLOT_INVALID says that it is being deleted or moved.
     dirty_bitmap: {gfn: written to?}, where KVM_MEM_LOG_DIRTY_PAGES asks for it.
+    closed: the file that it had, whose pages may be mapped until the zap that follows.
     """
 
     base_gfn: int
@@ -62,12 +63,14 @@ class KvmMemorySlot:
     lpage_info: LpageInfo
     flags: int = KVM_MEM_GUEST_MEMFD
     dirty_bitmap: Table | None = None
+    closed: Gmem | None = None
 
     @property
     def gmem(self) -> Gmem:
-        """Its file, for who knows that it has one."""
-        assert self.file is not None
-        return self.file
+        """Its file, for who knows that it has or had one."""
+        gmem = self.file or self.closed
+        assert gmem is not None
+        return gmem
 
     @property
     def invalid(self) -> bool:
@@ -80,7 +83,7 @@ class KvmMemorySlot:
 
     def without_file(self) -> KvmMemorySlot:
         """The same slot, when its guest_memfd has been closed."""
-        return replace(self, file=None)
+        return replace(self, file=None, closed=self.file)
 
     def gmem_index(self, gfn: int) -> int:
         """`kvm_gmem_get_index`: where in the file the page of `gfn` is."""
@@ -112,6 +115,7 @@ class Kvm(Record):
         # written under mmu_lock for write but also read without it: every access is a touch
         "mmu_invalidate_seq", "mmu_invalidate_in_progress", "mmu_invalidate_range_start", "mmu_invalidate_range_end",
         "wait_for_sept_zap",
+        "rcu_callbacks",  # ((page, with its PAMT pair?), ...) to be freed after a grace period; every access is a touch
         # written by whoever finds the VM broken
         "vm_bugged", "vm_dead",
     )  # fmt: skip
@@ -142,6 +146,7 @@ class Kvm(Record):
         self.mmu_invalidate_seq = self.mmu_invalidate_in_progress = 0
         self.mmu_invalidate_range_start = self.mmu_invalidate_range_end = 0
         self.wait_for_sept_zap = False
+        self.rcu_callbacks: tuple[tuple[int, bool], ...] = ()
         self.vm_bugged = self.vm_dead = False
 
     def _guard(self, key: Any) -> tuple[Mutex, int] | int | None:

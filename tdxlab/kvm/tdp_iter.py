@@ -116,6 +116,14 @@ def for_each_tdp_pte(
             yield from for_each_tdp_pte(it.old_spte.child, start, end, min_level, touches)
 
 
+def tables_bottom_up(sp: KvmMmuPage) -> Iterator[KvmMmuPage]:
+    """The tables of the mirror, children before parents."""
+    for spte in sp.spt:
+        if isinstance(spte, TableSpte):
+            yield from tables_bottom_up(spte.child)
+    yield sp
+
+
 def child_of_huge(kvm: Kvm, it: TdpIter, spt_hpa: int, external_spt: int) -> KvmMmuPage:
     """A table, not yet linked, whose 512 leaves map what the huge leaf `it` maps."""
     sptes = [make_small_spte(it.old_spte, i) for i in range(512)]

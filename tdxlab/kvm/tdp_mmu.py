@@ -4,8 +4,8 @@ In the direct root that is a cmpxchg.  A CPU that changes a mirror SPTE owns it 
 SEAMCALL, then the new value, or the old one if the SEAMCALL failed.  Whoever meets FROZEN_SPTE, or loses the cmpxchg,
 gives up with RET_PF_RETRY.
 
-Left out: A/D bits, RCU (a page is freed at once), invalid roots.
-Source: 6.16; RFC v2 patches 07 and 11 for huge leaves.
+Left out: A/D bits, invalid roots.
+Source: 6.16; RFC v2 patches 07 and 11 for huge leaves; `external_spte` for who follows the mirror, and how.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tdxlab.kvm.spte import (
     MMIO_SPTE,
     PT_WRITABLE_MASK,
     TableSpte,
-    is_shadow_present_pte,
     make_spte,
     spte_to_pfn,
 )
@@ -158,8 +157,8 @@ async def tdp_mmu_set_spte_atomic(kvm: Kvm, it: TdpIter, new_spte: int) -> int:
 
 async def freeze_and_set_external_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> int:
     """Own the SPTE, make the S-EPT follow.  Returns 0, the SPTE is frozen then; or -errno, and it is as it was."""
-    if not is_shadow_present_pte(new_spte):
-        await kvm_vm_bugged(kvm, "atomic zap of a mirror SPTE")
+    if why := kvm.design.external_spte.refused(it, new_spte):
+        await kvm_vm_bugged(kvm, why)
         return -EBUSY
     entry: Touch = (it.sp.spt, it.index, WRITE)
     await step(entry, at="cmpxchg to FROZEN_SPTE")
@@ -175,10 +174,7 @@ async def freeze_and_set_external_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> 
 
 async def set_external_spte_present(kvm: Kvm, it: TdpIter, new_spte: int) -> int:
     """Make the S-EPT follow: a leaf, a table, or a table in the place of a huge leaf.  Context: the SPTE is frozen."""
-    if is_shadow_present_pte(it.old_spte):
-        if not isinstance(new_spte, TableSpte):
-            await kvm_vm_bugged(kvm, "a present mirror SPTE would change")
-            return -EBUSY
+    if isinstance(new_spte, TableSpte) and it.is_leaf:
         return await tdx_sept.tdx_sept_split_private_spt(
             kvm, it.gfn, it.level, spte_to_pfn(it.old_spte), new_spte.child.external_spt, mmu_lock_shared=True
         )

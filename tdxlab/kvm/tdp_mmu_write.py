@@ -11,8 +11,9 @@ from __future__ import annotations
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.kvm import tdx_sept
-from tdxlab.kvm.kvm_main import ENOMEM, Kvm, kvm_mmu_write_lock, kvm_vm_bugged
+from tdxlab.kvm.kvm_main import ENOMEM, Kvm, kvm_mmu_write_lock
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
+from tdxlab.kvm.rcu import call_rcu
 from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, spte_to_pfn
 from tdxlab.kvm.tdp_iter import (
     KvmMmuPage,
@@ -29,24 +30,37 @@ KVM_FILTER_SHARED, KVM_FILTER_PRIVATE = 1 << 0, 1 << 1  # enum kvm_gfn_range_fil
 
 
 async def tdp_mmu_set_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> None:
-    """Write an SPTE; then make the S-EPT follow the mirror: remove a leaf, or split it.  What fails is a KVM bug."""
+    """Write an SPTE; then make the S-EPT follow the mirror: remove a leaf, or split it.  A table that goes is freed."""
     kvm.mmu_lock.assert_held_write()
     assert FROZEN_SPTE not in (it.old_spte, new_spte)
     if not it.sp.is_mirror:
         await step((it.sp.spt, it.index, WRITE), at=f"shared EPT of {it.gfn:#x}")
     it.sp.spt.put(it.index, new_spte)
     kvm_update_page_stats(kvm, leaf_changes(it, new_spte))
-    if not it.sp.is_mirror:
-        return
+    if isinstance(it.old_spte, TableSpte):
+        await handle_removed_pt(kvm, it.old_spte.child)
+    elif it.sp.is_mirror:
+        await kvm.design.external_spte.failed(kvm, await _set_external_spte(kvm, it, new_spte))
+
+
+async def _set_external_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> int:
+    pfn = spte_to_pfn(it.old_spte)
     if not is_shadow_present_pte(new_spte):
-        await tdx_sept.tdx_sept_remove_private_spte(kvm, it.gfn, it.level, spte_to_pfn(it.old_spte))
-    elif isinstance(new_spte, TableSpte) and it.is_leaf:
-        # RFC v2 ignores the result: where it fails, the hook has bugged the VM.
-        await tdx_sept.tdx_sept_split_private_spt(
-            kvm, it.gfn, it.level, spte_to_pfn(it.old_spte), new_spte.child.external_spt, mmu_lock_shared=False
-        )
-    else:
-        await kvm_vm_bugged(kvm, "a present mirror SPTE would change")
+        return await tdx_sept.tdx_sept_remove_private_spte(kvm, it.gfn, it.level, pfn)
+    assert isinstance(new_spte, TableSpte)
+    return await tdx_sept.tdx_sept_split_private_spt(
+        kvm, it.gfn, it.level, pfn, new_spte.child.external_spt, mmu_lock_shared=False
+    )
+
+
+async def handle_removed_pt(kvm: Kvm, sp: KvmMmuPage) -> None:
+    """A table that nothing is mapped by any more and that is no longer linked: who walks it still may.
+
+    Its S-EPT page is asked for first.  Context: mmu_lock held for write.
+    """
+    if sp.external_spt is not None:
+        await tdx_sept.tdx_sept_free_private_spt(kvm, sp.external_spt)
+    await call_rcu(kvm, sp.spt_hpa)
 
 
 # --- splitting ---
@@ -154,3 +168,18 @@ async def tdp_mmu_zap_leafs(kvm: Kvm, root: KvmMmuPage, start: int, end: int) ->
     for it in leaves:
         await tdp_mmu_set_spte(kvm, it, SHADOW_NONPRESENT_VALUE)
     return bool(leaves)
+
+
+async def tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage) -> None:
+    """Zap all below `root`, level by level from 4K up: so tables are empty when they go, and go before their parents.
+
+    Context: mmu_lock held for write, no vCPU will enter again: no TLB is flushed.  Left out: yielding.
+    """
+    kvm.mmu_lock.assert_held_write()
+    bits = kvm_gfn_root_bits(root)
+    end = bits + 512 * KVM_PAGES_PER_HPAGE(root.level)
+    for level in range(PG_LEVEL_4K, root.level + 1):
+        touches = None if root.is_mirror else await step(at=f"walk the shared EPT at level {level}")
+        for it in [it for it in for_each_tdp_pte(root, bits, end, level, touches) if it.level == level]:
+            if is_shadow_present_pte(it.old_spte):
+                await tdp_mmu_set_spte(kvm, it, SHADOW_NONPRESENT_VALUE)

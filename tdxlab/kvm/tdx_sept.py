@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.host.dpamt.pair import PamtPages
+from tdxlab.host.host import Host
 from tdxlab.host.seamcall import Answer
 from tdxlab.kvm.kvm_main import (
     EBUSY,
@@ -167,10 +168,12 @@ async def tdx_track(kvm: Kvm) -> None:
 async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
     """Unmap a leaf: BLOCK, TRACK and kick, REMOVE, WBINVD of each 4K; then its PAMT reference.  Returns 0 or -errno.
 
-    Once the HKID is released one RECLAIM does it.  On failure the page stays the TD's: see `page_reference`.
+    Once the HKID is released this is another matter: see `teardown`.  On failure the page stays the TD's: see
+    `page_reference`.
     Context: mmu_lock held for write.  Left out: resetting the page's content (CPUs with the partial-write erratum).
     """
-    ret, last = await (_reclaim_leaf(kvm, pfn) if kvm.hkid < 0 else _remove_leaf(kvm, gfn, level, pfn))
+    released = kvm.design.teardown.without_hkid
+    ret, last = await (released(kvm, pfn) if kvm.hkid < 0 else _remove_leaf(kvm, gfn, level, pfn))
     if not ret:
         await kvm.design.pamt_guest_page.put(kvm, pfn << PAGE_SHIFT, level, last)
     reference = kvm.design.page_reference
@@ -178,16 +181,8 @@ async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int)
     return ret
 
 
-async def _reclaim_leaf(kvm: Kvm, pfn: int) -> tuple[int, bool]:
-    # 0 or -errno; was it the last page in use of its 2M range?
-    err, last = await seamcall.tdh_phymem_page_reclaim(kvm.host, pfn << PAGE_SHIFT)
-    if err.error:
-        await kvm_vm_bugged(kvm, f"tdh_phymem_page_reclaim: {err}")
-    return -EIO if err.error else 0, last
-
-
 async def _remove_leaf(kvm: Kvm, gfn: int, level: int, pfn: int) -> tuple[int, bool]:
-    # as _reclaim_leaf
+    # 0 or -errno; was it the last page in use of its 2M range?
     if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
         return ret, False
     await tdx_track(kvm)
@@ -203,6 +198,28 @@ async def _remove_leaf(kvm: Kvm, gfn: int, level: int, pfn: int) -> tuple[int, b
         await kvm_vm_bugged(kvm, f"remove a private page: {err}")
         return -EIO, False
     return 0, bool(page & LAST_PAGE_HINT)
+
+
+async def tdx_sept_free_private_spt(kvm: Kvm, page: int) -> None:
+    """A table of the S-EPT comes back by RECLAIM; while the HKID is assigned it cannot, which is a KVM bug.
+
+    What the module keeps is leaked.  Context: mmu_lock held for write, the table is empty.
+    """
+    kvm.mmu_lock.assert_held_write()
+    if kvm.hkid >= 0:
+        await kvm_vm_bugged(kvm, f"S-EPT page {page:#x} is leaked: the HKID is assigned")
+        return
+    err, last = await tdx_reclaim_page(kvm.host, page)
+    if not err.error:
+        await kvm.design.external_spte.reclaimed(kvm, page, last)
+
+
+async def tdx_reclaim_page(host: Host, page: int) -> tuple[Status, bool]:
+    """(err, was it the last in use of its 2M range?).  A page that does not come back is leaked, with a WARN."""
+    err, last = await seamcall.tdh_phymem_page_reclaim(host, page)
+    if err.error:
+        host.journal.note("warn", what=f"page {page:#x} is leaked: {err}")
+    return err, last
 
 
 # --- keeping vCPUs out ---

@@ -1,84 +1,81 @@
-"""When a VM goes, are private pages taken back while its key is in use, or after?
+"""The end of a VM.  Are private pages taken back while its key is in use, or after?
 
 While the HKID is assigned each page costs BLOCK, TRACK, REMOVE and a WBINVD of each 4K.  Once it is released, and the
-caches were written back as a whole, one RECLAIM for each leaf is enough.
+caches were written back as a whole, one RECLAIM for each leaf is enough.  Who comes first is the process's own doing:
+guest_memfd is released when its file is closed, the HKID with the last reference to the VM, and the file has one.
 
 A variant consists of
-  take_back(kvm)  the VM goes: leaves no leaf in the mirror
-  terminate(kvm)  KVM_TDX_TERMINATE_VM, by which userspace has the HKID released before.  Returns 0 or -errno
+  terminate(kvm)          KVM_TDX_TERMINATE_VM, by which userspace has the HKID released before.  Returns 0 or -errno
+  without_hkid(kvm, pfn)  a leaf goes whose TD has no HKID any more: (0 or -errno, was it the last page in use of its 2M
+                          range?).  Context: mmu_lock held for write
 What the module does not give back is leaked, with a WARN or a KVM bug; while the HKID is assigned, nothing but leaves
 can be taken back at all.
-Source: 6.16; the shutdown optimisation as posted in June 2025.  Left out: S-EPT pages freed by RCU, MMU notifiers.
+Source: 6.16, and kvm-host reference, checked F.5; the shutdown optimisation as posted in June 2025, F.6.
+Left out: MMU notifiers, but for the process's end.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.host.dpamt import tdx_free_control_page
 from tdxlab.host.host import Host
-from tdxlab.kvm.direct_root import free_shared_memory
+from tdxlab.kvm.direct_root import exit_mmap
+from tdxlab.kvm.gmem_invalidate import kvm_gmem_release
+from tdxlab.kvm.ioctl import ioctl
 from tdxlab.kvm.kvm_main import (
     EINVAL,
-    KVM_REQ_TLB_FLUSH,
-    KVM_REQ_VM_DEAD,
+    EIO,
     TD_STATE_UNINITIALIZED,
     VCPU_TD_STATE_UNINITIALIZED,
     Kvm,
     KvmVcpu,
-    kvm_make_all_cpus_request,
     kvm_mmu_write_lock,
     kvm_vm_bugged,
+    kvm_vm_dead,
 )
-from tdxlab.kvm.spte import TableSpte
+from tdxlab.kvm.rcu import call_rcu, rcu_barrier
 from tdxlab.kvm.tdp_iter import KvmMmuPage
-from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, kvm_tdp_mmu_unmap_gfn_range
+from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_root
+from tdxlab.kvm.tdx_sept import tdx_reclaim_page
 from tdxlab.spec.design import Question
-from tdxlab.spec.status import TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED, Status
+from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_512G
+from tdxlab.spec.status import TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED
 
 question = Question("teardown", __doc__)
-
-
-async def zap_private(kvm: Kvm) -> None:
-    """Zap every leaf of every memslot."""
-    await kvm_mmu_write_lock(kvm, "destroy")
-    for slot in kvm.memslots:
-        end = slot.base_gfn + slot.npages
-        if await kvm_tdp_mmu_unmap_gfn_range(kvm, slot.base_gfn, end, KVM_FILTER_PRIVATE):
-            await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
-    kvm.mmu_lock.write_unlock()
 
 
 # --- fast: KVM_TDX_TERMINATE_VM releases the HKID first ---
 
 
-async def release_then_reclaim(kvm: Kvm) -> None:
-    """The TD is in teardown when its pages are zapped."""
-    await tdx_mmu_release_hkid(kvm)
-    await zap_private(kvm)
-
-
-async def terminate_vm(kvm: Kvm) -> int:
+@ioctl
+async def tdx_terminate_vm(kvm: Kvm) -> int:
     """No vCPU enters the guest any more, and each page that is zapped from now on costs one RECLAIM.
 
     Context: no vCPU is in KVM_RUN.  (There the ioctl tries to take each vCPU's mutex, and else returns -EBUSY.)
     """
-    await kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
+    await kvm_vm_dead(kvm)
     await tdx_mmu_release_hkid(kvm)
     return 0
 
 
+async def reclaim_leaf(kvm: Kvm, pfn: int) -> tuple[int, bool]:
+    """The TD is in teardown, so RECLAIM is all that it takes."""
+    err, last = await seamcall.tdh_phymem_page_reclaim(kvm.host, pfn << PAGE_SHIFT)
+    if err.error:
+        await kvm_vm_bugged(kvm, f"tdh_phymem_page_reclaim: {err}")
+    return -EIO if err.error else 0, last
+
+
 question.variant(
     "fast",
-    take_back=release_then_reclaim,
-    terminate=terminate_vm,
+    terminate=tdx_terminate_vm,
+    without_hkid=reclaim_leaf,
     source="RFC v2's base: the shutdown optimisation, June 2025",
 )
 
 
-# --- slow: guest_memfd is released first, while the TD could still run, so each page is removed as then ---
+# --- slow: guest_memfd is released while the TD could still run, so each page is removed as then ---
 
 
 async def no_such_ioctl(kvm: Kvm) -> int:
@@ -86,31 +83,62 @@ async def no_such_ioctl(kvm: Kvm) -> int:
     return -EINVAL
 
 
-question.variant("slow", take_back=zap_private, terminate=no_such_ioctl, source="Linux 6.16")
+async def leak_leaf(kvm: Kvm, pfn: int) -> tuple[int, bool]:
+    """A KVM bug: no leaf may be left by then."""
+    await kvm_vm_bugged(kvm, f"frame {pfn:#x} is leaked: the HKID is released")
+    return -EIO, False
+
+
+question.variant("slow", terminate=no_such_ioctl, without_hkid=leak_leaf, source="Linux 6.16; RFC v5")
 
 
 async def kvm_destroy_vm(kvm: Kvm) -> None:
-    """Give back all that the VM holds: leaves, folios, HKID, vCPUs, tables bottom-up, the TD's root last.
+    """The VM's process ends, and with it the VM: every page comes back.
 
-    Context: no vCPU runs any more, and none ever will.
+    Where it can, userspace terminates the VM before.  The process: its memory, which the direct root maps; its files, with all private leaves.  Then the last reference
+    to the VM: HKID, vCPUs, tables bottom-up, the TD's root last.  Context: no vCPU runs any more, and none ever will.
     """
-    await kvm.design.teardown.take_back(kvm)
+    await kvm.design.teardown.terminate(kvm)
+    await kvm_mmu_zap_all(kvm)
+    await exit_mmap(kvm)
     for gmem in kvm.guest_memfds:
-        await gmem.truncate(0, gmem.npages)
+        await kvm_gmem_release(kvm, gmem)
     await tdx_mmu_release_hkid(kvm)
     for vcpu in kvm.vcpus:
         await tdx_vcpu_free(vcpu)
     await step((kvm.pamt_cache, None, WRITE), at="free the VM's PAMT pages")
     kvm.pamt_cache.free_all(kvm.host)
-    await kvm_mmu_write_lock(kvm, "kvm_mmu_uninit_tdp_mmu")
-    tables = list(tables_bottom_up(kvm.mirror_root)) if kvm.state != TD_STATE_UNINITIALIZED else []
-    kvm.mmu_lock.write_unlock()
-    for sp in tables:
-        if sp.external_spt is not None:
-            await tdx_sept_free_private_spt(kvm, sp.external_spt)
-        kvm.host.free_page(sp.spt_hpa)
+    await kvm_mmu_uninit_tdp_mmu(kvm)
     await tdx_reclaim_td_control_pages(kvm)
-    await free_shared_memory(kvm)
+
+
+# --- page tables ---
+
+
+async def kvm_mmu_zap_all(kvm: Kvm) -> None:
+    """The MMU notifier: the process's memory goes.  Nothing private is its own, so the mirror is left alone."""
+    if kvm.direct_root:
+        await kvm_mmu_write_lock(kvm, "kvm_mmu_zap_all")
+        await tdp_mmu_zap_root(kvm, kvm.direct_root)
+        kvm.mmu_lock.write_unlock()
+
+
+async def kvm_mmu_uninit_tdp_mmu(kvm: Kvm) -> None:
+    """Zap both roots, of the mirror what is left: its tables.  Free them, and the roots, after a grace period."""
+    roots = [kvm.mirror_root] if kvm.state != TD_STATE_UNINITIALIZED else []
+    roots += [kvm.direct_root] if kvm.direct_root else []
+    await kvm_mmu_write_lock(kvm, "kvm_mmu_uninit_tdp_mmu")
+    for root in roots:
+        await tdp_mmu_zap_root(kvm, root)
+    await step((kvm, "mirror_root", WRITE), (kvm, "direct_root", WRITE), at="kvm_tdp_mmu_put_root")
+    kvm.mirror_root, kvm.direct_root = KvmMmuPage(kvm, 0, PG_LEVEL_512G, 0, None), None
+    for root in roots:
+        await call_rcu(kvm, root.spt_hpa)
+    kvm.mmu_lock.write_unlock()
+    await rcu_barrier(kvm)
+
+
+# --- HKID, vCPUs, control pages ---
 
 
 async def tdx_mmu_release_hkid(kvm: Kvm) -> None:
@@ -164,22 +192,18 @@ async def tdx_flush_vp_on_cpu(vcpu: KvmVcpu) -> None:
 async def tdx_vcpu_free(vcpu: KvmVcpu) -> None:
     """Its control pages, as many as the module has, and its caches."""
     host = vcpu.kvm.host
-    for page in (*vcpu.tdcx_hpas, vcpu.tdvpr_hpa) if vcpu.tdvpr_hpa and vcpu.kvm.hkid < 0 else ():
-        await tdx_reclaim_control_page(host, page)
+    if vcpu.tdvpr_hpa and vcpu.kvm.hkid < 0:
+        pages = *vcpu.tdcx_hpas, vcpu.tdvpr_hpa
+        await step((vcpu, "tdcx_hpas", WRITE), (vcpu, "tdvpr_hpa", WRITE), at="tdx_vcpu_free")
+        vcpu.tdcx_hpas, vcpu.tdvpr_hpa = (), 0
+        for page in pages:
+            await tdx_reclaim_control_page(host, page)
     await step((vcpu.mmu_external_spt_cache, "objects", READ), at="which pages were not linked?")
     for page in vcpu.mmu_external_spt_cache.objects:
         await vcpu.kvm.design.pamt_sept_page.unused(vcpu.kvm, page)
     for cache in vcpu.caches:
         await step((cache, None, WRITE), at="mmu_free_memory_caches")
         cache.free_all(host)
-
-
-async def tdx_sept_free_private_spt(kvm: Kvm, page: int) -> None:
-    """A table of the S-EPT comes back; while the HKID is assigned it cannot, which is a KVM bug."""
-    if kvm.hkid >= 0:
-        await kvm_vm_bugged(kvm, f"S-EPT page {page:#x} is leaked: the HKID is assigned")
-    else:
-        await tdx_reclaim_control_page(kvm.host, page)
 
 
 async def tdx_reclaim_td_control_pages(kvm: Kvm) -> None:
@@ -209,19 +233,3 @@ async def tdx_reclaim_control_page(host: Host, page: int) -> None:
     err, last = await tdx_reclaim_page(host, page)
     if not err.error:
         await tdx_free_control_page(host, page, last)
-
-
-async def tdx_reclaim_page(host: Host, page: int) -> tuple[Status, bool]:
-    """(err, was it the last in use of its 2M range?).  A page that does not come back is leaked, with a WARN."""
-    err, last = await seamcall.tdh_phymem_page_reclaim(host, page)
-    if err.error:
-        host.journal.note("warn", what=f"page {page:#x} is leaked: {err}")
-    return err, last
-
-
-def tables_bottom_up(sp: KvmMmuPage) -> Iterator[KvmMmuPage]:
-    """The tables of the mirror, children before parents."""
-    for spte in sp.spt:
-        if isinstance(spte, TableSpte):
-            yield from tables_bottom_up(spte.child)
-    yield sp

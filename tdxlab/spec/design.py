@@ -100,6 +100,7 @@ SEED = {
     "guest_memfd": "thp",
     "page_reference": "none",
     "teardown": "fast",
+    "external_spte": "by_kind",
 }
 LINUX_618 = {"max_mapping_level": "under_lock", "invalid_slot": "leave", "teardown": "slow"}
 ONLY_4K = {"accept_level": "only_4k", "split": "none"}
@@ -135,6 +136,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "pamt_get_put": "v6",
         "pamt_refcounts": "flat",
         "pamt_split_cache": "vcpu_or_vm",
+        "external_spte": "one",
     },
     "rfc_v5": {
         **LINUX_618,
@@ -147,6 +149,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "pamt_get_put": "v5",
         "pamt_sept_page": "at_allocation",
         "pamt_split_cache": "vcpu_or_vm_one_pair",
+        "external_spte": "one_as_posted",
     },
     "mainline_616": {
         **ONLY_4K,
@@ -161,8 +164,9 @@ PRESETS: dict[str, dict[str, str]] = {
         "pamt_get_put": "v6",
         "pamt_cache": "tdx_owned",
         "pamt_refcounts": "flat",
+        "external_spte": "one",
     },
-    "mainline_72": {**LINUX_618, **ONLY_4K, **WITHOUT_DPAMT},
+    "mainline_72": {**LINUX_618, **ONLY_4K, **WITHOUT_DPAMT, "external_spte": "one"},
 }
 ABOUT = {
     "seed": "RFC v2 of the huge-page series (2025-08-07), with which the discussion starts",

@@ -55,7 +55,7 @@ def test_who_hears_that_there_was_no_memory_for_a_split(accept_level, ret):
     )
 
 
-def test_v5_as_posted_splits_the_wrong_root(go):
+def test_v5_as_posted_splits_the_wrong_root_and_with_hooks_of_v2_that_goes_on_for_ever(go):
     ran = go(lambda td: [td.vcpu(0, TOUCH_THEN_4K)], "seed,accept_level=guest_inhibit_v5_as_posted", max_steps=800)
     assert ran.trace.ended == "cut" and ran["splits"] == 0 and len(ran.trace.notes("warn")) > 10
     assert ran["write_lock_takes"] == 1, "once set, the bit says that there is nothing left to do"

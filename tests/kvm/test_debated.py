@@ -83,6 +83,7 @@ ROWS = [  # what the presets choose, as posted: question, then seed, seed_nak, y
     ("pamt_split_cache", "vm_generic", "vm_list", "vcpu_or_vm", None, None),
     ("pamt_get_put", "v2", "v4", "v6", "none", "none"),
     ("pamt_refcounts", "sparse", "sparse", "flat", None, None),
+    ("external_spte", "by_kind", "by_kind", "one", "by_kind", "one"),
     ("demote", "one_pair", "pair_each_try", "under_pamt_lock", None, None),
     ("page_reference", "none", "none", "none", "per_leaf", "none"),
     ("teardown", "fast", "slow", "slow", "slow", "slow"),
