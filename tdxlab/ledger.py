@@ -75,7 +75,7 @@ def uses(kvm: Kvm, tables: Iterable[KvmMmuPage]) -> Iterator[Use]:
     yield from ((hpa, REMOVED[with_pair]) for hpa, with_pair in kvm.rcu_callbacks)
     for gmem in kvm.guest_memfds:
         folio = "2M folio of guest_memfd" if gmem.order else "a folio of guest_memfd"
-        yield from ((hpa, folio) for hpa in gmem.folios.values())
+        yield from ((hpa, folio) for hpa in (*gmem.folios.values(), *gmem.removed))
 
 
 def free(lab: Lab) -> Iterator[Use]:

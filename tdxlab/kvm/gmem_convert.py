@@ -20,7 +20,7 @@ from tdxlab.kvm.gmem_invalidate import (
     kvm_gmem_split_private,
     kvm_gmem_zap,
 )
-from tdxlab.kvm.guest_memfd import Gmem, kvm_gmem_get_pfn
+from tdxlab.kvm.guest_memfd import Gmem, kvm_gmem_get_pfn, kvm_release_faultin_page
 from tdxlab.kvm.kvm_main import EAGAIN, EINVAL, Kvm, KvmMemorySlot
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED
@@ -59,6 +59,8 @@ async def kvm_gmem_convert(kvm: Kvm, start: int, end: int, *, private: bool) -> 
 async def to_shared(gmem: Gmem, start: int, end: int) -> int:
     """Split, zap, split the folios, say that they are shared.  Returns 0 or -errno; -EAGAIN: a folio is in use.
 
+    That may be by a fault, for a moment: userspace tries again.
+
     The invalidation speaks of whole folios, for a fault that knows the folio as 2M must not map it now (assumed).
     """
     whole = gmem.first_of(start), gmem.first_of(end - 1) + (1 << gmem.order)
@@ -82,8 +84,8 @@ async def to_private(gmem: Gmem, start: int, end: int) -> int:
     """
     whole = gmem.first_of(start), gmem.first_of(end - 1) + (1 << gmem.order)
     await gmem.filemap_invalidate_lock.write_lock()
-    await step((gmem.references, range(start, end), READ), at="are references as expected?")
-    ret = 0 if gmem.is_safe(start, end) else -EAGAIN
+    touches = await step(at="are references as expected?")
+    ret = 0 if gmem.is_safe(start, end, touches) else -EAGAIN
     if not ret:
         around = gmem.bindings(*whole)
         await kvm_gmem_invalidate_begin(around)
@@ -99,10 +101,10 @@ async def split_folios(gmem: Gmem, start: int, end: int) -> int:
     """Make folios of 4K of those in [start, end).  Returns 0, or -EAGAIN for one that is referenced."""
     for first in gmem.firsts(start, end) if gmem.order else ():
         pages = range(first, first + (1 << gmem.order))
-        await step((gmem.split, first, WRITE), (gmem.references, pages, READ), at=f"split folio {first:#x}")
+        touches = await step((gmem.split, first, WRITE), at=f"split folio {first:#x}")
         if gmem.split[first]:
             continue
-        if not gmem.is_safe(pages.start, pages.stop):
+        if not gmem.is_safe(pages.start, pages.stop, touches):
             return -EAGAIN
         gmem.split.put(first, True)
     return 0
@@ -112,9 +114,8 @@ async def merge_folios(gmem: Gmem, start: int, end: int) -> None:
     """Make one folio again of what is private as a whole and not referenced."""
     for first in gmem.firsts(start, end) if gmem.order else ():
         pages = range(first, first + (1 << gmem.order))
-        looks = [(gmem.references, pages, READ), (gmem.shared, pages, READ)]
-        await step((gmem.split, first, WRITE), *looks, at=f"merge folio {first:#x}")
-        if gmem.is_safe(pages.start, pages.stop) and not any(gmem.shared[page] for page in pages):
+        touches = await step((gmem.split, first, WRITE), (gmem.shared, pages, READ), at=f"merge folio {first:#x}")
+        if gmem.is_safe(pages.start, pages.stop, touches) and not any(gmem.shared[page] for page in pages):
             gmem.split.put(first, False)
 
 
@@ -131,13 +132,18 @@ async def set_shared(gmem: Gmem, start: int, end: int, shared: bool) -> None:
 
 
 async def kvm_gmem_fault(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:
-    """The file's own page, if it is shared; else SIGBUS, and 0.  A slot without a file is the process's own memory."""
+    """The file's own page, if it is shared; else SIGBUS, and 0.  A slot without a file is the process's own memory.
+
+    Left out: that who uses the page refers to it, and so does the host's mapping.
+    """
     if slot.file is None:
         return await hva_to_pfn(kvm, slot, gfn)
     gmem, index = slot.gmem, slot.gmem_index(gfn)
     await gmem.filemap_invalidate_lock.read_lock()
     await step((gmem.shared, index, READ), at=f"is {gfn:#x} shared?")
     pfn = (await kvm_gmem_get_pfn(slot, gfn))[0] if gmem.shared[index] else 0
+    if pfn > 0:
+        await kvm_release_faultin_page(gmem, index, pfn)
     gmem.filemap_invalidate_lock.read_unlock()
     return max(pfn, 0)
 

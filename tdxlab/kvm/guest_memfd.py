@@ -3,6 +3,9 @@
 A folio is 2M or 4K.  Where a part of a 2M folio is shared and shared memory lies in the same file, it is split into 512
 folios of 4K, which keep their places and are merged again (`gmem_convert`).  A mapping is never larger than its folio.
 
+A fault refers to its folio from when it has found the frame until it has mapped it, or given up.  Where a hole is
+punched meanwhile the folio leaves the file, and who drops the last reference frees it.
+
 Left out: 1G folios, NUMA, a file larger than its memslots; a hole in a part of a folio leaves that part as it was.
 """
 
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tdxlab.engine.cells import Journal, Table
 from tdxlab.engine.locks import RwSem
-from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
+from tdxlab.engine.step import ADD, READ, WRITE, Touch, Tried, step
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
 from tdxlab.kvm.kvm_main import EFAULT, EHWPOISON, ENOMEM, KvmMemorySlot
@@ -33,12 +36,13 @@ class Gmem:
     split: {first index: is this 2M folio split?}.  references: {index: of a 4K page, beside the page cache's own}.
     kept: {index: must this page never be freed?}.  shared: {index: is it shared, in this file?}.
     poisoned: {first index: has this folio a memory error?}.
+    held: {frame: faults under way that refer to it}.  removed: {HPA: has this folio left the file while it was held?}.
     kvms: the VMs that opened it; a memslot of theirs that uses it is a binding.
     """
 
     __slots__ = (
-        "filemap_invalidate_lock", "folios", "host", "kept", "kvms", "npages", "order", "poisoned", "references",
-        "shared", "split",
+        "filemap_invalidate_lock", "folios", "held", "host", "kept", "kvms", "npages", "order", "poisoned",
+        "references", "removed", "shared", "split",
     )  # fmt: skip
 
     def __init__(self, journal: Journal, name: str, host: Host, order: int, npages: int) -> None:
@@ -46,6 +50,8 @@ class Gmem:
         self.folios = Table(journal, f"gmem:{name}")
         self.split = Table(journal, f"gmem:{name}.split", False)
         self.references = Table(journal, f"gmem:{name}.references")
+        self.held = Table(journal, f"gmem:{name}.held")
+        self.removed = Table(journal, f"gmem:{name}.removed", False)
         self.kept = Table(journal, f"gmem:{name}.kept", False)
         self.filemap_invalidate_lock = RwSem(journal, f"filemap_invalidate_lock:{name}")
         self.shared = Table(journal, f"gmem:{name}.shared", False)
@@ -102,26 +108,48 @@ class Gmem:
     async def truncate(self, start: int, end: int) -> None:
         """Free the folios that lie all within [start, end).  Context: filemap_invalidate_lock, nothing maps them.
 
-        What is referenced still leaves the page cache, but is not free: nobody is left to drop the reference.
+        What is referenced still leaves the page cache, but is not free.  A fault will drop its reference; any other
+        nobody is left to drop.
         """
         for first in self.firsts(start, end):
             pages = range(first, first + (1 << self.order))
             kept: list[Touch] = [(self.references, pages, READ), (self.kept, pages, READ)]
-            await step((self.folios, first, WRITE), (self.split, first, WRITE), *kept, at=f"truncate folio {first:#x}")
+            changes = (self.folios, first, WRITE), (self.split, first, WRITE)
+            touches = await step(*changes, *kept, at=f"truncate folio {first:#x}")
             if not (hpa := self.folios[first]):
                 continue
-            unused = self.is_safe(first, first + (1 << self.order)) and not any(self.kept[page] for page in pages)
             self.folios.put(first, 0)
             self.split.put(first, False)
-            if unused:
-                await self.host.design.pamt_guest_page.folio_freed(self, hpa)
-                self.free_folio(hpa)
-            else:
+            if any(self.references[page] or self.kept[page] for page in pages):
                 self.host.journal.note("warn", what=f"folio {hpa:#x} is leaked")
+            elif self.is_held(hpa, touches):
+                touches.append((self.removed, hpa, WRITE))
+                self.removed.put(hpa, True)
+            else:
+                await self.folio_freed(hpa)
 
-    def is_safe(self, start: int, end: int) -> bool:
-        """Does nobody but the page cache refer to [start, end)?  The caller has touched the references."""
-        return not any(self.references[index] for index in range(start, end))
+    async def folio_freed(self, hpa: int) -> None:
+        """Nobody refers to a folio any more."""
+        await self.host.design.pamt_guest_page.folio_freed(self, hpa)
+        self.free_folio(hpa)
+
+    def is_held(self, hpa: int, touches: list[Touch]) -> bool:
+        """Does a fault refer to a page of the folio?  The touches are the step's."""
+        frames = range(hpa >> PAGE_SHIFT, (hpa >> PAGE_SHIFT) + (1 << self.order))
+        touches.append((self.held, frames, READ))
+        return any(self.held[frame] for frame in frames)
+
+    def is_safe(self, start: int, end: int, touches: list[Touch]) -> bool:
+        """Does nobody but the page cache refer to the pages [start, end)?  The touches are the step's."""
+        safe = True
+        for first in range(self.first_of(start), end, 1 << self.order):
+            pages = range(max(start, first), min(end, first + (1 << self.order)))
+            touches += [(self.folios, first, READ), (self.references, pages, READ)]
+            offset = (self.folios[first] >> PAGE_SHIFT) - first
+            frames = range(pages.start + offset, pages.stop + offset)
+            touches.append((self.held, frames, READ))
+            safe = safe and not any(self.references[page] for page in pages) and not any(self.held[n] for n in frames)
+        return safe
 
 
 async def folio_ref_add(gmem: Gmem, index: int, npages: int, change: int) -> None:
@@ -133,17 +161,36 @@ async def folio_ref_add(gmem: Gmem, index: int, npages: int, change: int) -> Non
 
 
 async def kvm_gmem_get_pfn(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
-    """(frame that backs `gfn`, order of its folio), allocated if need be; or (-errno, 0)."""
+    """(frame that backs `gfn`, order of its folio), allocated if need be; or (-errno, 0).
+
+    The frame is the caller's to put.
+    """
     if slot.file is None:
         return -EFAULT, 0
     gmem, index = slot.gmem, slot.gmem_index(gfn)
     first = gmem.first_of(index)
-    looks = *gmem.touches(index, READ), (gmem.poisoned, first, READ)
-    touches = await step(*looks, at=f"guest_memfd: folio of {gfn:#x}")
-    if gmem.poisoned[first]:
-        return -EHWPOISON, 0
-    hpa = gmem.folios[first]
-    if not hpa:
+    while True:
+        looks = *gmem.touches(index, READ), (gmem.poisoned, first, READ)
+        touches = await step(*looks, at=f"guest_memfd: folio of {gfn:#x}")
+        if gmem.poisoned[first]:
+            return -EHWPOISON, 0
+        if hpa := gmem.folios[first]:
+            pfn = (hpa >> PAGE_SHIFT) + index - first
+            touches.append((gmem.held, pfn, ADD))
+            gmem.held.put(pfn, gmem.held[pfn] + 1)
+            return pfn, gmem.folio_order(index)
         touches[0] = gmem.folios, first, WRITE
-        hpa = await gmem.alloc_folio(first)
-    return ((hpa >> PAGE_SHIFT) + index - first, gmem.folio_order(index)) if hpa else (-ENOMEM, 0)
+        if not await gmem.alloc_folio(first):
+            return -ENOMEM, 0
+
+
+async def kvm_release_faultin_page(gmem: Gmem, index: int, pfn: int) -> None:
+    """Put the frame of a fault.  Of a folio that has left the file meanwhile, who is last frees it."""
+    hpa = (pfn - index + gmem.first_of(index)) << PAGE_SHIFT
+    mode = Tried(ADD, lambda *_: WRITE if gmem.removed.peek(hpa) else ADD)
+    touches = await step((gmem.held, pfn, mode), (gmem.removed, hpa, READ), at=f"folio_put {pfn:#x}")
+    gmem.held.put(pfn, gmem.held[pfn] - 1)
+    if gmem.removed[hpa] and not gmem.is_held(hpa, touches):
+        touches.append((gmem.removed, hpa, WRITE))
+        gmem.removed.put(hpa, False)
+        await gmem.folio_freed(hpa)

@@ -1,7 +1,8 @@
 """A page fault, from the GPA to the mapping level: before mmu_lock, and under it for read.  (arch/x86/kvm/mmu/mmu.c)
 
 Order: top up caches, sample mmu_invalidate_seq, ask guest_memfd for the frame, read_lock, look if all that is stale,
-choose the level, map.  The level is the least of: folio, the vendor's word, lpage_info, a table that is there already.
+choose the level, map, put the frame.  The level is the least of: folio, the vendor's word, lpage_info, a table that is
+there already.
 
 A GPA with the SHARED bit takes the same way: its frame is userspace's, its root the one that the processor walks.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tdxlab.engine.step import READ, Touch, step
+from tdxlab.kvm.guest_memfd import kvm_release_faultin_page
 from tdxlab.kvm.kvm_main import EFAULT, ENOMEM, Kvm, KvmMemorySlot, KvmVcpu
 from tdxlab.kvm.levels import kvm_max_level_for_order
 from tdxlab.kvm.lpage_info import kvm_lpage_info_max_mapping_level
@@ -40,6 +42,7 @@ class KvmPageFault:
     max_level: int = PG_LEVEL_2M  # 1G is never used for private memory
     goal_level: int = PG_LEVEL_4K
     mmu_seq: int = 0
+    refcounted: bool = False  # is `pfn` to be put, by `kvm_mmu_finish_page_fault`?
 
     @property
     def is_private(self) -> bool:
@@ -71,8 +74,15 @@ async def kvm_tdp_mmu_page_fault(fault: KvmPageFault) -> int:
     else:
         kvm_mmu_hugepage_adjust(fault)
         ret = await kvm_tdp_mmu_map(fault.vcpu, fault)
+    await kvm_mmu_finish_page_fault(fault)
     kvm.mmu_lock.read_unlock()
     return ret
+
+
+async def kvm_mmu_finish_page_fault(fault: KvmPageFault) -> None:
+    """Whatever became of it, the fault no longer refers to its folio.  Left out: the same of userspace's pages."""
+    if fault.refcounted and fault.slot:
+        await kvm_release_faultin_page(fault.slot.gmem, fault.slot.gmem_index(fault.gfn), fault.pfn)
 
 
 async def mmu_topup_memory_caches(vcpu: KvmVcpu) -> bool:
@@ -107,7 +117,10 @@ async def kvm_mmu_faultin_pfn(fault: KvmPageFault) -> int:
         return ret
     # as before: what is known to fail need not wait for mmu_lock
     await step(*invalidate_touches(kvm), at="is it being invalidated now?")
-    return RET_PF_RETRY if mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn) else RET_PF_CONTINUE
+    if not mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn):
+        return RET_PF_CONTINUE
+    await kvm_mmu_finish_page_fault(fault)
+    return RET_PF_RETRY
 
 
 async def kvm_mmu_faultin_pfn_gmem(fault: KvmPageFault, slot: KvmMemorySlot) -> int:
@@ -117,6 +130,7 @@ async def kvm_mmu_faultin_pfn_gmem(fault: KvmPageFault, slot: KvmMemorySlot) -> 
     if fault.pfn < 0:
         kvm_mmu_prepare_memory_fault_exit(fault)
         return fault.pfn
+    fault.refcounted = True
     level = min(fault.max_level, kvm_max_level_for_order(order))
     fault.max_level = design.max_mapping_level.at_faultin(fault, level)
     return 0

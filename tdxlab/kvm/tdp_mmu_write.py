@@ -8,10 +8,12 @@ Source: 6.16; RFC v2 patches 08 to 12 for splitting.
 
 from __future__ import annotations
 
+from collections import deque
+
 from tdxlab.engine.step import WRITE, step
 from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.kvm import tdx_sept
-from tdxlab.kvm.kvm_main import ENOMEM, Kvm, kvm_mmu_write_lock
+from tdxlab.kvm.kvm_main import ENOMEM, KVM_REQ_TLB_FLUSH, Kvm, kvm_make_all_cpus_request, kvm_mmu_write_lock
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.kvm.rcu import call_rcu
 from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, spte_to_pfn
@@ -86,12 +88,15 @@ async def tdp_mmu_split_huge_pages_root(
 ) -> int:
     """Split huge leaves above `target_level` in [start, end) of the mirror root.  Returns how many, or -ENOMEM.
 
-    Left out: cond_resched, and the other roots.
+    Left out: the other roots.
     """
     kvm.mmu_lock.assert_held_write()
     pages: tuple[int, int] | None = None
-    cache, split = kvm.design.pamt_split_cache, 0
+    cache, split, moved = kvm.design.pamt_split_cache, 0, False
     while it := _next_huge_leaf(kvm, start, end, target_level, only_cross_boundary):
+        if moved and await tdp_mmu_iter_cond_resched(kvm, flush=False):
+            moved = False
+            continue
         if pages is None or (kvm.host.dpamt and await cache.short(kvm)):
             kvm.mmu_lock.write_unlock()
             pages = pages or await tdp_mmu_alloc_sp_for_split(kvm)
@@ -102,7 +107,7 @@ async def tdp_mmu_split_huge_pages_root(
                 return -ENOMEM
             continue  # the lock was dropped: the leaf may be gone, so walk again
         await tdp_mmu_split_huge_page(kvm, it, *pages)
-        pages = None
+        pages, moved = None, True
         split += 1
     await free_unused(kvm, pages)
     return split
@@ -158,16 +163,45 @@ async def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: int, end: int, attr_filte
 async def tdp_mmu_zap_leafs(kvm: Kvm, root: KvmMmuPage, start: int, end: int) -> bool:
     """Zap every leaf that overlaps [start, end), also one that reaches beyond: hence ranges are split before.
 
-    Context: mmu_lock held for write.  Returns whether it zapped any.  Left out: yielding.
+    Context: mmu_lock held for write; it may be dropped between two leaves, after a flush.  Returns whether it has
+    zapped any since.
     """
+    leaves, flush = await _leaves(kvm, root, start, end), False
+    while leaves:
+        it, flush = leaves.popleft(), True
+        await tdp_mmu_set_spte(kvm, it, SHADOW_NONPRESENT_VALUE)
+        if leaves and await tdp_mmu_iter_cond_resched(kvm, flush=True):
+            behind = it.gfn - kvm_gfn_root_bits(root) + KVM_PAGES_PER_HPAGE(it.level)
+            leaves, flush = await _leaves(kvm, root, behind, end), False
+    return flush
+
+
+async def _leaves(kvm: Kvm, root: KvmMmuPage, start: int, end: int) -> deque[TdpIter]:
     kvm.mmu_lock.assert_held_write()
     # mmu_lock covers the mirror, but not what processors walk
     touches = None if root.is_mirror else await step(at=f"walk the shared EPT from {start:#x} on")
     bits = kvm_gfn_root_bits(root)
-    leaves = [it for it in for_each_tdp_pte(root, start + bits, end + bits, touches=touches) if it.is_leaf]
-    for it in leaves:
-        await tdp_mmu_set_spte(kvm, it, SHADOW_NONPRESENT_VALUE)
-    return bool(leaves)
+    return deque(it for it in for_each_tdp_pte(root, start + bits, end + bits, touches=touches) if it.is_leaf)
+
+
+async def tdp_mmu_iter_cond_resched(kvm: Kvm, *, flush: bool) -> bool:
+    """If this thread's time is up, let others have mmu_lock for a while: the tables may be others afterwards.
+
+    flush: TLBs first, for what was zapped so far.  Returns whether the lock was dropped.
+    Context: mmu_lock held for write; asked only when the walk has moved on since the last time, so that it ends.
+    Assumed: an interrupt that is pending is the timer's, and ends the time slice.  Left out: who waits for the lock is
+    no reason (rwlock_needbreak, where the kernel is preemptible).
+    """
+    lp = kvm.host.cpu.lp
+    await step((lp, "interrupt", WRITE), at="need_resched?")
+    if not lp.interrupt:
+        return False
+    lp.interrupt = 0
+    if flush:
+        await kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
+    kvm.mmu_lock.write_unlock()
+    await kvm_mmu_write_lock(kvm, "tdp_mmu_iter_cond_resched")
+    return True
 
 
 async def tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tdxlab.engine.step import WRITE, step
+from tdxlab.engine.step import OTHERS, WRITE, step
 from tdxlab.hw.guest import Guest
 from tdxlab.kvm.guest_memfd import Gmem
 from tdxlab.kvm.kvm_main import EAGAIN, EFAULT, EINTR, EINVAL, Kvm, KvmMemorySlot, KvmVcpu
@@ -46,7 +46,7 @@ async def run_vcpu(vcpu: KvmVcpu, guest: Guest, on_exit: OnExit = stop) -> int:
     """A vCPU's thread: KVM_RUN until the guest has nothing left to do.  Returns 0 or -errno.
 
     Of a conversion that fails the guest hears if userspace is told to try again, or that there is no such memory
-    (assumed: any other failure is the end).
+    (assumed: any other failure is the end).  Where it does not know that it asked, it just faults again.
     Left out: a vCPU that moves to another CPU (VP.FLUSH where it was).
     """
     here = vcpu.kvm.journal.cpu
@@ -61,8 +61,13 @@ async def run_vcpu(vcpu: KvmVcpu, guest: Guest, on_exit: OnExit = stop) -> int:
                 continue
             case ("KVM_EXIT_MEMORY_FAULT", gpa, private) if ret == -EFAULT:
                 ret = await convert(vcpu.kvm, gpa, PAGE_SIZE, private=private)
+                if ret == -EAGAIN:
+                    await step(at="convert again", ready=OTHERS)
+                    continue
             case ("KVM_EXIT_HYPERCALL", "KVM_HC_MAP_GPA_RANGE", gpa, nbytes, private) if not ret:
                 ret = await convert(vcpu.kvm, gpa, nbytes, private=private)
+                if ret == -EAGAIN:
+                    await step(at="the guest will ask again", ready=OTHERS)
                 if ret in (-EAGAIN, -EINVAL):
                     answer, ret = -ret, 0
             case ("KVM_EXIT_HLT",) | ("KVM_EXIT_SHUTDOWN", *_):

@@ -7,7 +7,7 @@ from unittest.mock import AsyncMock, patch
 import pytest
 
 from tdxlab.engine.run import run
-from tdxlab.engine.schedule import seeded
+from tdxlab.engine.schedule import seeded, story
 from tdxlab.engine.step import step
 from tdxlab.guest.accept import map_gpa
 from tdxlab.guest.programs import accepts, touches
@@ -136,6 +136,103 @@ def test_a_hole_in_shared_memory_of_the_file_is_unmapped_from_the_shared_ept_too
     lab.alone(td.vcpu(0, writes))
     before = td.kvm.stat["pages_4k"]
     assert lab.alone(kvm_gmem_punch_hole(gmem, 3, 4)) == 0 and td.kvm.stat["pages_4k"] == before - 1
+
+
+# --- a fault refers to its folio for a while ---
+
+
+def while_a_fault_holds_page_5(design, meets, rest=(1, None)):
+    """vCPU 1 has found its frame and stands before mmu_lock when CPU 0 does what `meets` says."""
+    lab = Lab(design=design, grain="seamcall")
+    td, seen = lab.create_td(memory="2M"), []
+
+    async def first():
+        await step(at="begin")
+        await meets(td, seen)
+
+    seen.clear()
+    program = lab.program(lambda: [first(), td.vcpu(1, touches(5 * PAGE_SIZE))])
+    trace = run(program, story(((1, "read_lock mmu_lock"), (0, None), rest)), check_reads=True)
+    assert trace.ended == "done" and not trace.notes("warn")
+    return lab, td, seen, trace
+
+
+@pytest.mark.parametrize("design", ["seed", "y2026", "mainline_616"])
+def test_a_folio_that_is_truncated_under_a_fault_is_freed_by_the_fault(design):
+    """Punch hole takes it out of the file, and does not wait; nor is it given to anybody else meanwhile."""
+
+    async def punch(td, seen):
+        folio = td.slot.gmem.folios.peek(0)
+        assert await kvm_gmem_punch_hole(td.slot.gmem, 0, 512) == 0
+        audited, td.lab.journal.reads = td.lab.journal.reads, None  # it is we who look here
+        uses = {page.hpa: page.use for page in td.lab.ledger.pages}
+        td.lab.journal.reads = audited
+        seen += [td.slot.gmem.folios.peek(0), uses[folio]]
+
+    _, _, seen, trace = while_a_fault_holds_page_5(design, punch)
+    assert seen == [0, "2M folio of guest_memfd"]
+    puts = [n for n, event in enumerate(trace.events) if (event.at or "").startswith("folio_put")]
+    freed = [n for n, e in enumerate(trace.events) for name, *_ in e.delta if name.endswith(".removed")]
+    assert freed[1] == puts[0], "by the first put, that of the fault which is stale now"
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_conversion_in_place_that_meets_a_fault_is_to_be_tried_again(private):
+    async def convert_twice(td, seen):
+        if private:
+            assert await td.kvm.design.guest_memfd.convert(td.kvm, 7, 8, private=False) == -EAGAIN
+            seen.append((td.slot.gmem.split.peek(0), td.kvm.mem_attr_array.peek(7)))
+        seen.append(await td.kvm.design.guest_memfd.convert(td.kvm, 5, 6, private=private))
+
+    _, _, seen, _ = while_a_fault_holds_page_5(IN_PLACE, convert_twice)
+    assert seen == ([(False, True), -EAGAIN] if private else [-EAGAIN])
+
+
+def test_with_other_back_ends_a_conversion_does_not_ask_who_refers_to_a_folio():
+    async def convert(td, seen):
+        seen.append(await td.kvm.design.guest_memfd.convert(td.kvm, 5, 6, private=False))
+
+    assert while_a_fault_holds_page_5("seed", convert)[2] == [0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_guest_whose_conversion_meets_a_fault_asks_again_until_it_is_made(seed):
+    async def shares(guest):
+        await map_gpa(guest, 0, PAGE_SIZE, shared=True)
+        await guest.access(SHARED_BIT, write=True)
+
+    lab, made = Lab(design="y2026", grain="seamcall"), []
+    td = lab.create_td(memory="2M")
+
+    async def first():
+        assert await td.vcpu(0, shares) == 0
+        made.append(not td.kvm.mem_attr_array.peek(0))
+
+    program = lab.program(lambda: [first(), td.vcpu(1, touches(5 * PAGE_SIZE, 6 * PAGE_SIZE))])
+    assert run(program, seeded(seed), check_reads=True).ended == "done" and made == [True]
+
+
+def test_no_fault_refers_to_a_folio_when_it_has_ended():
+    """However it ended: mapped, mapped already, stale, or its page shared meanwhile."""
+
+    async def meets(td, seen):
+        assert await td.kvm.design.guest_memfd.convert(td.kvm, 5, 6, private=False) == 0
+        assert await kvm_gmem_error_folio(td.slot.gmem, 0) == MF_DELAYED
+
+    lab = Lab(grain="seamcall")
+    td, left = lab.create_td(memory="2M"), []
+
+    async def first():
+        await step(at="begin")
+        await meets(td, left)
+
+    async def then_look(actor):
+        await actor
+        left.append(dict(td.slot.gmem.held))
+
+    program = lab.program(lambda: [first(), then_look(td.vcpu(1, touches(5 * PAGE_SIZE, 5 * PAGE_SIZE)))])
+    run(program, story(((1, "is it being invalidated now?"), (0, None), (1, None))))
+    assert left == [{}]
 
 
 # --- a file that is closed, a folio with a memory error ---
