@@ -163,15 +163,15 @@ async def folio_ref_add(gmem: Gmem, index: int, npages: int, change: int) -> Non
 async def kvm_gmem_get_pfn(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
     """(frame that backs `gfn`, order of its folio), allocated if need be; or (-errno, 0).
 
-    The frame is the caller's to put.
+    The frame is the caller's to put.  A folio that was allocated is looked up once more (in the kernel its allocation
+    comes with the reference).
     """
     if slot.file is None:
         return -EFAULT, 0
     gmem, index = slot.gmem, slot.gmem_index(gfn)
-    first = gmem.first_of(index)
+    first, at = gmem.first_of(index), f"guest_memfd: folio of {gfn:#x}"
     while True:
-        looks = *gmem.touches(index, READ), (gmem.poisoned, first, READ)
-        touches = await step(*looks, at=f"guest_memfd: folio of {gfn:#x}")
+        touches = await step(*gmem.touches(index, READ), (gmem.poisoned, first, READ), at=at)
         if gmem.poisoned[first]:
             return -EHWPOISON, 0
         if hpa := gmem.folios[first]:
@@ -182,6 +182,7 @@ async def kvm_gmem_get_pfn(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
         touches[0] = gmem.folios, first, WRITE
         if not await gmem.alloc_folio(first):
             return -ENOMEM, 0
+        at = "filemap_get_folio"
 
 
 async def kvm_release_faultin_page(gmem: Gmem, index: int, pfn: int) -> None:

@@ -91,7 +91,7 @@ def test_a_reader_puts_two_presets_side_by_side(open_notebook: Callable[[str], A
     drawn = image.get_attribute("src")
     notebook.screenshot("presets")
     choose(form, "workload", "two vCPUs share two pages each of a block that is accepted")
-    expect(table).to_contain_text(re.compile(r"takes: mmu_lock, write +9 +25"), timeout=SOON)
+    expect(table).to_contain_text(re.compile(r"takes: mmu_lock, write +9 +17"), timeout=SOON)
     expect(image).not_to_have_attribute("src", drawn, timeout=SOON)
     form.locator("input[type=checkbox]").check()
     expect(table).to_contain_text("pamt_lock", timeout=SOON)
