@@ -10,9 +10,9 @@ A variant consists of
   get(kvm, page, pages)     it is about to be linked, by SEPT.ADD or DEMOTE; returns 0 or -errno
   put(kvm, page)            the module has refused it
   references()              how often a page counts for its pair while it waits to be linked
-Once it was linked its pair is put where it is freed, after RECLAIM.
+Once it was linked its pair is put after RECLAIM: when, is up to `external_spte`.
 Source: kvm-host reference, checked section C.8.
-Left out: RCU.  v5 as posted frees the page, and with it the pair, from a callback in softirq: lockdep found that it
+Left out: softirq.  v5 as posted frees the page, and with it the pair, from a callback in softirq: lockdep found that it
 would wait there for pamt_lock, which the task that it interrupts may hold.
 """
 
