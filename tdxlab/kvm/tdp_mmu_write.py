@@ -94,9 +94,10 @@ async def tdp_mmu_split_huge_pages_root(
     pages: tuple[int, int] | None = None
     cache, split, moved = kvm.design.pamt_split_cache, 0, False
     while it := _next_huge_leaf(kvm, start, end, target_level, only_cross_boundary):
-        if moved and await tdp_mmu_iter_cond_resched(kvm, flush=False):
+        if moved:
             moved = False
-            continue
+            if await tdp_mmu_iter_cond_resched(kvm, flush=False):
+                continue
         if pages is None or (kvm.host.dpamt and await cache.short(kvm)):
             kvm.mmu_lock.write_unlock()
             pages = pages or await tdp_mmu_alloc_sp_for_split(kvm)
