@@ -95,8 +95,9 @@ question.variant("slow", terminate=no_such_ioctl, without_hkid=leak_leaf, source
 async def kvm_destroy_vm(kvm: Kvm) -> None:
     """The VM's process ends, and with it the VM: every page comes back.
 
-    Where it can, userspace terminates the VM before.  The process: its memory, which the direct root maps; its files, with all private leaves.  Then the last reference
-    to the VM: HKID, vCPUs, tables bottom-up, the TD's root last.  Context: no vCPU runs any more, and none ever will.
+    Where it can, userspace terminates the VM before.  Of the process: its memory, which the direct root maps; its
+    files, with all private leaves.  Then the last reference to the VM: HKID, vCPUs, tables bottom-up, the TD's root
+    last.  Context: no vCPU runs any more, and none ever will.
     """
     await kvm.design.teardown.terminate(kvm)
     await kvm_mmu_zap_all(kvm)
