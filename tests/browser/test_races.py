@@ -1,0 +1,84 @@
+"""15_lpage_info_and_mmu_lock and 35_refcount_races as a reader uses them: break a design by hand, then see its race."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+SOON = 30_000
+FRAME = 122
+"""Pixels of a screen's height that JupyterLab takes for itself."""
+
+
+def stepper(notebook: Any, nth: int) -> Locator:
+    """The nth stepper, in sight."""
+    found = notebook.page.locator(".tdx-stepper").nth(nth)
+    found.scroll_into_view_if_needed()
+    return found
+
+
+def follow(found: Locator, schedule: str) -> None:
+    """Type a schedule into a stepper."""
+    field = found.locator(".tdx-schedule")
+    field.fill(schedule)
+    field.press("Enter")
+
+
+def figures(notebook: Any, name: str, count: int) -> None:
+    """All figures are drawn at a size at which letters stay readable."""
+    notebook.page.set_viewport_size({"width": 1280, "height": 800})
+    found = notebook.page.locator(".jp-RenderedImage img")
+    assert found.count() == count
+    for n in range(count):
+        found.nth(n).scroll_into_view_if_needed()
+        notebook.page.wait_for_timeout(100)
+        natural, width = (found.nth(n).evaluate(f"e => e.{size}") for size in ("naturalWidth", "clientWidth"))
+        assert width >= 0.8 * natural
+        notebook.screenshot(f"{name}_figure_{n}")
+
+
+def test_a_reader_breaks_the_read_lock_and_sees_the_race(open_notebook: Callable[[str], Any]) -> None:
+    notebook = open_notebook("15_lpage_info_and_mmu_lock.ipynb")
+    notebook.run_all()
+    mine = stepper(notebook, 0)
+    mine.press("0")
+    expect(mine.locator(".tdx-where")).to_contain_text("1", timeout=SOON)
+    follow(mine, "0*13 1*42")
+    expect(mine.locator(".tdx-where")).to_contain_text("55", timeout=SOON)
+    expect(mine.locator(".tdx-bad")).to_have_count(0)
+    mine.press("0")
+    expect(mine.locator(".tdx-bad")).to_contain_text("HP07", timeout=SOON)
+    notebook.screenshot("race_broken_by_hand")
+    shown = stepper(notebook, 1)
+    for _ in range(5):
+        shown.press("ArrowRight")
+    expect(shown.locator(".tdx-where")).to_contain_text("5", timeout=SOON)
+    assert "1*43 0*19" in shown.locator(".tdx-schedule").input_value()
+    notebook.screenshot("race_laid_ready")
+    notebook.page.set_viewport_size({"width": 1280, "height": 800})
+    notebook.page.wait_for_timeout(300)
+    assert stepper(notebook, 1).bounding_box()["height"] <= 800 - FRAME, "it is seen whole on a projector"
+    figures(notebook, "lpage_info", 1)
+
+
+def test_a_reader_makes_an_aug_fail_and_takes_a_pair_back_twice(open_notebook: Callable[[str], Any]) -> None:
+    notebook = open_notebook("35_refcount_races.ipynb")
+    notebook.run_all()
+    hints = stepper(notebook, 0)
+    follow(hints, "0*3 1*9")
+    hints.press("0")
+    expect(hints.locator(".tdx-last-step")).to_contain_text("TDX_MISSING_PAMT_PAGE_PAIR", timeout=SOON)
+    notebook.screenshot("hints_broken_by_hand")
+    races = stepper(notebook, 1)
+    follow(races, "0*16 1*19 0*3")
+    expect(races.locator(".tdx-last-step")).to_contain_text("TDX_NO_PAMT_PAGE_PAIR", timeout=SOON)
+    notebook.screenshot("two_puts")
+    choice = notebook.page.locator(".jp-OutputArea-output:has(button:text-is('v6'))")
+    choice.get_by_role("button", name="v6", exact=True).click()
+    expect(choice.locator(".tdx-title")).to_contain_text("design y2026", timeout=SOON)
+    choice.locator(".tdx-stepper").press("End")
+    expect(choice.locator(".tdx-where")).to_contain_text("done", timeout=SOON)
+    expect(choice.locator(".tdx-bad")).to_have_count(0)
+    figures(notebook, "refcounts", 2)
