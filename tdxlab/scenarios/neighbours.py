@@ -65,7 +65,8 @@ class Neighbours:
 
     def program(self, actors: Callable[[], Sequence[Steps]], claims: Iterable[Claim], names: Iterable[str]) -> Program:
         """No invariants: the mirror does not know what is mapped here, and a VM that is bugged has lost its page."""
-        return replace(self.lab.program(actors, claims, names), invariants=(), outcome=self.outcome)
+        made = self.lab.program(actors, claims, names)
+        return replace(made, invariants=(), outcome=self.outcome, picture=lambda: {**made.picture(), **self.outcome()})
 
     def outcome(self) -> dict[str, object]:
         """What is left of the range: its users as the host counts them, and its pair."""

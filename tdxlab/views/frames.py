@@ -124,7 +124,9 @@ def cpus(stepper: Stepper) -> int:
 def names(stepper: Stepper) -> list[str]:
     """What each CPU's actor is, for people; `CPU 2` where the program gives no name."""
     given = stepper.program.names
-    return [given[cpu] if cpu < len(given) else f"CPU {cpu}" for cpu in range(cpus(stepper))]
+    return [
+        given[cpu].removeprefix(f"CPU {cpu}: ") if cpu < len(given) else f"CPU {cpu}" for cpu in range(cpus(stepper))
+    ]
 
 
 def title(stepper: Stepper) -> str:
