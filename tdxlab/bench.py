@@ -2,6 +2,7 @@
 
 python -m tdxlab.bench replay FILE...     a replay against reading the same lines
 python -m tdxlab.bench aug                a TDH.MEM.PAGE.AUG that is recorded and pauses, against one that does neither
+python -m tdxlab.bench explore            the steps of a search, with those it makes again, against bare switches
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tdxlab import data
+from tdxlab.engine import language
+from tdxlab.engine.dpor import Search
 from tdxlab.engine.step import step
 from tdxlab.hw.cpu import Regs
 from tdxlab.lab import Lab
@@ -25,6 +30,8 @@ from tdxlab.spec.levels import PAGE_SIZE
 REPEATS = 5
 REPLAY_LIMIT = 6.0
 AUG_LIMIT = 3.0
+EXPLORE_LIMIT = 25.0
+SEARCHED = {"lastzero": 10, "indexer": 15, "filesystem": 19}  # programs of data/programs.json, and their sizes
 GPA, PAGES = 1 << 39, 256  # where the measured pages are mapped, and how many
 DEPTH = 9  # coroutines between the driver and a pause in the midst of AUG
 
@@ -124,9 +131,25 @@ async def chain(depth: int, pauses: int) -> None:
             await step()
 
 
+def bench_explore(programs: Mapping[str, int] = SEARCHED) -> dict[str, float]:
+    """Searches against as many bare switches as they made steps; also the executions a second of each program."""
+    file = str(data.folder("data") / "programs.json")
+    mine, theirs, rates = 0.0, 0.0, {}
+    for name, size in programs.items():
+        search = Search(language.program(language.read(file, name), N=size))
+        start = time.perf_counter()
+        lengths = [len(execution.schedule) for execution in search.executions()]
+        seconds = time.perf_counter() - start
+        rates[f"{name}({size}) a second"] = len(lengths) / seconds
+        mine += seconds
+        theirs += _seconds(partial(drive, chain(2, sum(lengths))))
+    return {"yardstick": theirs, "ours": mine, "ratio": mine / theirs, "limit": EXPLORE_LIMIT, **rates}
+
+
 BENCHMARKS: dict[str, Callable[[list[Path]], dict[str, float]]] = {
     "replay": bench_replay,
     "aug": lambda files: bench_aug(),
+    "explore": lambda files: bench_explore(),
 }
 
 

@@ -31,3 +31,8 @@ def test_a_ratio_over_the_limit_is_told_by_the_exit_code(
 def test_an_aug_that_is_recorded_and_pauses_takes_longer_than_one_that_does_neither() -> None:
     row = bench.bench_aug(repeats=3)
     assert row["ratio"] > 1 and row["limit"] == bench.AUG_LIMIT
+
+
+def test_a_search_takes_longer_than_as_many_bare_switches() -> None:
+    row = bench.bench_explore({"lastzero": 3})
+    assert row["ratio"] > 1 and row["limit"] == bench.EXPLORE_LIMIT and row["lastzero(3) a second"] > 0

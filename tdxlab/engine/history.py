@@ -253,14 +253,6 @@ class History:
             found = self._conflicting[access] = self._look_up(access)
         return found
 
-    def accessing(self, names: Iterable[str]) -> int:
-        """The steps that accessed cells of these names."""
-        found = 0
-        for name in names:
-            for steps in self._accessed.get(name, {}).get(ANY, {}).values():
-                found |= steps
-        return found
-
     def _look_up(self, access: Access) -> int:
         if access is EVERYTHING:
             return (1 << len(self.steps)) - 1
@@ -288,7 +280,7 @@ class History:
         # came after step i without knowing of it, but left knowing of it.
         others = 0
         while not (gone := self.gone(i, others)) & own:
-            with Without(self, i, gone, [cell for cell, _, _ in touches], end) as kept:
+            with Without(self, i, gone, touches, end) as kept:
                 if ready():
                     return others
                 inside = kept.inside()
@@ -329,7 +321,7 @@ class History:
         What came meanwhile without knowing of step i is kept.
         end: what the log has from there on is of a step that is not among the steps yet; it is not kept either.
         """
-        return Without(self, i, self.gone(i), [cell for cell, _, _ in touches], end)
+        return Without(self, i, self.gone(i), touches, end)
 
     def truncate(self, n: int) -> None:
         """Forget all steps from n on."""
@@ -348,10 +340,13 @@ class History:
 class Without:
     """A look at cells as they would be without the steps that are `gone`: step i, and at least all that follows it."""
 
-    __slots__ = ("cells", "end", "gone", "history", "i", "now", "writes")
+    __slots__ = ("end", "gone", "history", "i", "keys", "now", "writes")
 
-    def __init__(self, history: History, i: int, gone: int, cells: Sequence[Cell], end: int) -> None:
-        self.history, self.i, self.gone, self.cells, self.end = history, i, gone, set(cells), end
+    def __init__(self, history: History, i: int, gone: int, touches: Sequence[Touch], end: int) -> None:
+        self.history, self.i, self.gone, self.end = history, i, gone, end
+        self.keys: dict[Cell, set[Key]] = {}
+        for cell, key, _ in touches:
+            self.keys.setdefault(cell, set()).add(None if type(key) is range else key)
         self.now: list[tuple[Cell, Key, Any]] = []
 
     def __enter__(self) -> Without:
@@ -383,13 +378,14 @@ class Without:
         return found
 
     def _writes(self) -> dict[tuple[Cell, Key], list[tuple[int, Any, Any]]]:
-        # (step, what was there before, and after) of each write of the cells from step i on
+        # (step, what was there before, and after) of each write of what is looked at, from step i on
         log = self.history.journal.log
         assert log is not None
         found: dict[tuple[Cell, Key], list[tuple[int, Any]]] = {}
         for n, at in self._places(log):
             cell, key, old = log[at]
-            if cell in self.cells:
+            keys = self.keys.get(cell, ())
+            if key in keys or (keys and (key is None or None in keys)):
                 found.setdefault((cell, key), []).append((n, old))
         return {
             (cell, key): [
@@ -400,9 +396,10 @@ class Without:
         }
 
     def _places(self, log: Sequence[Any]) -> Iterator[tuple[int, int]]:
-        # (step, place in the log) of what may have written the cells: those from step i on that accessed them
+        # (step, place in the log) of what may have written there: those from step i on that accessed it
         history, steps = self.history, self.history.steps
-        for n in sorted(bits(history.accessing(cell.name for cell in self.cells) >> self.i)):
+        access = tuple((cell.name, key, WRITE) for cell, keys in self.keys.items() for key in keys)
+        for n in sorted(bits(history.conflicting(access) >> self.i)):
             n += self.i
             end = steps[n + 1].mark if n + 1 < len(steps) else self.end
             for at in range(steps[n].mark, end):
