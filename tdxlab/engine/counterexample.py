@@ -25,6 +25,10 @@ MOST = 1_000
 """Runs within one number of preemptions; to find the race, a fifth of it."""
 
 
+class NotShown(ValueError):
+    """A schedule does not show what it is said to show."""
+
+
 @dataclass(frozen=True)
 class Race:
     """Two steps of a schedule: had `then` come before `first`, the run would not have shown it.
@@ -59,7 +63,7 @@ def simplest(
 ) -> Counterexample:
     """The simplest schedule that shows what `known` shows.
 
-    most: runs within each number of preemptions.  Raises ValueError where `known` does not show it.
+    most: runs within each number of preemptions.  Raises NotShown where `known` does not show it.
     """
     stop = time.monotonic() + timeout if timeout is not None else None
     best = _Best(program, goal, known)
@@ -86,7 +90,7 @@ class _Best:
         self.program, self.goal = program, goal
         found = _run(program, goal, known)
         if found is None:
-            raise ValueError("the schedule does not show what it is said to show")
+            raise NotShown("the schedule does not show what it is said to show")
         self.schedule, self.preemptions = found
         self.executions = 1
 

@@ -7,14 +7,15 @@ otherwise.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tdxlab.engine import counterexample as engine
 from tdxlab.engine.bounded import to_the_end
-from tdxlab.engine.counterexample import Counterexample, Race
+from tdxlab.engine.counterexample import Counterexample, NotShown, Race
 from tdxlab.engine.result import Result
 from tdxlab.engine.run import Execution
 from tdxlab.engine.schedule import ScheduleError, read_schedule, show_schedule
@@ -66,12 +67,25 @@ def counterexample(setting: Setting, claim: str, known: Sequence[int], **limits:
 
 
 def counterexamples(setting: Setting, found: Result, **limits: Any) -> dict[str, Shown]:
-    """{claim: the simplest schedule}, of each claim for which a search has found one."""
-    return {
-        claim: counterexample(setting, claim, verdict.schedule, **limits)
-        for claim, verdict in found.claims.items()
-        if verdict.schedule is not None
-    }
+    """{claim: the simplest schedule}, of each claim for which a search has found one.
+
+    A run that a search has cut shows nothing of how it would have ended; a livelock that was found there does.
+    """
+    shown = {}
+    for claim, verdict in found.claims.items():
+        for known in _known(setting, found, verdict.schedule):
+            with suppress(NotShown):
+                shown[claim] = counterexample(setting, claim, known, **limits)
+                break
+    return shown
+
+
+def _known(setting: Setting, found: Result, schedule: list[int] | None) -> Iterator[list[int]]:
+    if schedule is not None:
+        yield schedule
+        if round_ := found.livelock:
+            most = setting.program().max_steps
+            yield [*round_.schedule, *round_.cycle * (most // len(round_.cycle))][:most]
 
 
 def operation(event: Event) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tdxlab.engine.livelock import Livelock
+from tdxlab.engine.result import Verdict
 from tdxlab.engine.schedule import read_schedule
-from tdxlab.scenarios.counterexample import counterexample, replay, written
-from tdxlab.scenarios.play import Setting, run
+from tdxlab.scenarios.counterexample import counterexample, counterexamples, replay, written
+from tdxlab.scenarios.play import Setting, explore, run
 from tdxlab.scenarios.registry import load_all
 
 BROKEN = [
@@ -102,3 +104,15 @@ def test_in_the_other_order_of_its_race_the_claim_holds(stale: Path) -> None:
     told = json.loads(stale.read_text())
     other = run("lockless-test", design="inhibit_read_upgrade", schedule=told["race"]["instead"])
     assert other.claims["WL05"] and len(read_schedule(told["schedule"])) > told["race"]["then"]
+
+
+def test_a_run_that_was_cut_shows_nothing_but_the_livelock_that_was_found_there_does() -> None:
+    setting = Setting("pamt-spin", "seed,pamt_lock=spin").filled
+    story = run("pamt-spin", design=setting.design)
+    assert story.ended == "cut"
+    found = explore("pamt-spin", setting=setting, bound=0)
+    found.claims["DP17"] = Verdict(False, [0, 0])
+    assert counterexamples(setting, found) == {}
+    found.livelock = Livelock([], [0, 1], states=0)
+    (shown,) = counterexamples(setting, found, most=2).values()
+    assert (shown.trace.ended, shown.holds) == ("cut", False)
