@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tdxlab.engine.bounded import preemptions
-from tdxlab.engine.claims import Claim
+from tdxlab.engine.claims import FINAL, Claim
 from tdxlab.engine.deadlock import Deadlock, waits
 from tdxlab.engine.livelock import Livelock
 from tdxlab.engine.lock_order import Edge, LockOrder, cycles
@@ -110,8 +110,9 @@ def _judge(claim: Claim, execution: Execution, result: Result, schedule: list[in
     # the schedule with the fewest preemptions is kept, then the shortest; of a search that does not count them the
     # shortest
     found = execution.watch.seen if claim.kind == "sometimes" else execution.watch.broken
-    if claim.id not in found:
-        return
+    retried = execution.trace.ended == "cut" and len(schedule) < execution.program.max_steps
+    if claim.id not in found or (retried and claim.kind in FINAL):
+        return  # where the search gave up a loop of retries nobody knows how the run would have ended
     upto = schedule[: found[claim.id] + 1]
     switches = preemptions(upto, execution.runnables) if execution.runnables else None
     known = result.claims[claim.id]
