@@ -145,7 +145,7 @@ class Words(list[int]):
 
     __slots__ = ("guard", "journal", "name")
     ORDERS: ClassVar[bool] = False  # a lock that is given back without a step: who takes it next comes after
-    SHARES: ClassVar[bool] = False  # ... whose readers wait for nobody, so that they commute
+    SHARES: ClassVar[bool] = False  # ... whose readers commute
     __hash__ = object.__hash__  # type: ignore[assignment]  # a cell is itself, whatever it holds
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _forbidden
     append = extend = insert = pop = remove = clear = sort = reverse = _forbidden

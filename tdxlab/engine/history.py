@@ -109,8 +109,7 @@ class History:
     def access_of(self, touches: Iterable[Touch]) -> Access:
         """Touches as an access, each once.
 
-        A range of indices stands for the whole cell; no two takers of a kernel lock commute, but for readers of one
-        that keeps no reader waiting.
+        A range of indices stands for the whole cell; no two takers of a kernel lock commute, but for its readers.
         """
         access: dict[tuple[str, Key, str], None] = {}
         for cell, key, mode in touches:
