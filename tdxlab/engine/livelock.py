@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdxlab.engine.cells import Record, Table, Words
+from tdxlab.engine.cells import Journal, Record, Table, Words
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.trace import plain
 
@@ -169,7 +169,7 @@ def _value(value: Any, deep: int) -> Hashable:
         return value.name  # its content is compared as a cell
     if value is None or isinstance(value, bool | int | str | bytes):
         return value
-    if not deep:
+    if not deep or isinstance(value, Journal):  # which grows with each step
         return type(value).__qualname__
     if isinstance(value, list | tuple | set | frozenset):
         return tuple(_value(part, deep - 1) for part in value)
