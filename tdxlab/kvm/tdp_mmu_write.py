@@ -41,18 +41,18 @@ async def tdp_mmu_set_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> None:
     kvm_update_page_stats(kvm, leaf_changes(it, new_spte))
     if isinstance(it.old_spte, TableSpte):
         await handle_removed_pt(kvm, it.old_spte.child)
-    elif it.sp.is_mirror:
-        await kvm.design.external_spte.failed(kvm, await _set_external_spte(kvm, it, new_spte))
-
-
-async def _set_external_spte(kvm: Kvm, it: TdpIter, new_spte: int) -> int:
+        return
+    if not it.sp.is_mirror:
+        return
     pfn = spte_to_pfn(it.old_spte)
-    if not is_shadow_present_pte(new_spte):
-        return await tdx_sept.tdx_sept_remove_private_spte(kvm, it.gfn, it.level, pfn)
-    assert isinstance(new_spte, TableSpte)
-    return await tdx_sept.tdx_sept_split_private_spt(
-        kvm, it.gfn, it.level, pfn, new_spte.child.external_spt, mmu_lock_shared=False
-    )
+    if isinstance(new_spte, TableSpte):
+        ret = await tdx_sept.tdx_sept_split_private_spt(
+            kvm, it.gfn, it.level, pfn, new_spte.child.external_spt, mmu_lock_shared=False
+        )
+    else:
+        assert not is_shadow_present_pte(new_spte)
+        ret = await tdx_sept.tdx_sept_remove_private_spte(kvm, it.gfn, it.level, pfn)
+    await kvm.design.external_spte.failed(kvm, ret)
 
 
 async def handle_removed_pt(kvm: Kvm, sp: KvmMmuPage) -> None:

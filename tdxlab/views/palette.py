@@ -59,6 +59,8 @@ OWNERS: dict[str, Look] = {
     "a table of the S-EPT":                Look("E", "#D0D0D0", "#000000", "",       "Secure-EPT pages"),
     "a table of the mirror":               Look("M", "#4A4A4A", "#FFFFFF", "xx",     "KVM's own copy"),
     "a table of the shared EPT":           Look("S", "#FFFFFF", "#000000", "++",     "for shared memory"),
+    "a removed table":                     Look("r", "#FFFFFF", "#000000", "xx",     "free after RCU's grace period"),
+    "a removed table with its pair":       Look("R", "#FFFFFF", "#000000", "//",     "free after RCU's grace period"),
     "a PAMT page":                         Look("P", "#D55E00", "#000000", "//",     "pages of pairs"),
     "in a vCPU's mmu_shadow_page_cache":   Look("c", "#56B4E9", "#000000", "--",     "kept ready for the mirror"),
     "in a vCPU's mmu_external_spt_cache":  Look("e", "#FFFFFF", "#000000", "oo",     "kept ready for the S-EPT"),

@@ -53,7 +53,7 @@ def test_two_designs_stand_side_by_side_and_what_is_known_is_not_run_again() -> 
 def test_the_table_has_a_line_for_each_count_and_the_figure_an_axis_with_a_unit() -> None:
     dones = {design: perform("conversion", design) for design in ("seed", "y2026")}
     rows = {row[""]: (row["seed"], row["y2026"]) for row in costs.rows(dones)}
-    assert rows["takes: mmu_lock, write"] == ("9", "25") and rows["takes: pamt_cache_lock, write"] == ("-", "4")
+    assert rows["takes: mmu_lock, write"] == ("9", "17") and rows["takes: pamt_cache_lock, write"] == ("-", "4")
     figure = costs.figures(dones)
     assert [axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes] == ["times", "times", "KiB"]
     assert costs.owners(dones)[-1] == {"KiB": "nobody", "seed": "0 -> 0", "y2026": "0 -> 0"}
