@@ -16,6 +16,10 @@ from tdxlab.views.explored import write
 PROGRAMS = str(Path(__file__).parents[1] / "data" / "programs.json")
 
 
+HINTS = "seed,pamt_get_put=hints"
+STALE = ("explore", "pamt-hints", "--design", HINTS)
+
+
 def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     assert main([*argv, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -23,16 +27,12 @@ def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
 
 
 def test_a_scenario_gives_its_verdicts_and_phases(capsys: pytest.CaptureFixture[str]) -> None:
-    data = answer(capsys, "explore", "guest-inhibit", "--design", "ignore", "--max-executions", "3")
+    data = answer(capsys, *STALE, "--max-executions", "20")
     assert data["algorithm"] == "auto" and data["phases"][0]["algorithm"] == "bounded"
-    verdict = data["claims"]["HP03"]
+    verdict = data["claims"]["DP08"]
     assert verdict.keys() == {"holds", "expected", "schedule", "steps", "preemptions", "fewest", "shortest", "race"}
-    assert (verdict["holds"], verdict["expected"], verdict["preemptions"]) == (False, False, 0)
-    assert verdict["schedule"].startswith("guest-inhibit@ignore/lock/1.5.25 ") and not data["complete"]
-
-
-HINTS = "seed,pamt_get_put=hints"
-STALE = ("explore", "pamt-hints", "--design", HINTS)
+    assert (verdict["holds"], verdict["expected"], verdict["preemptions"]) == (False, False, 1)
+    assert verdict["schedule"].startswith(f"pamt-hints@{HINTS}/lock/1.5.25+dpamt ") and not data["complete"]
 
 
 def test_a_counterexample_is_written_and_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
