@@ -377,6 +377,16 @@ def _in_own_file(wrong: BaseException) -> str | None:
     return f"{own[-1].filename} line {own[-1].lineno}" if own else None
 
 
+def _of_own_design(args: argparse.Namespace, wrong: BaseException) -> str | None:
+    """Where the lab went wrong with a reader's own design, which then is why; None without one."""
+    texts = [text for text in vars(args).values() if isinstance(text, str)]
+    own = [part for text in texts for part in text.split(",") if part.endswith(".py")]
+    if not own:
+        return None
+    last = traceback.extract_tb(wrong.__traceback__)[-1]
+    return f"what {', '.join(own)} registers does not work, at {last.filename} line {last.lineno}"
+
+
 def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run one command and return its exit code."""
     out = out or sys.stdout
@@ -393,13 +403,14 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         print(f"tdxlab: {wrong.filename or 'output'}: {wrong.strerror or wrong}", file=sys.stderr)
         return 2
     except ValueError as wrong:
-        print(f"tdxlab: {wrong}", file=sys.stderr)
+        place = _in_own_file(wrong)
+        print(f"tdxlab: {place + ': ' if place else ''}{wrong}", file=sys.stderr)
         return 2
     except Exception as wrong:
-        place = _in_own_file(wrong)
+        place = _in_own_file(wrong) or _of_own_design(args, wrong)
         if place is None:
             raise
-        print(f"tdxlab: {place}: {type(wrong).__name__}: {wrong}", file=sys.stderr)
+        print(f"tdxlab: {place}: {type(wrong).__name__}: {' '.join(str(wrong).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         # what was about to run is not awaited any more

@@ -10,7 +10,8 @@ from tdxlab.engine import run as engine_run
 from tdxlab.engine.schedule import story
 from tdxlab.scenarios.play import Setting
 from tdxlab.scenarios.registry import load_all
-from tdxlab.spec.design import PRESETS, Design, Question, load
+from tdxlab.spec.design import Design, Question, load
+from tdxlab.spec.presets import PRESETS
 from tdxlab.views import text
 
 

@@ -41,7 +41,7 @@ class Pair:
 
 def mirror_tables(kvm: Kvm) -> list[KvmMmuPage]:
     """The tables of the mirror, top down."""
-    tables = [kvm.mirror_root]
+    tables = [kvm.mirror_root] if kvm.mirror_root else []
     for sp in tables:
         if sp.level > PG_LEVEL_4K:
             tables += [spte.child for spte in sp.spt if isinstance(spte, TableSpte)]
@@ -50,7 +50,8 @@ def mirror_tables(kvm: Kvm) -> list[KvmMmuPage]:
 
 def tables(kvm: Kvm, pairs: Iterable[Pair]) -> Iterator[KvmMmuPage]:
     """The tables of the mirror, of which these are the entries."""
-    yield kvm.mirror_root
+    if kvm.mirror_root:
+        yield kvm.mirror_root
     yield from (pair.spte.child for pair in pairs if isinstance(pair.spte, TableSpte))
 
 
@@ -100,7 +101,7 @@ class Sweep:
             return bool(self.pairs)
         self.dirty = self.dirty or any(cell.name.split(":", 1)[0] in KINDS for cell, _, _ in log[start:])
         self.seen, self.pairs = len(log), {}
-        kvms = [td.kvm for td in self.lab.tds]
+        kvms = self.kvms()
         if not self.dirty or any(kvm.mmu_lock.peek(0) for kvm in kvms):
             return False
         if any(FROZEN_SPTE in sp.spt for kvm in kvms for sp in mirror_tables(kvm)):
@@ -111,15 +112,19 @@ class Sweep:
 
     def _all(self, check: Callable[[Kvm, ModuleTd, list[Pair]], Iterator[str]]) -> list[str]:
         found = []
-        for td in self.lab.tds:
-            module_td = self.lab.module.tds[td.kvm.tdr_hpa]
-            found += [f"{td.kvm.name}: {text}" for text in check(td.kvm, module_td, self.pairs[td.kvm.name])]
+        for kvm in self.kvms():
+            td = self.lab.module.tds[kvm.tdr_hpa]
+            found += [f"{kvm.name}: {text}" for text in check(kvm, td, self.pairs[kvm.name])]
         return found
+
+    def kvms(self) -> list[Kvm]:
+        """The VMs that the module knows: neither before INIT_VM nor after the end."""
+        return [td.kvm for td in self.lab.tds if td.kvm.peek("tdr_hpa") in self.lab.module.tds]
 
     def walk(self, kvm: Kvm) -> Iterator[Pair]:
         """Every entry of the mirror that holds something, or whose S-EPT entry does, top down."""
         td = self.lab.module.tds[kvm.tdr_hpa]
-        todo: list[tuple[KvmMmuPage, int | None]] = [(kvm.mirror_root, td.root)]
+        todo: list[tuple[KvmMmuPage, int | None]] = [(kvm.mirror_root, td.root)] if kvm.mirror_root else []
         for sp, table in todo:
             page = self.lab.memory.sept_page(table) if table is not None else None
             words: Sequence[int | None] = page if page is not None else [None] * len(sp.spt)
@@ -140,7 +145,11 @@ class Sweep:
     # --- the invariants ---
 
     def sept_against_mirror(self, kvm: Kvm, td: ModuleTd, pairs: list[Pair]) -> Iterator[str]:
-        """Entry by entry the same: nothing, a table with the page that KVM gave, or a leaf with the same frame."""
+        """Entry by entry the same: nothing, a table with the page that KVM gave, or a leaf with the same frame.
+
+        While a TD is built the mirror may be ahead by as many leaves as KVM counts.
+        """
+        ahead = kvm.nr_premapped.peek(0)
         for pair in pairs:
             state = pair.entry.state.name if pair.entry else "no table"
             if pair.entry is None or pair.entry.state.blocked:
@@ -149,6 +158,8 @@ class Sweep:
                 agree = not pair.entry.state.leaf and pair.entry.hpa == pair.spte.child.external_spt
             elif is_shadow_present_pte(pair.spte):
                 agree = pair.entry.state.leaf and pair.entry.hpa >> PAGE_SHIFT == spte_to_pfn(pair.spte)
+                if not agree and pair.entry.state is FREE and ahead:
+                    agree, ahead = True, ahead - 1
             else:
                 agree = pair.entry.state is FREE
             if not agree:
@@ -200,7 +211,7 @@ class Sweep:
 
     def owners(self) -> Iterator[str]:
         """No page is used for two things, by one TD or by two, or used and free; nor is a part of a 2M page."""
-        used = [use for td in self.lab.tds for use in uses(td.kvm, tables(td.kvm, self.pairs[td.kvm.name]))]
+        used = [use for kvm in self.kvms() for use in uses(kvm, tables(kvm, self.pairs[kvm.name]))]
         return owned_twice([*used, *free(self.lab), *pamt_pages(self.lab)])
 
     def leaked(self) -> list[str]:
@@ -215,7 +226,7 @@ class Sweep:
 
     def without_use(self) -> int:
         """Bytes handed out, less what the TDs use: what somebody else holds."""
-        used = [use for td in self.lab.tds for use in uses(td.kvm, tables(td.kvm, self.walk(td.kvm)))]
+        used = [use for kvm in self.kvms() for use in uses(kvm, tables(kvm, self.walk(kvm)))]
         used += pamt_pages(self.lab)
         return self.lab.host.allocator.handed_out() - sum(size_of(use) for hpa, use in used if hpa)
 

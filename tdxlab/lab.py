@@ -27,11 +27,11 @@ from tdxlab.hw.guest import Access, Guest, GuestFault
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
 from tdxlab.invariants import Sweep
-from tdxlab.kvm.direct_root import kvm_mmu_load
-from tdxlab.kvm.kvm_main import Kvm, KvmMemorySlot, KvmVcpu
-from tdxlab.kvm.mmu import mmu_topup_memory_caches
+from tdxlab.kvm.kvm_main import Kvm, KvmMemorySlot, KvmVcpu, kvm_vm_ioctl_create_vcpu
+from tdxlab.kvm.mmu_load import kvm_mmu_load
 from tdxlab.kvm.prefault import kvm_vcpu_pre_fault_memory
 from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
+from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.kvm.userspace import OnExit, kvm_set_memory_region, run_vcpu, stop
 from tdxlab.ledger import Ledger
 from tdxlab.module.dispatch import TdxModule
@@ -41,7 +41,7 @@ from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.design import Design
 from tdxlab.spec.features import modelled
 from tdxlab.spec.leaves import TDH_VP_ENTER, Leaf, named
-from tdxlab.spec.levels import PAGE_SIZE, SIZE_1G, SIZE_2M
+from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, SIZE_1G, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY, Status
 
 T = TypeVar("T")
@@ -62,14 +62,20 @@ def nbytes(text: str) -> int:
 def memslots(memory: str | Sequence[tuple[int, str]]) -> list[tuple[int, int]]:
     """(GPA, bytes) of each memslot; a size alone is one at 0.  Raises ValueError with a sentence."""
     given = [(0, memory)] if isinstance(memory, str) else memory
-    if not isinstance(given, Sequence) or not all(map(is_memslot, given)):
+    if not isinstance(given, Sequence) or not given or not all(map(is_memslot, given)):
         raise ValueError(f"memory is a size, or memslots as (gpa, size), not {memory!r}")
-    slots = []
+    slots: list[tuple[int, int]] = []
     for gpa, size in given:
         if gpa % PAGE_SIZE or not nbytes(size) or nbytes(size) % PAGE_SIZE:
             raise ValueError(f"a memslot is made of pages of 4K, so it can not be {size} at {gpa:#x}")
         if not 0 <= gpa <= PRIVATE_GPAS - nbytes(size):
             raise ValueError(f"a memslot lies between 0 and {PRIVATE_GPAS:#x}, so it can not be {size} at {gpa:#x}")
+        if taken := [first for first, length in slots if first < gpa + nbytes(size) and gpa < first + length]:
+            free = max(first + length for first, length in slots)
+            raise ValueError(
+                f"memslots may not overlap: {gpa:#x} to {gpa + nbytes(size):#x} reaches into the one at {taken[0]:#x}; "
+                f"all is free from {free:#x} on"
+            )
         slots.append((gpa, nbytes(size)))
     return slots
 
@@ -106,8 +112,9 @@ class Lab:
         size = nbytes(memory)
         if not size or size % SIZE_1G:
             raise ValueError(f"a TDMR is a multiple of 1G, so memory cannot be {memory}")
-        if not isinstance(cpus, int) or cpus < 1:
-            raise ValueError(f"a machine has at least one logical processor, so cpus cannot be {cpus!r}")
+        most = size // SIZE_2M // (1 if pages == "own" else 2)  # each has a block for its pages at least
+        if type(cpus) is not int or not 1 <= cpus <= most:
+            raise ValueError(f"a machine of {memory} has 1 to {most} logical processors, so cpus cannot be {cpus!r}")
         if grain not in GRAINS:
             raise ValueError(f"grain is {' or '.join(GRAINS)}, not {grain!r}")
         if dpamt and self.design.choices["pamt_get_put"] == "none":
@@ -123,6 +130,8 @@ class Lab:
             self.cpus, self.memory, self.design, tdmr=(BASE, size), pamt=BASE + size, dpamt=dpamt, pages=pages
         )
         self.tds: list[Td] = []
+        self.made = 0  # how many TDs there have been
+        self.running: Sequence[Steps] = ()  # the actors of an execution that is going on, or has ended
         err = self.alone(tdx_enable(self.host))
         if err.error:
             raise RuntimeError(f"the module did not come up: {err}")
@@ -274,33 +283,42 @@ class Lab:
         if folio not in ("2M", "4K"):
             raise ValueError(f"guest_memfd hands out folios of 2M or 4K, not {folio!r}")
         count = len(self.cpus) if vcpus is None else vcpus
-        if not isinstance(count, int) or not 0 <= count <= len(self.cpus):
+        if type(count) is not int or not 0 <= count <= len(self.cpus):
             raise ValueError(f"vCPU i is on CPU i, so there are 0 to {len(self.cpus)} of them, not {count!r}")
         slots = memslots(memory)
-        pages = slots[0][1] // PAGE_SIZE if slots else 0
-        if not isinstance(image, int) or not 0 <= image <= pages:
+        pages = slots[0][1] // PAGE_SIZE
+        if type(image) is not int or not 0 <= image <= pages:
             raise ValueError(f"the first memslot has {pages} pages, so image can not be {image!r}")
-        if not isinstance(attributes, int) or attributes & ~ATTRIBUTES:
+        if image and not count:
+            raise ValueError("an image is added by vCPU 0, so with vcpus=0 there is none")
+        if not isinstance(finalize, bool):
+            raise ValueError(f"finalize is True or False, not {finalize!r}")
+        if type(attributes) is not int or attributes & ~ATTRIBUTES:
             raise ValueError(f"a TD's attributes are some of {ATTRIBUTES:#x}, not {attributes!r}")
         wanted, most = sum(size for _, size in slots), self._room(count)
         if wanted > most:
             raise ValueError(f"a TD of {wanted / UNITS['M']:g}M does not fit: this machine has room for {most >> 20}M")
-        kvm = Kvm(self.journal, f"td{len(self.tds)}", self.host, self.design)
-        self.must(tdx_td_init(kvm, max_vcpus=max(count, 1), attributes=attributes))
-        for gpa, size in slots:
-            slot = kvm_set_memory_region(kvm, gpa, size, order=9 if folio == "2M" else 0)
-            for index in range(slot.gmem_pgoff, slot.gmem_pgoff + slot.npages, 1 << slot.gmem.order):
-                self.alone(slot.gmem.alloc_folio(index & -(1 << slot.gmem.order)))
-        for cpu in range(count):  # on its own CPU: VP.INIT ties the vCPU to where it is made
-            self.must(tdx_td_vcpu_init(KvmVcpu(kvm, cpu)), cpu)
-            self.alone(mmu_topup_memory_caches(kvm.vcpus[cpu]), cpu)
-            self.must(kvm_mmu_load(kvm.vcpus[cpu]), cpu)
-        td = Td(self, kvm)
+        td = self.new_td()
+        try:
+            self.must(td.init_vm(attributes))
+            td.add_memory(slots, order=9 if folio == "2M" else 0)
+            for cpu in range(count):  # on its own CPU: VP.INIT ties the vCPU to where it is made
+                self.must(td.init_vcpu(cpu), cpu)
+                self.must(kvm_mmu_load(td.kvm.vcpus[cpu]), cpu)
+            if image:
+                td.add_image(slots[0][0], image)
+            if finalize:
+                td.finalize()
+        except RuntimeError:
+            self.alone(td.destroy())
+            raise
+        return td
+
+    def new_td(self) -> Td:
+        """KVM_CREATE_VM: a VM of which the module knows nothing yet."""
+        td = Td(self, Kvm(self.journal, f"td{self.made}", self.host, self.design))
+        self.made += 1
         self.tds.append(td)
-        if image:
-            td.add_image(slots[0][0], image)
-        if finalize:
-            td.finalize()
         return td
 
     def _room(self, vcpus: int) -> int:
@@ -325,9 +343,14 @@ class Lab:
     ) -> Program:
         """What `actors` gives, on this machine, with the machine's invariants; actor i runs on CPU i."""
         sweep = Sweep(self)
+
+        def begin() -> Sequence[Steps]:
+            self.running = sweep.watch(actors())
+            return self.running
+
         return Program(
             journal=self.journal,
-            actors=lambda: sweep.watch(actors()),
+            actors=begin,
             claims=tuple(claims),
             invariants=sweep.invariants(),
             names=tuple(names),
@@ -357,28 +380,68 @@ class Td:
         slot: KvmMemorySlot = self.kvm.peek("memslots")[0]
         return slot
 
-    async def vcpu(self, n: int, program: GuestProgram, on_exit: OnExit = stop) -> int:
-        """vCPU n's thread, running `program`: an actor for CPU n.  Returns 0 or -errno.
+    # --- its making, ioctl by ioctl ---
 
-        on_exit: what userspace answers where the guest asks for a device, or the like.
-        """
-        return await run_vcpu(self.kvm.vcpus[n], Guest(program), on_exit)
+    async def init_vm(self, attributes: int = 0) -> int:
+        """KVM_TDX_INIT_VM.  Returns 0 or -errno."""
+        return await tdx_td_init(self.kvm, attributes=attributes)
 
-    async def prefault(self, n: int, gpa: int, nbytes: int) -> int:
-        """KVM_PRE_FAULT_MEMORY on vCPU n: an actor for CPU n, or part of one.  Returns the bytes done, or -errno."""
-        return await kvm_vcpu_pre_fault_memory(self.kvm.vcpus[n], gpa, nbytes)
+    def add_memory(self, slots: Sequence[tuple[int, int]], order: int) -> None:
+        """Memslots, (GPA, bytes), each with a guest_memfd of its own, which has its folios as far as memory goes."""
+        for gpa, size in slots:
+            slot = kvm_set_memory_region(self.kvm, gpa, size, order=order)
+            for index in range(slot.gmem_pgoff, slot.gmem_pgoff + slot.npages, 1 << slot.gmem.order):
+                self.lab.alone(slot.gmem.alloc_folio(index & -(1 << slot.gmem.order)))
+
+    async def init_vcpu(self, cpu: int) -> int:
+        """KVM_CREATE_VCPU and KVM_TDX_INIT_VCPU of the vCPU for a CPU.  Returns 0 or -errno, and can be tried again."""
+        made = next((vcpu for vcpu in self.kvm.vcpus if vcpu.cpu == cpu), None)
+        return await tdx_td_vcpu_init(made or await kvm_vm_ioctl_create_vcpu(self.kvm, cpu))
 
     def add_image(self, gpa: int, npages: int, *, measure: bool = False) -> None:
-        """KVM_TDX_INIT_MEM_REGION: pages of zeros.  Before `finalize`."""
-        source = self.lab.host.alloc_page()
-        assert source is not None
-        for at in range(0, npages * PAGE_SIZE, PAGE_SIZE):
-            self.lab.must(tdx_vcpu_init_mem_region(self.kvm.vcpus[0], gpa + at, source, 1, measure=measure))
-        self.lab.host.free_page(source)
+        """KVM_TDX_INIT_MEM_REGION: pages of zeros.  Before `finalize`.  Raises ValueError with a sentence."""
+        if type(gpa) is not int or type(npages) is not int or gpa % PAGE_SIZE or npages < 1:
+            raise ValueError(f"an image is whole pages of 4K, not {npages!r} pages at {gpa!r}")
+        gfns = range(gpa >> PAGE_SHIFT, (gpa >> PAGE_SHIFT) + npages)
+        if not all(map(self.kvm.gfn_to_memslot, gfns)):
+            raise ValueError(f"an image lies in memslots, so it can not be {npages} pages at {gpa:#x}")
+        if not self.kvm.vcpus or self.kvm.pre_fault_allowed:
+            raise ValueError("an image is added by vCPU 0, before the TD is finalised")
+        source = self.lab.host.must_alloc()
+        try:
+            for gfn in gfns:
+                add = tdx_vcpu_init_mem_region(self.kvm.vcpus[0], gfn << PAGE_SHIFT, source, 1, measure=measure)
+                self.lab.must(add)
+        finally:
+            self.lab.host.free_page(source)
 
     def finalize(self) -> None:
         """KVM_TDX_FINALIZE_VM."""
         self.lab.must(tdx_td_finalize(self.kvm))
+
+    async def destroy(self) -> int:
+        """The last reference goes.  Returns 0."""
+        await kvm_destroy_vm(self.kvm)
+        self.lab.tds.remove(self)
+        return 0
+
+    # --- its life ---
+
+    async def vcpu(self, n: int, program: GuestProgram, on_exit: OnExit = stop) -> int:
+        """vCPU n's thread, running `program`: an actor for CPU n.  Returns 0 or -errno.
+
+        on_exit: what userspace answers where the guest asks for a device, or the like.  Raises ValueError.
+        """
+        return await run_vcpu(self._vcpu(n), Guest(program), on_exit)
+
+    async def prefault(self, n: int, gpa: int, nbytes: int) -> int:
+        """KVM_PRE_FAULT_MEMORY on vCPU n: an actor for CPU n, or part of one.  Returns the bytes done, or -errno."""
+        return await kvm_vcpu_pre_fault_memory(self._vcpu(n), gpa, nbytes)
+
+    def _vcpu(self, n: int) -> KvmVcpu:
+        if type(n) is not int or not 0 <= n < len(self.kvm.vcpus):
+            raise ValueError(f"{self.kvm.name} has {len(self.kvm.vcpus)} vCPUs, counted from 0, so there is no {n!r}")
+        return self.kvm.vcpus[n]
 
     def entry(self, gpa: int, level: int) -> tuple[int, int]:
         """TDH.MEM.SEPT.RD at a PG_LEVEL: (entry, level and state)."""

@@ -1,7 +1,7 @@
 """Who has each page of physical memory, who may free it, who pays for it, and how often it counts for a PAMT pair.
 
-A page is somebody's where that one's structures name it.  A page that was handed out and is named nowhere is leaked:
-if a memcg pays for it, the ledger knows which page it is, and the module's PAMT tells what it was.
+A page is somebody's where that one's structures name it, or the local variables of a function that stands between two
+steps.  A page that was handed out and is named nowhere is leaked; the module's PAMT tells what it was.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tdxlab.host.host import SET_UP
+from tdxlab.in_flight import in_flight
 from tdxlab.kvm.direct_root import direct_tables
 from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.spte import is_shadow_present_pte, spte_to_pfn
 from tdxlab.kvm.tdp_iter import KvmMmuPage, tables_bottom_up
-from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.levels import ENTRIES, LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.pamt import PT_NDA, PT_PAMT, PageType
 
 if TYPE_CHECKING:
@@ -36,16 +38,20 @@ FREED_BY = {
     "in a vCPU's mmu_external_spt_cache": "mmu_free_memory_caches",
     "in a vCPU's pamt_cache": "mmu_free_memory_caches",
     "in a VM's pamt_cache": "kvm_destroy_vm",
-    "a folio of guest_memfd": "guest_memfd, when nothing maps it",
-    "2M folio of guest_memfd": "guest_memfd, when nothing maps it",
-    "userspace memory": "the process",
+    "a folio of guest_memfd": "kvm_gmem_release, kvm_gmem_punch_hole",
+    "2M folio of guest_memfd": "kvm_gmem_release, kvm_gmem_punch_hole",
+    "userspace memory": "exit_mmap",
     "a PAMT page": "tdx_pamt_put, after PAMT.REMOVE",
+    "in flight": "the function that has it",
+    "2M in flight": "the function that has it",
+    "of a set-up": "who made the set-up",
+    "2M of a set-up": "who made the set-up",
     "free": "whoever allocates it",
     "2M free block": "whoever allocates it",
     "leaked": "nobody",
     "2M leaked": "nobody",
 }
-"""What pages are used for, and who may free them."""
+"""What pages are used for, and who may free them: kernel functions, or people."""
 
 REMOVED = "a removed table", "a removed table with its pair"
 GIVEN_TO_MODULE = "a TD's control page", "a vCPU's control page", "a table of the S-EPT", REMOVED[True]
@@ -126,15 +132,24 @@ class Page:
 class Ledger:
     """The pages of a lab as they are now; memory that was never handed out is only a number.  str: a table by owner."""
 
-    __slots__ = ("lab", "pages")
+    __slots__ = ("in_flight", "lab", "pages")
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self.in_flight = in_flight(lab.running, lab.memory.hpas)
         owned = list(self._owned())
         named = {page.hpa for page in owned}
-        charged = ((hpa, level, memcg) for (hpa, level), memcg in lab.host.page_memcg.items() if hpa not in named)
-        lost = [Page(hpa, "2M leaked" if level == LEVEL_2M else "leaked", "", who, 0) for hpa, level, who in charged]
-        self.pages = (*owned, *lost, *(Page(hpa, use, "", "", 0) for hpa, use in free(lab)))
+        others = [
+            Page(hpa, self._unnamed(hpa, level, memcg), "", memcg, 0)
+            for (hpa, level), memcg in lab.host.page_memcg.items()
+            if hpa not in named
+        ]
+        self.pages = (*owned, *others, *(Page(hpa, use, "", "", 0) for hpa, use in free(lab)))
+
+    def _unnamed(self, hpa: int, level: int, memcg: str) -> str:
+        # the use of a page that was handed out and is in no structure
+        use = "of a set-up" if memcg == SET_UP else "in flight" if hpa in self.in_flight else "leaked"
+        return f"2M {use}" if level == LEVEL_2M else use
 
     def __str__(self) -> str:
         rows = [("owner", "TD", "KiB", "charged to", "PAMT references", "who may free it")]
@@ -148,12 +163,12 @@ class Ledger:
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
     def leaked(self) -> list[Page]:
-        """What a memcg pays for and nobody has."""
+        """What was handed out and nobody has."""
         return [page for page in self.pages if page.use.endswith("leaked")]
 
     def problems(self) -> list[str]:
-        """A sentence for whatever is wrong.  Context: nothing is in flight."""
-        lost = [f"page {page.hpa:#x} of {page.memcg} is leaked" for page in self.leaked()]
+        """A sentence for whatever is wrong, at any step."""
+        lost = [f"page {page.hpa:#x}, charged to {page.memcg or 'nobody'}, is leaked" for page in self.leaked()]
         return [*lost, *self.owned_twice(), *self.free_in_module(), *self.miscounted()]
 
     def owned_twice(self) -> Iterator[str]:
@@ -167,17 +182,23 @@ class Ledger:
                 yield f"page {hpa:#x} is free, and {type.name} to the module"
 
     def miscounted(self) -> Iterator[str]:
-        """The count of a 2M range is the number of references to its pair."""
+        """The count of a 2M range is the number of references to its pair.
+
+        Whoever has a page in flight may be between the count and the page: one of it, or all of a block.
+        """
+        unsettled: Counter[int] = Counter()
+        for hpa in self.in_flight:
+            unsettled[hpa // SIZE_2M] += 1 if hpa % SIZE_2M else ENTRIES
         held: Counter[int] = Counter()
         for page in self.pages:
             held[page.hpa // SIZE_2M] += page.references
         for n, refcount in self.lab.host.pamt_refcounts.items():
-            if refcount.peek(0) != held[n]:
+            if abs(refcount.peek(0) - held[n]) > unsettled[n]:
                 yield f"range {n * SIZE_2M:#x} is counted {refcount.peek(0)} times, its pages hold {held[n]} references"
 
     def _owned(self) -> Iterator[Page]:
         for td in self.lab.tds:
-            tables = list(tables_bottom_up(td.kvm.mirror_root))
+            tables = list(tables_bottom_up(td.kvm.mirror_root)) if td.kvm.mirror_root else []
             small = [spte for sp in tables if sp.level == PG_LEVEL_4K for spte in sp.spt.peek(None)]
             leaves = Counter(spte_to_pfn(spte) for spte in small if is_shadow_present_pte(spte))
             blocks = Counter(pfn << PAGE_SHIFT & -SIZE_2M for pfn in leaves)
@@ -186,11 +207,11 @@ class Ledger:
                 level = LEVEL_2M if large else LEVEL_4K
                 mapped = blocks[hpa] if large else leaves[hpa >> PAGE_SHIFT]
                 if hpa:
-                    memcg = self.lab.host.page_memcg.peek((hpa, level))
+                    memcg = self.lab.host.page_memcg.peek((hpa, level)) or ""
                     counts = references(td.kvm, use, mapped) if self.lab.host.dpamt else 0
                     yield Page(hpa, use, td.kvm.name, memcg, counts)
         for hpa, use in pamt_pages(self.lab):
-            yield Page(hpa, use, "", self.lab.host.page_memcg.peek((hpa, LEVEL_4K)), 0)
+            yield Page(hpa, use, "", self.lab.host.page_memcg.peek((hpa, LEVEL_4K)) or "", 0)
 
 
 def references(kvm: Kvm, use: str, mapped: int) -> int:

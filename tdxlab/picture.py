@@ -28,9 +28,9 @@ def picture(lab: Lab) -> dict[str, Any]:
 
     Of the first TD; a region in which neither S-EPT nor mirror holds anything is left out of both.
     """
-    if not lab.tds:
+    kvm = lab.tds[0].kvm if lab.tds else None
+    if kvm is None or kvm.tdr_hpa not in lab.module.tds:
         return {}
-    kvm = lab.tds[0].kvm
     td = lab.module.tds[kvm.tdr_hpa]
     sept = {gpa: sept_states(lab.memory, td.root, td.top_level, gpa) for gpa in regions(kvm)}
     mirror = {gpa: mirror_states(kvm, gpa) for gpa in regions(kvm)}
@@ -87,14 +87,15 @@ def sept_states(memory: Memory, table: int, level: int, gpa: int) -> States:
 
 def mirror_states(kvm: Kvm, gpa: int) -> States:
     """What KVM's mirror holds for a 2M region.  It does not know what the guest has accepted."""
-    sp: KvmMmuPage = kvm.mirror_root
-    while True:
+    sp: KvmMmuPage | None = kvm.mirror_root
+    while sp:
         spte = sp.spt[spte_index(gpa >> PAGE_SHIFT, sp.level)]
         if not isinstance(spte, TableSpte):
             return spte_name(spte)
         sp = spte.child
         if sp.level < PG_LEVEL_2M:
             return [spte_name(small) for small in sp.spt]
+    return "FREE"  # no vCPU has loaded a root
 
 
 def spte_name(spte: int) -> str:

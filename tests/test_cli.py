@@ -287,40 +287,55 @@ def test_a_design_comes_from_a_file(
     assert data["claims"]["HP01"] == {"holds": True, "expected": None}
 
 
+OWN = """\
+from tdxlab.kvm.accept_level import no_bits, no_say, question, split_refused
+async def f(vcpu, gfn):
+    return 0
+question.variant("mine", on_violation=f, error_code=no_bits, max_level=no_say, split_shared=split_refused,
+                 source="a test")
+"""
+
+
 @pytest.mark.parametrize(
-    ("mistake", "says"),
+    ("right", "wrong", "says"),
     [
-        ("return vcpu.nosuch", "line 3: AttributeError"),
-        ("async def f(vcpu, gfn):", "on_violation of a variant of accept_level is made with async def"),
-        ("question.variant", "registers no variant"),
-        ("import no_bits", "could not be loaded"),
+        ("return 0", "return vcpu.nosuch", "mine.py line 3: AttributeError"),
+        ("return 0", "return int('no')", "mine.py line 3: invalid literal"),
+        ("return 0", "return 'no'", "mine.py registers does not work, at "),
+        ("return 0", "return await vcpu.kvm", "mine.py line 3: TypeError"),
+        ("return 0", "vcpu.kvm.mmu_invalidate_seq = 1; return 0", "without a touch or a lock"),
+        ("async def", "def", "mine.py line 4 could not be loaded: on_violation of a variant of accept_level is made"),
+        (
+            "(vcpu, gfn)",
+            "(vcpu)",
+            "line 4 could not be loaded: on_violation of a variant of accept_level takes vcpu, gfn",
+        ),
+        ("on_violation=f", "on_violation=3", "on_violation of a variant of accept_level is a function"),
+        (OWN[OWN.index("question.v") :], "x = 1", "registers no variant"),
+        ("no_bits, no_say", "nosuch, no_say", "mine.py line 1 could not be loaded: ImportError: cannot import name"),
+        ("async def", "async deaf", "could not be loaded: SyntaxError"),
+        ('source="a test"', "source=3", "a variant of accept_level has a name and a source, which are text"),
+        ('source="a test"', 'source="", never_with="no"', "never_with is {(question, variant): why not}, not 'no'"),
+        ('source="a test"', 'source="", never_with={1: "no"}', "never_with is {(question, variant): why not}"),
+        ('source="a test"', 'source="", never_with={("a", "b"): "no"}', "no question is called 'a'"),
+        ("question.variant", "question.nosuch", "line 4 could not be loaded: AttributeError"),
+        (
+            "async def",
+            "type(question)('split', '')\nasync def",
+            "line 2 could not be loaded: there is a question 'split'",
+        ),
+        ("async def", "raise SystemExit(3)\nasync def", "line 2 could not be loaded: SystemExit: 3"),
     ],
 )
 def test_a_mistake_in_a_design_s_file_is_one_sentence(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    mistake: str,
-    says: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], right: str, wrong: str, says: str
 ) -> None:
-    question = Question.all["accept_level"]
-    monkeypatch.setattr(question, "variants", dict(question.variants))
-    lines = [
-        "from tdxlab.kvm.accept_level import no_bits, no_say, question, split_refused",
-        "async def f(vcpu, gfn):",
-        "    return 0",
-        "question.variant('mine', on_violation=f, error_code=no_bits, max_level=no_say, split_shared=split_refused,",
-        "                 source='a test')",
-    ]
-    text = "\n".join(lines)
-    wrong = {
-        "return vcpu.nosuch": text.replace("return 0", mistake),
-        "async def f(vcpu, gfn):": text.replace(mistake, "def f(vcpu, gfn):"),
-        "question.variant": "x = 1",
-        "import no_bits": text.replace("no_bits, no_say", "nosuch, no_say"),
-    }[mistake]
     file = tmp_path / "mine.py"
-    file.write_text(wrong)
-    assert main(["run", "accept-level", "--design", str(file)]) == 2
+    file.write_text(OWN.replace(right, wrong))
+    try:
+        assert main(["run", "accept-level", "--design", str(file)]) == 2
+    finally:
+        Question.all["accept_level"].variants.pop("mine", None)
     caught = capsys.readouterr()
     assert caught.err.startswith("tdxlab: ") and says in caught.err and caught.err.count("\n") == 1
+    assert "split" in Question.all and Question.all["split"].variants

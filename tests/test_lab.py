@@ -11,6 +11,7 @@ from tdxlab.engine.run import run
 from tdxlab.engine.schedule import seeded
 from tdxlab.guest.programs import accepts, touches
 from tdxlab.invariants import Sweep
+from tdxlab.kvm.kvm_main import EINVAL
 from tdxlab.kvm.spte import SHADOW_NONPRESENT_VALUE
 from tdxlab.lab import BASE, Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
@@ -26,7 +27,8 @@ from tdxlab.spec.status import TDX_GPA_RANGE_NOT_BLOCKED, TDX_MISSING_PAMT_PAGE_
         {"memory": "64M"},
         {"memory": "much"},
         {"design": "nobody"},
-        *({"cpus": cpus} for cpus in (0, -1, "2")),
+        *({"cpus": cpus} for cpus in (0, -1, "2", True, 1.0, None, 513, 10**9)),
+        {"cpus": 257, "pages": "scattered"},
         *({"memory": size} for size in (1, "0G", "64T", "³G", "1\u212a", "G")),
         {"grain": "zz"},
         {"design": "mainline_616", "dpamt": True},
@@ -44,19 +46,91 @@ def test_what_cannot_be_made_is_refused_with_a_sentence(options):
     "options",
     [
         *({"memory": odd} for odd in (5, [5], [(0,)], [("0", "4M")], [(-PAGE_SIZE, "4M")], [(1 << 60, "4M")])),
-        *({"image": odd} for odd in (-1, "x", 1 << 20)),
-        *({"attributes": odd} for odd in ("x", -1, 1 << 40)),
+        *({"memory": odd} for odd in ([], (), {}, b"4M", "", "-4M", "4 M", [(0, "4M"), (SIZE_2M, "4M")], [(8, "4M")])),
+        *({"image": odd} for odd in (-1, "x", 1 << 20, None, True, 1.0)),
+        *({"attributes": odd} for odd in ("x", -1, 1 << 40, None, 1.0)),
+        *({"vcpus": odd} for odd in (-1, 3, "1", True, 1.0)),
+        *({"folio": odd} for odd in ("1G", None, 2)),
+        *({"finalize": odd} for odd in (None, "no", 0)),
+        {"vcpus": 0, "image": 1},
     ],
     ids=str,
 )
-def test_a_td_that_cannot_be_made_is_refused_with_a_sentence(options):
+def test_a_td_that_cannot_be_made_is_refused_with_a_sentence_and_nothing_is_left_of_it(options):
+    lab = Lab()
     with pytest.raises(ValueError, match=r"\w+ .* \w+"):
-        Lab().create_td(**options)
+        lab.create_td(**options)
+    assert not lab.tds and not any(lab.host.hkids.values()) and {page.use for page in lab.ledger.pages} == {"free"}
 
 
-def test_a_leaf_fails_with_a_status_only():
-    with pytest.raises(ValueError, match=r"a leaf answers a Status, as tdxlab\.spec\.status has them, not 5"):
-        Lab().fail("TDH.MEM.PAGE.AUG", status=5)
+@pytest.mark.parametrize("site", ["TDH.MNG.INIT", "TDH.VP.CREATE", "TDH.MEM.PAGE.ADD", "TDH.MR.FINALIZE"])
+@pytest.mark.parametrize("design", ["seed,teardown=slow", "y2026"])
+def test_a_td_whose_making_fails_is_taken_down_again(design, site):
+    lab = Lab(design, dpamt=True, cpus=1)
+    lab.fail(site)
+    with pytest.raises(RuntimeError, match="failed with -5"):
+        lab.create_td(memory="2M", image=1)
+    assert not lab.tds and not lab.ledger.problems() and not any(lab.host.hkids.values())
+    assert {page.use for page in lab.ledger.pages} <= {"free", "2M free block"}
+    assert lab.create_td(memory="2M", image=1).kvm.name == "td1"
+
+
+@pytest.mark.parametrize(
+    ("site", "options"),
+    [
+        *((site, {}) for site in (None, 5, "", "TDH.NO", "TDG.MEM.PAGE.ACCEPT", [])),
+        *(("pamt_cache", {"nth": odd}) for odd in (0, -1, "2", 1.5, None, True)),
+        *(("pamt_cache", {"cpu": odd}) for odd in (2, -1, "0", None)),
+        ("pamt_cache", {"status": TDX_GPA_RANGE_NOT_BLOCKED}),
+        ("TDH.MEM.PAGE.AUG", {"status": 5}),
+    ],
+)
+def test_what_can_not_fail_is_refused_with_a_sentence(site, options):
+    with pytest.raises(ValueError, match=r"\w+ .* \w+"):
+        Lab().fail(site, **options)
+
+
+@pytest.mark.parametrize(
+    "image", [(0x123, 1), (4 << 20, 1), (0, 1025), (0, 0), (0, -1), (-PAGE_SIZE, 1), ("0", 1), (0, 1.0), (1 << 47, 1)]
+)
+def test_an_image_is_whole_pages_of_memslots(image):
+    lab = Lab(cpus=1)
+    td = lab.create_td(finalize=False)
+    with pytest.raises(ValueError, match=r"an image (is whole pages|lies in memslots)"):
+        td.add_image(*image)
+    td.add_image(PAGE_SIZE, 2)
+    td.finalize()
+    with pytest.raises(ValueError, match="before the TD is finalised"):
+        td.add_image(0, 1)
+    assert not lab.ledger.problems()
+
+
+def test_a_vcpu_that_there_is_not_is_told():
+    lab = Lab(cpus=1)
+    td = lab.create_td()
+    for n in (1, -1, "0", None):
+        with pytest.raises(ValueError, match="td0 has 1 vCPUs, counted from 0, so there is no"):
+            lab.alone(td.prefault(n, 0, PAGE_SIZE))
+
+
+@pytest.mark.parametrize("span", [(0x123, PAGE_SIZE), (0, 5), (0, 0), (0, -PAGE_SIZE), (-PAGE_SIZE, PAGE_SIZE)])
+def test_a_pre_fault_is_of_whole_pages(span):
+    lab = Lab(cpus=1)
+    assert lab.alone(lab.create_td().prefault(0, *span)) == -EINVAL
+    assert not lab.journal.locks_of(0)
+
+
+def test_a_run_may_begin_before_its_td_is_made():
+    lab = Lab(cpus=1)
+    td = lab.new_td()
+    trace = run(lab.program(lambda: [td.init_vm()]), check_reads=True)
+    assert trace.ended == "done" and trace.meta
+
+
+def test_a_td_that_went_leaves_its_name_to_nobody():
+    lab = Lab(cpus=1)
+    lab.alone(lab.create_td(memory="2M").destroy())
+    assert lab.create_td(memory="2M").kvm.name == "td1"
 
 
 def test_seamcalls_at_register_level():

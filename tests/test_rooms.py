@@ -29,7 +29,7 @@ ORDER = """
 RANK = {room: rank for rank, rooms in enumerate(ORDER.split("\n")) for room in rooms.split()}
 
 # files that belong to a room by another name; `tdxlab` is the package itself, whose public names lead to the scenarios
-ROOM = {"invariants": "lab", "ledger": "lab", "picture": "lab"}
+ROOM = {"in_flight": "lab", "invariants": "lab", "ledger": "lab", "picture": "lab"}
 
 # the SEAM boundary: Linux's side sees registers only
 NEVER = {("host", "module"), ("kvm", "module"), ("guest", "module")}

@@ -15,9 +15,8 @@ SITES = {
     "hva_to_pfn": "a page of the process, behind a memslot",
     "kvm_gmem_get_folio": "a folio of guest_memfd",
     "kvm_mmu_memory_cache_alloc": "a page in the place of one that a cache should have had",
-    "mmu_alloc_root": "the root of the mirror, or of the shared EPT",
     "mmu_external_spt_cache": "a page for a table of the S-EPT, kept ready",
-    "mmu_shadow_page_cache": "a page for a table of the mirror, kept ready",
+    "mmu_shadow_page_cache": "a page for a table of the mirror or of the shared EPT, kept ready",
     "pamt_cache": "a PAMT page, kept ready by a vCPU or a VM",
     "pamt_pool": "a 2M block for PAMT pages",
     "tdp_mmu_alloc_sp_for_split": "both pages of a table that replaces a huge leaf",
@@ -42,10 +41,13 @@ class FailNth(Table):
 
     def plan(self, site: str, nth: int, *, cpu: int = 0, status: Status | None = None) -> None:
         """Let the n-th use from now on fail; the uses after it succeed.  Raises ValueError with a sentence."""
-        if site not in SITES and not (site in BY_NAME and BY_NAME[site].side == "host"):
+        leaf = isinstance(site, str) and site in BY_NAME and BY_NAME[site].side == "host"
+        if not leaf and (not isinstance(site, str) or site not in SITES):
             raise ValueError(f"what can fail is a leaf of the host's, or one of {', '.join(SITES)}; not {site!r}")
-        if nth < 1:
-            raise ValueError(f"uses are counted from 1, so none is number {nth}")
+        if status is not None and not leaf:
+            raise ValueError(f"only a leaf answers a status; {site} has no page then")
+        if type(nth) is not int or nth < 1:
+            raise ValueError(f"uses are counted from 1, so none is number {nth!r}")
         self.put((cpu, site), (nth, status))
 
     def should_fail(self, site: str) -> Plan | None:

@@ -16,9 +16,18 @@ from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT, Gfp, mig
 from tdxlab.hw.cpu import Cpu
 from tdxlab.hw.memory import Memory, OnDemand, PageAllocator
 from tdxlab.spec.design import Design
-from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M, pg_level_to_tdx_sept_level, size
+from tdxlab.spec.levels import (
+    LEVEL_2M,
+    LEVEL_4K,
+    PAGE_SIZE,
+    PG_LEVEL_4K,
+    SIZE_2M,
+    pg_level_to_tdx_sept_level,
+    size,
+)
 
 T = TypeVar("T")
+SET_UP = "set-up"  # in the place of a memcg: who experiments with the machine
 
 
 class Host:
@@ -49,8 +58,8 @@ class Host:
         self.cpus, self.memory, self.tdmr, self.pamt, self.dpamt = tuple(cpus), memory, tdmr, pamt, dpamt
         self.allocator = PageAllocator(self.journal, tdmr[0], tdmr[0] + tdmr[1], len(cpus), pages)
         # a page that is taken or given back is in nobody's hands but the running CPU's
-        # {(HPA, level): who is charged}
-        self.page_memcg = Table(self.journal, "page_memcg", "", lambda key: self.journal.cpu)
+        # {(HPA, level) of a page that is handed out: who is charged, "" for nobody}
+        self.page_memcg = Table(self.journal, "page_memcg", None, lambda key: self.journal.cpu)
         self.charges = Table(self.journal, "charges", 0, lambda key: int(key[0]))  # {(CPU, memcg): pages}, as percpu
         self.fail_nth = FailNth(self.journal)
         self.design = design
@@ -90,14 +99,15 @@ class Host:
             return None
         level = pg_level_to_tdx_sept_level(level)
         hpa = self.allocator.alloc(level)
-        if hpa is not None and gfp is GFP_KERNEL_ACCOUNT:
-            self.page_memcg.put((hpa, level), memcg)
-            self._charge(memcg, level, 1)
+        if hpa is not None:
+            who = memcg if gfp is GFP_KERNEL_ACCOUNT else ""
+            self.page_memcg.put((hpa, level), who)
+            self._charge(who, level, 1)
         return hpa
 
     def must_alloc(self, level: int = PG_LEVEL_4K) -> int:
         """`alloc_page` for a set-up.  Raises MemoryError."""
-        page = self.alloc_page(level)
+        page = self.alloc_page(level, GFP_KERNEL_ACCOUNT, memcg=SET_UP)
         if page is None:
             raise MemoryError("the machine has no free page left; make it with more memory")
         return page
@@ -105,16 +115,23 @@ class Host:
     def free_page(self, hpa: int, level: int = PG_LEVEL_4K) -> None:
         """Give a page back."""
         level = pg_level_to_tdx_sept_level(level)
-        if memcg := self.page_memcg[hpa, level]:
-            self.page_memcg.put((hpa, level), "")
-            self._charge(memcg, level, -1)
+        self._charge(self.page_memcg[hpa, level] or "", level, -1)
+        self.page_memcg.put((hpa, level), None)
         self.allocator.free(hpa, level)
+
+    def split_page(self, hpa: int) -> None:
+        """Make 512 pages of a block that nobody is charged for, each to be freed by itself."""
+        self.page_memcg.put((hpa, LEVEL_2M), None)
+        for page in range(hpa, hpa + SIZE_2M, PAGE_SIZE):
+            self.page_memcg.put((page, LEVEL_4K), "")
 
     def charged(self, memcg: str) -> int:
         """How many 4K pages a memcg pays for."""
         return sum(pages for (_, who), pages in self.charges.items() if who == memcg)
 
     def _charge(self, memcg: str, level: int, sign: int) -> None:
+        if not memcg:
+            return
         key = self.journal.cpu, memcg
         self.charges.put(key, self.charges[key] + sign * size(level) // PAGE_SIZE)
 

@@ -1,6 +1,6 @@
 """A VM: its locks, vCPUs, memslots and requests.  (virt/kvm/kvm_main.c, struct kvm with struct kvm_tdx inside)
 
-Left out: kvm->lock and vcpu->mutex (set-ups run alone, a vCPU belongs to one CPU), MMU notifiers.
+Left out: MMU notifiers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tdxlab.engine.cells import Journal, Record, Table
-from tdxlab.engine.locks import Mutex, RwLock, SpinLock, Srcu
+from tdxlab.engine.locks import Atomic, Mutex, RwLock, SpinLock, Srcu
 from tdxlab.engine.step import WRITE, step
 from tdxlab.kvm.memory_cache import KvmMmuMemoryCache
 from tdxlab.spec.status import Status
@@ -94,14 +94,20 @@ class Kvm(Record):
     """`struct kvm` and `struct kvm_tdx`."""
 
     FIXED = Record.FIXED | {
-        "design", "host", "mmu_lock", "slots_lock", "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",
-        "srcu", "guest_memfds", "vcpus", "mirror_root", "mem_attr_array", "mm", "direct_root", "cpuid", "msr_filter",
+        "design", "host", "lock", "mmu_lock", "slots_lock", "tdp_mmu_pages_lock", "srcu",
+        "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock", "nr_premapped", "created_vcpus", "mirror",
+        "guest_memfds", "vcpus", "mirror_root", "mem_attr_array", "mm", "direct_root", "cpuid", "msr_filter",
         "stat", "state", "hkid", "tdr_hpa", "tdcs_hpas", "page_add_src", "pre_fault_allowed",
     }  # fmt: skip
     UNDER_SLOTS_LOCK = ("state", "page_add_src", "pre_fault_allowed", "guest_memfds")
+    UNDER_KVM_LOCK = ("created_vcpus", "vcpus")
+    ROOTS = ("mirror_root", "direct_root")
     __slots__ = (  # noqa: RUF023
         # wired once, or changed only while no vCPU can run
-        "design", "host", "mmu_lock", "slots_lock", "srcu", "vcpus", "mirror_root",
+        "design", "host", "lock", "mmu_lock", "slots_lock", "srcu",
+        "created_vcpus", "vcpus",  # how many there are to be, and those that are ready; under kvm->lock
+        "mirror_root", "tdp_mmu_pages_lock",  # None until the first vCPU loads its roots
+        "nr_premapped",  # leaves that the mirror has and the S-EPT has not yet: see `build_path`
         "pamt_cache", "pamt_cache_lock", "prealloc_split_cache_lock",  # PAMT pages for splits: see `pamt_split_cache`
         "guest_memfds",  # the files that userspace has made for this VM
         "memslots",  # replaced under slots_lock; who reads them sees the old or the new, and holds srcu
@@ -123,7 +129,9 @@ class Kvm(Record):
     def __init__(self, journal: Journal, name: str, host: Host, design: Design) -> None:
         super().__init__(journal, name, self._guard)
         self.design, self.host = design, host
+        self.lock = Mutex(journal, f"kvm->lock:{name}")
         self.mmu_lock = RwLock(journal, f"mmu_lock:{name}")
+        self.tdp_mmu_pages_lock = SpinLock(journal, f"tdp_mmu_pages_lock:{name}")
         self.slots_lock = Mutex(journal, f"slots_lock:{name}")
         self.srcu = Srcu(journal, f"srcu:{name}")
         self.pamt_cache_lock = Mutex(journal, f"pamt_cache_lock:{name}")  # RFC v5: outside mmu_lock, for splits
@@ -131,8 +139,9 @@ class Kvm(Record):
         self.pamt_cache = KvmMmuMemoryCache(journal, f"pamt_cache:{name}", name, self.split_cache_guard)
         self.memslots: tuple[KvmMemorySlot, ...] = ()
         self.guest_memfds: tuple[Gmem, ...] = ()
-        self.vcpus: tuple[KvmVcpu, ...] = ()
-        self.mirror_root: KvmMmuPage
+        self.created_vcpus, self.vcpus = 0, tuple[KvmVcpu, ...]()
+        self.mirror_root: KvmMmuPage | None = None
+        self.nr_premapped = Atomic(journal, f"nr_premapped:{name}")
         self.mem_attr_array = Table(journal, f"mem_attr_array:{name}", True)
         self.mm = Table(journal, f"mm:{name}", 0)
         self.direct_root: KvmMmuPage | None = None
@@ -149,9 +158,13 @@ class Kvm(Record):
         self.rcu_callbacks: tuple[tuple[int, bool], ...] = ()
         self.vm_bugged = self.vm_dead = False
 
-    def _guard(self, key: Any) -> tuple[Mutex, int] | int | None:
+    def _guard(self, key: Any) -> tuple[SpinLock, int] | int | None:
         if key == "memslots":
             return self.journal.cpu
+        if key in self.ROOTS:
+            return self.tdp_mmu_pages_lock, 0
+        if key in self.UNDER_KVM_LOCK:
+            return self.lock, 0
         return (self.slots_lock, 0) if key in self.UNDER_SLOTS_LOCK else None
 
     def if_mmu_lock_held_for_write(self, key: Any) -> tuple[RwLock, None] | None:
@@ -164,6 +177,12 @@ class Kvm(Record):
             if self.journal.holds(lock, k, True):
                 return lock, k
         return None
+
+    @property
+    def mirror(self) -> KvmMmuPage:
+        """The mirror's root, for who knows that a vCPU has loaded it."""
+        assert self.mirror_root is not None
+        return self.mirror_root
 
     def kvm_get_running_vcpu(self) -> KvmVcpu | None:
         """The vCPU that the running CPU is busy with, or None.  (There: that is loaded.  Here: that belongs to it.)"""
@@ -187,11 +206,12 @@ class Kvm(Record):
 class KvmVcpu(Record):
     """`struct kvm_vcpu` and `struct vcpu_tdx`.  It runs on one CPU, which alone uses all but `mode` and `requests`."""
 
-    FIXED = Record.FIXED | {"kvm", "vcpu_id", "cpu", "flushed", "state", "tdvpr_hpa", "tdcx_hpas",
+    FIXED = Record.FIXED | {"kvm", "mutex", "vcpu_id", "cpu", "flushed", "state", "tdvpr_hpa", "tdcx_hpas",
                             "mmu_shadow_page_cache", "mmu_external_spt_cache", "pamt_cache", "caches"}  # fmt: skip
     __slots__ = (  # noqa: RUF023
-        "kvm", "vcpu_id", "cpu", "state", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache", "mmu_external_spt_cache",
-        "pamt_cache",
+        "kvm", "mutex", "vcpu_id", "cpu", "state", "tdvpr_hpa", "tdcx_hpas", "mmu_shadow_page_cache",
+        "mmu_external_spt_cache", "pamt_cache",
+        "has_roots",  # this CPU: is the module told of the VM's roots?
         "flushed",  # has TDH.VP.FLUSH been tried?  There: vcpu->cpu is -1 then
         "mode", "requests",  # every access is a touch
         "pir",  # vectors posted for the guest; every access is a touch
@@ -209,6 +229,7 @@ class KvmVcpu(Record):
         own: Guard = lambda key: None if key in ("mode", "requests", "pir", "signal") else cpu  # noqa: E731
         super().__init__(kvm.journal, f"kvm_vcpu:{kvm.name}.{vcpu_id}", own)
         self.kvm, self.vcpu_id, self.cpu, self.state = kvm, vcpu_id, cpu, VCPU_TD_STATE_UNINITIALIZED
+        self.mutex = Mutex(kvm.journal, f"vcpu->mutex:{kvm.name}.{vcpu_id}")
         self.mode, self.requests, self.flushed = OUTSIDE_GUEST_MODE, 0, False
         self.vp_enter_ret = Status(0)
         self.exit_qualification = self.ext_exit_qualification = self.exit_gpa = 0
@@ -225,7 +246,7 @@ class KvmVcpu(Record):
         self.pamt_cache = self._cache("pamt_cache")
         self.tdvpr_hpa = 0
         self.tdcx_hpas: tuple[int, ...] = ()
-        kvm.vcpus = (*kvm.vcpus, self)
+        self.has_roots = False
 
     def _cache(self, name: str) -> KvmMmuMemoryCache:
         kvm, cpu = self.kvm, self.cpu
@@ -235,6 +256,18 @@ class KvmVcpu(Record):
     def caches(self) -> tuple[KvmMmuMemoryCache, ...]:
         """All pages that it keeps ready."""
         return self.mmu_shadow_page_cache, self.mmu_external_spt_cache, self.pamt_cache
+
+
+async def kvm_vm_ioctl_create_vcpu(kvm: Kvm, cpu: int) -> KvmVcpu:
+    """KVM_CREATE_VCPU: from the first time that kvm->lock is held on it is counted, from the second on it is there."""
+    await kvm.lock.lock()
+    kvm.created_vcpus += 1
+    kvm.lock.unlock()
+    await kvm.lock.lock()
+    vcpu = KvmVcpu(kvm, cpu)
+    kvm.vcpus = (*kvm.vcpus, vcpu)
+    kvm.lock.unlock()
+    return vcpu
 
 
 async def publish(kvm: Kvm, memslots: tuple[KvmMemorySlot, ...]) -> None:

@@ -5,8 +5,8 @@
 No lock covers it, for `hugepage_test_guest_inhibit` reads it without mmu_lock: each access is a touch of the step
 before it, also under the lock.  The flags are never cleared by the guest's doing (but see `inhibit_lock`).
 
-Left out: page tracking, and misalignment of the userspace address.
-Source: RFC v2 patch 13.
+Left out: page tracking, misalignment of the userspace address, files with folios of 1G.
+Source: RFC v2 patch 13; that a misaligned file counts as a misaligned address does is INFERRED.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class LpageInfo(Table):
 
     __slots__ = ("base_gfn",)
 
-    def __init__(self, journal: Journal, name: str, base_gfn: int, npages: int) -> None:
+    def __init__(self, journal: Journal, name: str, base_gfn: int, npages: int, pgoff: int | None = None) -> None:
+        """pgoff: where in its file the first page is.  A block that lies across two folios has no huge leaf."""
         super().__init__(journal, name)
         self.base_gfn = base_gfn
         for level in (PG_LEVEL_2M, PG_LEVEL_1G):
@@ -34,6 +35,10 @@ class LpageInfo(Table):
                 self.restore(self.key(base_gfn, level), 1)
             if (base_gfn + npages) % pages:
                 self.restore(self.key(base_gfn + npages, level), 1)
+        pages = KVM_PAGES_PER_HPAGE(PG_LEVEL_2M)
+        if pgoff is not None and (base_gfn - pgoff) % pages:
+            for gfn in range(base_gfn, base_gfn + npages, pages):
+                self.restore(self.key(gfn, PG_LEVEL_2M), 1)
 
     def key(self, gfn: int, level: int) -> tuple[int, int]:
         """`lpage_info_slot`: which entry speaks of `gfn` at `level`."""

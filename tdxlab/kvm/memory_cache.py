@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import islice
 
 from tdxlab.engine.cells import Guard, Journal, Record
-from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT, Gfp
 from tdxlab.host.host import Host
 from tdxlab.spec.levels import PG_LEVEL_4K
 
@@ -37,9 +37,9 @@ class KvmMmuMemoryCache(Record):
             self.objects = (*self.objects, *islice(pages, capacity - len(self.objects)))
         return len(self.objects) >= least
 
-    def alloc_page(self, host: Host) -> int | None:
+    def alloc_page(self, host: Host, gfp: Gfp = GFP_KERNEL_ACCOUNT) -> int | None:
         """A page for the cache, or None."""
-        return host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, self.name.partition(":")[0], self.memcg)
+        return host.alloc_page(PG_LEVEL_4K, gfp, self.name.partition(":")[0], self.memcg)
 
     def alloc(self) -> int:
         """Take a page.  Context: topped up before mmu_lock was taken."""

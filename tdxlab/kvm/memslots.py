@@ -45,14 +45,12 @@ async def kvm_create_memslot(
 
     Dirty logging of private memory is not supported: -EINVAL.
     """
-    if gmem and log_dirty:
+    if npages < 1 or (gmem and log_dirty):
         return -EINVAL
     await kvm.slots_lock.lock()
     ret = -EEXIST if kvm.slots_in(base_gfn, base_gfn + npages) else 0
     if not ret and gmem:
-        await gmem.filemap_invalidate_lock.write_lock()
-        await publish(kvm, (*kvm.memslots, new_memslot(kvm, base_gfn, npages, gmem, pgoff)))
-        gmem.filemap_invalidate_lock.write_unlock()
+        ret = await kvm_gmem_bind(kvm, new_memslot(kvm, base_gfn, npages, gmem, pgoff))
     elif not ret:
         slot = logging(kvm, new_memslot(kvm, base_gfn, npages, None, 0), log_dirty)
         await publish(kvm, (*kvm.memslots, slot))
@@ -60,9 +58,25 @@ async def kvm_create_memslot(
     return ret
 
 
+async def kvm_gmem_bind(kvm: Kvm, slot: KvmMemorySlot) -> int:
+    """Publish a slot.  Returns 0, or -EINVAL: pages that the file has not, that another slot has, or of another VM's
+    file.
+    """
+    gmem, end = slot.gmem, slot.gmem_pgoff + slot.npages
+    if kvm not in gmem.kvms or not 0 <= slot.gmem_pgoff < end <= gmem.npages:
+        return -EINVAL
+    await gmem.filemap_invalidate_lock.write_lock()
+    bound = any(vm is kvm for vm, _ in gmem.bindings(slot.gmem_pgoff, end))
+    if not bound:
+        await publish(kvm, (*kvm.memslots, slot))
+    gmem.filemap_invalidate_lock.write_unlock()
+    return -EINVAL if bound else 0
+
+
 def new_memslot(kvm: Kvm, base_gfn: int, npages: int, gmem: Gmem | None, pgoff: int) -> KvmMemorySlot:
     """A slot that nobody can see yet."""
-    info = LpageInfo(kvm.journal, f"lpage_info:{kvm.name}.{len(kvm.memslots)}", base_gfn, npages)
+    name = f"lpage_info:{kvm.name}.{len(kvm.memslots)}"
+    info = LpageInfo(kvm.journal, name, base_gfn, npages, pgoff if gmem else None)
     return KvmMemorySlot(base_gfn, npages, gmem, pgoff, info, KVM_MEM_GUEST_MEMFD if gmem else 0)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from tdxlab.engine.step import READ, WRITE, step
 from tdxlab.host.dpamt.pair import TDX_DPAMT_ENTRY_PAGE_CNT, PamtPages
+from tdxlab.host.gfp import GFP_KERNEL
 from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.memory_cache import KvmMmuMemoryCache
 from tdxlab.spec.design import Question
@@ -66,9 +67,12 @@ question.variant(
 
 
 async def topup_vm_list(kvm: Kvm) -> bool:
-    """Page by page; two that fill at once may put more on the list than was asked for."""
+    """Page by page; two that fill at once may put more on the list than was asked for.
+
+    Kept: GFP_KERNEL, so nobody pays; Sean Christopherson saw it in review.
+    """
     while await vm_is_short(kvm):
-        page = kvm.pamt_cache.alloc_page(kvm.host)
+        page = kvm.pamt_cache.alloc_page(kvm.host, GFP_KERNEL)
         if page is None:
             return False
         await kvm.prealloc_split_cache_lock.lock()

@@ -13,9 +13,10 @@ from tdxlab.kvm.ioctl import ioctl
 from tdxlab.kvm.kvm_main import EINTR, EINVAL, EIO, ENOENT, EOPNOTSUPP, KVM_REQ_VM_DEAD, KvmVcpu
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, KvmPageFault, kvm_tdp_mmu_page_fault
+from tdxlab.kvm.mmu_load import kvm_mmu_reload
 from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
 from tdxlab.spec.design import Question
-from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_4K
+from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K
 from tdxlab.spec.vmcall import SHARED_BIT
 
 question = Question("prefault", __doc__)
@@ -35,29 +36,38 @@ question.variant("as_large_as_allowed", max_level=no_say, source="RFC v2: the ru
 question.variant("force_4k", max_level=prefetch_4k, source="RFC v1 patch 13")
 
 
-async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
-    """KVM_PRE_FAULT_MEMORY: map the page at `gpa`.  Returns the bytes done, at most `nbytes`, or -errno.
+async def kvm_tdp_map_page(vcpu: KvmVcpu, gfn: int, private: bool | None = None) -> tuple[int, KvmPageFault]:
+    """Map a page that the guest has not asked for.  Returns (RET_PF_* or -errno, the fault as it was at last).
 
-    A GPA comes without the SHARED bit: whether it is private the attribute says.  What is there already counts as
-    done.  Context: SRCU, the vCPU's own CPU; not before FINALIZE.
+    private: as the attribute says, if not told.  Context: SRCU or slots_lock, the vCPU's own CPU.
     """
-    kvm, gfn = vcpu.kvm, gpa >> PAGE_SHIFT
-    if not kvm.pre_fault_allowed:
-        return -EOPNOTSUPP
-    if gpa & SHARED_BIT:
-        return -EINVAL
+    kvm = vcpu.kvm
     while True:
         looks = (vcpu, "requests", READ), (vcpu, "signal", READ), (kvm.mem_attr_array, gfn, READ)
         await step(*looks, (kvm, "memslots", READ), at="pre-fault", ready=OTHERS)
+        private = kvm.kvm_mem_is_private(gfn) if private is None else private
+        fault = KvmPageFault(vcpu, gfn, PFERR_PRIVATE_ACCESS if private else 0, prefetch=True)
         if vcpu.signal:
-            return -EINTR
+            return -EINTR, fault
         if vcpu.requests & KVM_REQ_VM_DEAD:
-            return -EIO
-        error_code = PFERR_PRIVATE_ACCESS if kvm.kvm_mem_is_private(gfn) else 0
-        fault = KvmPageFault(vcpu, gfn, error_code, prefetch=True)
+            return -EIO, fault
         ret = await kvm_tdp_mmu_page_fault(fault)
         if ret != RET_PF_RETRY:
-            break
+            return ret, fault
+
+
+async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
+    """KVM_PRE_FAULT_MEMORY: map the page at `gpa`.  Returns the bytes done, at most `nbytes`, or -errno.
+
+    A GPA comes without the SHARED bit.  What is there already counts as done.  Context: SRCU; not before FINALIZE.
+    """
+    if not vcpu.kvm.pre_fault_allowed:
+        return -EOPNOTSUPP
+    if gpa & SHARED_BIT:
+        return -EINVAL
+    if ret := await kvm_mmu_reload(vcpu):
+        return ret
+    ret, fault = await kvm_tdp_map_page(vcpu, gpa >> PAGE_SHIFT)
     if ret < 0:
         return ret
     if fault.slot is None:
@@ -68,12 +78,12 @@ async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -
 
 @ioctl
 async def kvm_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
-    """The whole range, page by page.  Returns the bytes done, or -errno if none."""
-    done = 0
-    while done < nbytes:
+    """The whole range, page by page.  Returns the bytes done, or -errno if none; -EINVAL for what is no whole pages."""
+    if (gpa | nbytes) % PAGE_SIZE or gpa < 0 or nbytes <= 0:
+        return -EINVAL
+    done = ret = 0
+    while done < nbytes and ret >= 0:
         page = kvm_arch_vcpu_pre_fault_memory(vcpu, gpa + done, nbytes - done)
         ret = await vcpu.kvm.srcu.reading(page)
-        if ret < 0:
-            return done or ret
-        done += ret
-    return done
+        done += max(ret, 0)
+    return done or ret

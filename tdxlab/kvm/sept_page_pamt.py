@@ -84,7 +84,7 @@ async def topup_backed_pages(vcpu: KvmVcpu) -> bool:
     if len(cache.objects) >= PT64_ROOT_MAX_LEVEL:
         return True
     while len(cache.objects) < KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE:
-        page = await tdx_alloc_control_page(kvm.host, kvm.name, "mmu_external_spt_cache")
+        page = await tdx_alloc_control_page(kvm.host, kvm.name, "mmu_external_spt_cache", GFP_KERNEL_ACCOUNT)
         if page is None:
             break
         cache.objects = (*cache.objects, page)
@@ -93,7 +93,7 @@ async def topup_backed_pages(vcpu: KvmVcpu) -> bool:
 
 async def alloc_backed_page(kvm: Kvm) -> int | None:
     """The pair is allocated here as well."""
-    return await tdx_alloc_control_page(kvm.host, kvm.name, ALLOC_FOR_SPLIT)
+    return await tdx_alloc_control_page(kvm.host, kvm.name, ALLOC_FOR_SPLIT, GFP_KERNEL_ACCOUNT)
 
 
 async def nothing_to_get(kvm: Kvm, page: int, pages: PamtPages) -> int:

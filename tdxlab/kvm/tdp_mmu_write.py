@@ -123,7 +123,7 @@ async def free_unused(kvm: Kvm, pages: tuple[int, int] | None) -> None:
 
 
 def _next_huge_leaf(kvm: Kvm, start: int, end: int, target_level: int, only_cross_boundary: bool) -> TdpIter | None:
-    for it in for_each_tdp_pte(kvm.mirror_root, start, end, target_level + 1):
+    for it in for_each_tdp_pte(kvm.mirror_root, start, end, target_level + 1) if kvm.mirror_root else ():
         inside = start <= it.gfn and it.gfn + KVM_PAGES_PER_HPAGE(it.level) <= end
         if it.is_leaf and not (only_cross_boundary and inside):
             return it
@@ -153,7 +153,7 @@ async def tdp_mmu_split_huge_page(kvm: Kvm, it: TdpIter, spt_hpa: int, external_
 async def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: int, end: int, attr_filter: int) -> bool:
     """Zap [start, end) in the roots that the filter tells.  Returns whether the caller should flush TLBs."""
     flush = False
-    if attr_filter & KVM_FILTER_PRIVATE:
+    if attr_filter & KVM_FILTER_PRIVATE and kvm.mirror_root:
         flush = await tdp_mmu_zap_leafs(kvm, kvm.mirror_root, start, end)
         await kvm.design.inhibit_lock.zapped(kvm, start, end)
     if attr_filter & KVM_FILTER_SHARED and kvm.direct_root:

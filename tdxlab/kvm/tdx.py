@@ -13,16 +13,20 @@ from tdxlab.hw.guest import Guest
 from tdxlab.kvm.accept_level import tdx_accept_level
 from tdxlab.kvm.kvm_main import (
     EINTR,
+    EINVAL,
     EIO,
     IN_GUEST_MODE,
     KVM_REQ_TLB_FLUSH,
     KVM_REQ_VM_DEAD,
     OUTSIDE_GUEST_MODE,
+    TD_STATE_RUNNABLE,
+    VCPU_TD_STATE_INITIALIZED,
     KvmVcpu,
     kvm_vm_bugged,
     kvm_vm_dead,
 )
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, PFERR_WRITE_MASK, kvm_mmu_do_page_fault
+from tdxlab.kvm.mmu_load import kvm_mmu_reload
 from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
 from tdxlab.kvm.tdvmcall import KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, handle_tdvmcall
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
@@ -44,10 +48,17 @@ NOT_GIVEN_BACK = ("rax", "rcx", "rip")  # of the guest's registers after a TDVMC
 
 
 async def kvm_arch_vcpu_ioctl_run(vcpu: KvmVcpu, guest: Guest) -> int:
-    """KVM_RUN: run `guest` until userspace is needed.  Returns 0 with `vcpu.run` saying why, or -errno."""
+    """KVM_RUN: run `guest` until userspace is needed.  Returns 0 with `vcpu.run` saying why, or -errno.
+
+    -EINVAL for a TD that is not finalised.  Left out: vcpu->mutex, for only the vCPU's own thread comes here.
+    """
     await step((vcpu, "pir", READ), (vcpu.kvm, "vm_dead", READ), at=f"KVM_RUN vCPU {vcpu.vcpu_id}")
     if vcpu.kvm.vm_dead:
         return -EIO
+    if vcpu.state != VCPU_TD_STATE_INITIALIZED or vcpu.kvm.state != TD_STATE_RUNNABLE:
+        return -EINVAL
+    if ret := await kvm_mmu_reload(vcpu):
+        return ret
     complete, vcpu.complete_userspace_io, vcpu.run = vcpu.complete_userspace_io, None, ()
     if complete is not None and complete(vcpu) == EXIT_TO_USERSPACE:
         return 0
@@ -63,10 +74,13 @@ async def kvm_arch_vcpu_ioctl_run(vcpu: KvmVcpu, guest: Guest) -> int:
 
 
 async def vcpu_block(vcpu: KvmVcpu) -> None:
-    """Wait for an interrupt that the guest can take, a request or a signal."""
+    """Wait for an interrupt that the guest can take, or a signal.
+
+    No request wakes it: those that there are have KVM_REQUEST_NO_WAKEUP, and are looked at before the next entry.
+    """
     deaf = vcpu.vp_enter_args["r12"]
     vcpu.kvm.journal.note("halt", vcpu=vcpu.vcpu_id)
-    wakers = ("requests", "signal") if deaf else ("requests", "signal", "pir")
+    wakers = ("signal",) if deaf else ("signal", "pir")
     await step(
         *((vcpu, name, READ) for name in wakers),
         at=f"vCPU {vcpu.vcpu_id} sleeps",

@@ -3,8 +3,7 @@
 Under mmu_lock for read TDX_OPERAND_BUSY is passed up, and the fault is tried again.  Under mmu_lock for write there is
 no way back: vCPUs are kept out, the call is made once more, and a second failure is a KVM bug.
 
-PAGE.ADD is made inside the hook, as from 6.19 on; in 6.16 the mirror was filled first and a counter kept the
-difference (nr_premapped).
+While a TD is built what is mapped is a matter of `build_path`.
 Source: 6.16 vmx/tdx.c; RFC v2 patches 02, 10.
 """
 
@@ -62,22 +61,23 @@ async def tdx_sept_link_private_spt(kvm: Kvm, gfn: int, level: int, private_spt:
 
 
 async def tdx_sept_set_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int) -> int:
-    """Map a page: TDH.MEM.PAGE.AUG, or at build time TDH.MEM.PAGE.ADD.  Returns 0 or -errno."""
-    gpa, hpa, pamt = gfn << PAGE_SHIFT, pfn << PAGE_SHIFT, kvm.design.pamt_guest_page
+    """Map a page, with TDH.MEM.PAGE.AUG once the TD can run.  Returns 0 or -errno."""
+    hpa, pamt = pfn << PAGE_SHIFT, kvm.design.pamt_guest_page
     if ret := await pamt.get(kvm, hpa, level, pages_for_fault(kvm)):
         return int(ret)
-    if kvm.state == TD_STATE_RUNNABLE:
-        err, _, _ = await seamcall.tdh_mem_page_aug(kvm.host, kvm.tdr_hpa, gpa, level, hpa)
-        what = "tdh_mem_page_aug"
-    else:
-        err, _, _ = await seamcall.tdh_mem_page_add(kvm.host, kvm.tdr_hpa, gpa, level, hpa, kvm.page_add_src)
-        what = "tdh_mem_page_add"
-    if err.error:
+    map_leaf = tdx_mem_page_aug if kvm.state == TD_STATE_RUNNABLE else kvm.design.build_path.map_leaf
+    ret = int(await map_leaf(kvm, gfn, level, hpa))
+    if ret:
         await pamt.put(kvm, hpa, level, last=False)
-    ret = await _mapped(kvm, err, what)
-    if not ret:
+    else:
         await kvm.design.page_reference.mapped(kvm, gfn, level)
     return ret
+
+
+async def tdx_mem_page_aug(kvm: Kvm, gfn: int, level: int, hpa: int) -> int:
+    """A page that the guest has to accept.  Returns 0 or -errno."""
+    err, _, _ = await seamcall.tdh_mem_page_aug(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level, hpa)
+    return await _mapped(kvm, err, "tdh_mem_page_aug")
 
 
 def pages_for_fault(kvm: Kvm) -> PamtPages:
@@ -130,7 +130,7 @@ async def tdh_mem_page_demote(kvm: Kvm, gfn: int, level: int, private_spt: int, 
 
 
 async def tdx_sept_zap_private_spte(kvm: Kvm, gfn: int, level: int) -> int:
-    """TDH.MEM.RANGE.BLOCK: no new translations through this leaf.  Returns 0 or -errno.
+    """TDH.MEM.RANGE.BLOCK: no new translations through this leaf.  Returns 0, -errno, or 1: only the mirror has it.
 
     Context: mmu_lock held for write.
     """
@@ -138,6 +138,8 @@ async def tdx_sept_zap_private_spte(kvm: Kvm, gfn: int, level: int) -> int:
     err, _, _ = await tdh_do_no_vcpus(
         kvm, lambda: seamcall.tdh_mem_range_block(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level)
     )
+    if err.error and await kvm.design.build_path.not_added(kvm, err):
+        return 1
     if err.error:
         await kvm_vm_bugged(kvm, f"tdh_mem_range_block: {err}")
         return -EIO
@@ -184,7 +186,7 @@ async def tdx_sept_remove_private_spte(kvm: Kvm, gfn: int, level: int, pfn: int)
 async def _remove_leaf(kvm: Kvm, gfn: int, level: int, pfn: int) -> tuple[int, bool]:
     # 0 or -errno; was it the last page in use of its 2M range?
     if ret := await tdx_sept_zap_private_spte(kvm, gfn, level):
-        return ret, False
+        return min(ret, 0), False
     await tdx_track(kvm)
     err, page, _ = await tdh_do_no_vcpus(
         kvm, lambda: seamcall.tdh_mem_page_remove(kvm.host, kvm.tdr_hpa, gfn << PAGE_SHIFT, level)

@@ -16,7 +16,7 @@ Left out: MMU notifiers, but for the process's end.
 
 from __future__ import annotations
 
-from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.engine.step import WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.host.dpamt import tdx_free_control_page
 from tdxlab.host.host import Host
@@ -26,7 +26,6 @@ from tdxlab.kvm.ioctl import ioctl
 from tdxlab.kvm.kvm_main import (
     EINVAL,
     EIO,
-    TD_STATE_UNINITIALIZED,
     VCPU_TD_STATE_UNINITIALIZED,
     Kvm,
     KvmVcpu,
@@ -35,12 +34,13 @@ from tdxlab.kvm.kvm_main import (
     kvm_vm_dead,
 )
 from tdxlab.kvm.rcu import call_rcu, rcu_barrier
-from tdxlab.kvm.tdp_iter import KvmMmuPage
 from tdxlab.kvm.tdp_mmu_write import tdp_mmu_zap_root
 from tdxlab.kvm.tdx_sept import tdx_reclaim_page
 from tdxlab.spec.design import Question
-from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_512G
+from tdxlab.spec.levels import PAGE_SHIFT
 from tdxlab.spec.status import TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_VCPU_NOT_ASSOCIATED
+
+TDX_SEAMCALL_RETRIES = 10_000  # how often a call is made that interrupts cut short (arch/x86/kvm/vmx/tdx.c)
 
 question = Question("teardown", __doc__)
 
@@ -126,13 +126,12 @@ async def kvm_mmu_zap_all(kvm: Kvm) -> None:
 
 async def kvm_mmu_uninit_tdp_mmu(kvm: Kvm) -> None:
     """Zap both roots, of the mirror what is left: its tables.  Free them, and the roots, after a grace period."""
-    roots = [kvm.mirror_root] if kvm.state != TD_STATE_UNINITIALIZED else []
-    roots += [kvm.direct_root] if kvm.direct_root else []
+    roots = [root for root in (kvm.mirror_root, kvm.direct_root) if root]
     await kvm_mmu_write_lock(kvm, "kvm_mmu_uninit_tdp_mmu")
     for root in roots:
         await tdp_mmu_zap_root(kvm, root)
     await step((kvm, "mirror_root", WRITE), (kvm, "direct_root", WRITE), at="kvm_tdp_mmu_put_root")
-    kvm.mirror_root, kvm.direct_root = KvmMmuPage(kvm, 0, PG_LEVEL_512G, 0, None), None
+    kvm.mirror_root = kvm.direct_root = None
     for root in roots:
         await call_rcu(kvm, root.spt_hpa)
     kvm.mmu_lock.write_unlock()
@@ -167,9 +166,14 @@ async def tdx_mmu_release_hkid(kvm: Kvm) -> None:
 
 
 async def tdx_phymem_cache_wb(host: Host) -> None:
-    """TDH.PHYMEM.CACHE.WB to its end.  A failure is a WARN."""
+    """TDH.PHYMEM.CACHE.WB to its end, or until patience ends.  A failure is a WARN.
+
+    That no HKID is ready is none: another teardown has written back for this one.
+    """
     err = await seamcall.tdh_phymem_cache_wb(host, resume=False)
-    while err.code == TDX_INTERRUPTED_RESUMABLE:
+    for _ in range(TDX_SEAMCALL_RETRIES - 1):
+        if err.code != TDX_INTERRUPTED_RESUMABLE:
+            break
         err = await seamcall.tdh_phymem_cache_wb(host, resume=True)
     if err.error:
         host.journal.note("warn", what=f"tdh_phymem_cache_wb: {err}")
@@ -199,9 +203,12 @@ async def tdx_vcpu_free(vcpu: KvmVcpu) -> None:
         vcpu.tdcx_hpas, vcpu.tdvpr_hpa = (), 0
         for page in pages:
             await tdx_reclaim_control_page(host, page)
-    await step((vcpu.mmu_external_spt_cache, "objects", READ), at="which pages were not linked?")
-    for page in vcpu.mmu_external_spt_cache.objects:
+    unlinked = vcpu.mmu_external_spt_cache
+    await step((unlinked, "objects", WRITE), at="which pages were not linked?")
+    pages, unlinked.objects = unlinked.objects, ()
+    for page in pages:
         await vcpu.kvm.design.pamt_sept_page.unused(vcpu.kvm, page)
+        host.free_page(page)
     for cache in vcpu.caches:
         await step((cache, None, WRITE), at="mmu_free_memory_caches")
         cache.free_all(host)

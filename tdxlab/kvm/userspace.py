@@ -25,14 +25,8 @@ async def stop(run: tuple[Any, ...]) -> None:
 
 
 def kvm_set_memory_region(kvm: Kvm, gpa: int, nbytes: int, *, order: int) -> KvmMemorySlot:
-    """A memslot of private memory, backed by a guest_memfd of its own.  Context: no vCPU has run."""
+    """A memslot of private memory, backed by a guest_memfd of its own.  Context: no vCPU has run, no slot is there."""
     base_gfn, npages = gpa >> PAGE_SHIFT, nbytes >> PAGE_SHIFT
-    if taken := kvm.slots_in(base_gfn, base_gfn + npages):
-        first, end = taken[0][0].base_gfn << PAGE_SHIFT, max(s.base_gfn + s.npages for s in kvm.memslots) << PAGE_SHIFT
-        raise ValueError(
-            f"memslots may not overlap: {gpa:#x} to {gpa + nbytes:#x} reaches into the one at {first:#x}; "
-            f"all is free from {end:#x} on"
-        )
     name = f"{kvm.name}.{len(kvm.memslots)}"
     pgoff = base_gfn % (1 << order)
     gmem = Gmem(kvm.journal, name, kvm.host, order, -(-(pgoff + npages) >> order << order))

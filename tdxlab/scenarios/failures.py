@@ -34,6 +34,12 @@ ONLY_WARNS = {
 }
 """Sites where the kernel loses pages though the VM is not dead: why."""
 
+ONCE = {
+    "TDH.MR.EXTEND": "The page is added and not measured, and can not be added again: userspace gives the VM up (until "
+    "6.18), and all its pages come back.",
+}
+"""Sites of which what has failed can not be made again, though the VM is not dead: what that means."""
+
 
 def sites(preset: str, phase: str) -> dict[str, int]:
     """{site: how often the phase uses it}, as long as nothing fails."""
@@ -88,7 +94,7 @@ def fail(preset: str, failure: Failure, nth: int) -> Outcome:
         life.do("destroy, with shared memory")
     said = [note["what"] for note in notes if note["kind"] in ("kvm_bug_on", "warn")]
     left = life.left()
-    if again:
+    if again and failure.site not in ONCE:
         outcome = "stuck"
     elif life.kvm.vm_bugged:
         outcome = "KVM_BUG_ON"
@@ -103,6 +109,8 @@ def fail(preset: str, failure: Failure, nth: int) -> Outcome:
 def sentence(failure: Failure, outcome: Outcome) -> str:
     """What it means."""
     match outcome.outcome:
+        case "handled" if failure.site in ONCE:
+            return ONCE[failure.site]
         case "handled" if outcome.returned == "0":
             return "Nobody is told: it is tried again, or can be done without."
         case "handled":

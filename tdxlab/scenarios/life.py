@@ -15,14 +15,11 @@ from tdxlab.engine.step import Pause, Touch
 from tdxlab.guest.accept import GuestProgram
 from tdxlab.guest.programs import accepts, touches_then_accepts
 from tdxlab.hw.guest import Guest
-from tdxlab.kvm.direct_root import kvm_mmu_load
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
-from tdxlab.kvm.kvm_main import ENOMEM, Kvm, KvmVcpu
-from tdxlab.kvm.mmu import mmu_topup_memory_caches
-from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
-from tdxlab.kvm.teardown import kvm_destroy_vm
+from tdxlab.kvm.mmu_load import kvm_mmu_load
+from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_vcpu_init_mem_region
 from tdxlab.kvm.userspace import kvm_set_memory_region, run_vcpu
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.ledger import in_module, size_of
 from tdxlab.spec.design import Design
 from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
@@ -43,7 +40,8 @@ class Life:
     def __init__(self, preset: str) -> None:
         self.lab = Lab(preset, dpamt=with_dpamt(preset), cpus=1, grain="seamcall")
         self.before = self.lab.host.allocator.handed_out()
-        self.kvm = Kvm(self.lab.journal, "td0", self.lab.host, self.lab.design)
+        self.td = self.lab.new_td()
+        self.kvm = self.td.kvm
         self.source, self.added = self.lab.host.must_alloc(), 0
 
     def do(self, phase: str) -> int:
@@ -54,21 +52,18 @@ class Life:
 
     async def init_vm(self) -> int:
         """KVM_TDX_INIT_VM; a memslot."""
-        ret = await tdx_td_init(self.kvm, max_vcpus=1)
+        ret = await self.td.init_vm()
         if not ret:
             kvm_set_memory_region(self.kvm, 0, MEMORY, order=9)
-            self.lab.tds.append(Td(self.lab, self.kvm))
         return ret
 
     async def init_vcpu(self) -> int:
         """KVM_CREATE_VCPU, KVM_TDX_INIT_VCPU."""
-        vcpu = self.kvm.vcpus[0] if self.kvm.vcpus else KvmVcpu(self.kvm, 0)
-        return await tdx_td_vcpu_init(vcpu)
+        return await self.td.init_vcpu(0)
 
     async def load(self) -> int:
         """What KVM_RUN does first."""
-        vcpu = self.kvm.vcpus[0]
-        return await kvm_mmu_load(vcpu) if await mmu_topup_memory_caches(vcpu) else -ENOMEM
+        return await kvm_mmu_load(self.kvm.vcpus[0])
 
     async def init_mem_region(self) -> int:
         """Two pages, measured, each by an ioctl of its own: what was added is not added again."""
@@ -99,9 +94,7 @@ class Life:
 
     async def destroy(self) -> int:
         """The last reference goes."""
-        await kvm_destroy_vm(self.kvm)
-        self.lab.tds.clear()
-        return 0
+        return await self.td.destroy()
 
     # --- what is left ---
 

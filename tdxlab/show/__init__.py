@@ -16,7 +16,8 @@ from typing import Any
 from tdxlab import data
 from tdxlab.scenarios.registry import TOPICS, load_all
 from tdxlab.show import module
-from tdxlab.spec.design import ABOUT, PRESETS, SEED, Question
+from tdxlab.spec.design import Question
+from tdxlab.spec.presets import PRESETS, SEED
 
 Entry = dict[str, Any]
 ROOMS = ("host", "kvm", "guest", "module", "hw", "engine")
@@ -92,7 +93,7 @@ def _scenario(name: str) -> Iterator[Entry]:
 
 def _design(name: str) -> Iterator[Entry]:
     if name in PRESETS:
-        yield {"design": name, "about": ABOUT[name], **SEED, **PRESETS[name]}
+        yield {"design": name, "about": PRESETS[name].about, **SEED, **PRESETS[name].choices}
     for question in Question.all.values():
         if name == question.name:
             yield {

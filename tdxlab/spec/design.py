@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import inspect
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from tdxlab.spec.features import PROFILES, V1_5_25, modelled
+from tdxlab.spec.presets import PRESETS, SEED
 
 
 class DesignError(ValueError):
@@ -47,8 +50,11 @@ class Question:
     all: ClassVar[dict[str, Question]] = {}
 
     def __init__(self, name: str, text: str | None, **usual: Any) -> None:
-        self.name, self.text, self.usual = name, text or "", usual
+        """Raises DesignError for a name that another file has taken."""
+        self.name, self.text, self.usual, self.file = name, text or "", usual, _caller()
         self.variants: dict[str, Variant] = {}
+        if name in Question.all and Question.all[name].file != self.file:
+            raise DesignError(f"there is a question {name!r} already, in {Question.all[name].file}")
         Question.all[name] = self
 
     def variant(
@@ -64,8 +70,11 @@ class Question:
 
         The file that took a name may register it again, as when it is loaded again.  Raises DesignError.
         """
-        caller = sys._getframe(1).f_globals
-        file = str(caller.get("__file__", caller["__name__"]))
+        file = _caller()
+        if not isinstance(name, str) or not isinstance(source, str):
+            raise DesignError(
+                f"a variant of {self.name} has a name and a source, which are text, not {name!r}, {source!r}"
+            )
         if name in self.variants and self.variants[name].file != file:
             raise DesignError(f"{self.name} has a variant {name!r} already, in {self.variants[name].file}")
         parts = self.usual | parts
@@ -74,117 +83,40 @@ class Question:
             needs, has = ", ".join(sorted(vars(known.parts))), ", ".join(sorted(parts))
             raise DesignError(f"a variant of {self.name} consists of {needs}; {name!r} has {has}")
         for part, theirs in vars(known.parts).items() if known else ():
-            if (waits := asyncio.iscoroutinefunction(theirs)) != asyncio.iscoroutinefunction(parts[part]):
-                raise DesignError(f"{part} of a variant of {self.name} is made with {'async def' if waits else 'def'}")
+            if wrong := _differs(theirs, parts[part]):
+                raise DesignError(f"{part} of a variant of {self.name} {wrong}")
+        for pair, why in _items(never_with):
+            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(why, str):
+                raise DesignError(f"never_with is {{(question, variant): why not}}, not {never_with!r}")
         self.variants[name] = Variant(name, SimpleNamespace(**parts), source, file, never_with or {}, module)
 
 
-# The answers of RFC v2, which the seed documents describe.  A preset says only where it differs from them.
-SEED = {
-    "accept_level": "guest_inhibit",
-    "inhibit_lock": "test_first",
-    "demote": "one_pair",
-    "demote_interrupted": "not_handled",
-    "huge_pages": "always",
-    "pamt_cache": "generic",
-    "pamt_get_put": "v2",
-    "pamt_guest_page": "at_map",
-    "pamt_lock": "global",
-    "pamt_refcounts": "sparse",
-    "pamt_sept_page": "at_link",
-    "pamt_split_cache": "vm_generic",
-    "prefault": "as_large_as_allowed",
-    "max_mapping_level": "at_faultin",
-    "invalid_slot": "retry",
-    "split": "cross_boundary_flush",
-    "guest_memfd": "thp",
-    "page_reference": "none",
-    "teardown": "fast",
-    "external_spte": "by_kind",
-}
-LINUX_618 = {"max_mapping_level": "under_lock", "invalid_slot": "leave", "teardown": "slow"}
-ONLY_4K = {"accept_level": "only_4k", "split": "none"}
-WITHOUT_DPAMT = {"pamt_get_put": "none", "pamt_cache": "tdx_owned"}
-PRESETS: dict[str, dict[str, str]] = {
-    "seed": {},
-    "rfc_v1": {"accept_level": "per_vcpu", "prefault": "force_4k"},
-    "error_code": {"accept_level": "error_code"},
-    "force_4k": {"accept_level": "force_4k"},
-    "ignore": {"accept_level": "ignore"},
-    "inhibit_write": {"inhibit_lock": "write"},
-    "inhibit_read": {"inhibit_lock": "read"},
-    "inhibit_read_upgrade": {"inhibit_lock": "read_upgrade"},
-    "seed_nak": {
-        **LINUX_618,
-        "accept_level": "guest_inhibit_v3",
-        "split": "cross_boundary",
-        "guest_memfd": "hugetlb_in_place",
-        "demote": "pair_each_try",
-        "huge_pages": "uninterrupted_demote",
-        "pamt_cache": "mixed",
-        "pamt_get_put": "v4",
-        "pamt_split_cache": "vm_list",
-    },
-    "y2026": {
-        **LINUX_618,
-        "accept_level": "guest_inhibit_v5",
-        "split": "head_tail",
-        "guest_memfd": "hugetlb_in_place",
-        "demote": "under_pamt_lock",
-        "huge_pages": "uninterrupted_demote",
-        "pamt_cache": "tdx_owned",
-        "pamt_get_put": "v6",
-        "pamt_refcounts": "flat",
-        "pamt_split_cache": "vcpu_or_vm",
-        "external_spte": "one",
-    },
-    "rfc_v5": {
-        **LINUX_618,
-        "accept_level": "guest_inhibit_v5",
-        "split": "head_tail",
-        "guest_memfd": "hugetlb_in_place",
-        "demote": "get_first",
-        "huge_pages": "uninterrupted_demote",
-        "pamt_cache": "tdx_owned",
-        "pamt_get_put": "v5",
-        "pamt_sept_page": "at_allocation",
-        "pamt_split_cache": "vcpu_or_vm_one_pair",
-        "external_spte": "one_as_posted",
-    },
-    "mainline_616": {
-        **ONLY_4K,
-        **WITHOUT_DPAMT,
-        "page_reference": "per_leaf",
-        "teardown": "slow",
-    },
-    "dpamt_v4": {**LINUX_618, **ONLY_4K, "pamt_get_put": "v4", "pamt_cache": "mixed"},
-    "dpamt_v6": {
-        **LINUX_618,
-        **ONLY_4K,
-        "pamt_get_put": "v6",
-        "pamt_cache": "tdx_owned",
-        "pamt_refcounts": "flat",
-        "external_spte": "one",
-    },
-    "mainline_72": {**LINUX_618, **ONLY_4K, **WITHOUT_DPAMT, "external_spte": "one"},
-}
-ABOUT = {
-    "seed": "RFC v2 of the huge-page series (2025-08-07), with which the discussion starts",
-    "rfc_v1": "RFC v1 (2025-04-24): the accept level belongs to a vCPU, pre-faults map 4K",
-    "error_code": "before RFC v1: the accept level travels in the fault's error code",
-    "force_4k": "4K until the guest has said at which level it accepts",
-    "ignore": "nobody looks at the accept level",
-    "inhibit_write": "RFC v2 without the look at GUEST_INHIBIT before mmu_lock is taken",
-    "inhibit_read": "GUEST_INHIBIT is set under mmu_lock for read, after the split",
-    "inhibit_read_upgrade": "GUEST_INHIBIT is set under mmu_lock for read, before the split",
-    "seed_nak": "the huge-page series v3 (2026-01-06), attributes and shared memory in guest_memfd; DPAMT v4",
-    "y2026": "RFC v5 (2026-01-28): what a conversion splits is its first and its last block; DPAMT v6 (2026-05-25)",
-    "rfc_v5": "RFC v5 (2026-01-28) with its Dynamic PAMT as posted: an S-EPT page has its pair from the cache on",
-    "dpamt_v4": "DPAMT v4 (2025-11-20) alone: Linux 6.19 with Dynamic PAMT, private memory at 4K only",
-    "dpamt_v6": "DPAMT v6 (2026-05-25) alone: Linux 7.2 with Dynamic PAMT, private memory at 4K only",
-    "mainline_616": "Linux 6.16: private memory is mapped at 4K only",
-    "mainline_72": "Linux 7.2: as 6.16, without a reference for each page that is mapped",
-}
+def _caller() -> str:
+    # the file that calls what calls this
+    caller = sys._getframe(2).f_globals
+    return str(caller.get("__file__", caller["__name__"]))
+
+
+def _items(never_with: object) -> Iterable[tuple[object, object]]:
+    return never_with.items() if isinstance(never_with, Mapping) else [(never_with, "")] if never_with else ()
+
+
+def _differs(theirs: Any, mine: Any) -> str:
+    """In what a part is unlike the other variants': a sentence's end, or nothing."""
+    if callable(theirs) != callable(mine):
+        return "is a function" if callable(theirs) else f"is a value such as {theirs!r}, and no function"
+    if not callable(theirs):
+        return "" if isinstance(mine, type(theirs)) else f"is a value such as {theirs!r}, not {mine!r}"
+    waits = asyncio.iscoroutinefunction(theirs)
+    if waits != asyncio.iscoroutinefunction(mine):
+        return f"is made with {'async def' if waits else 'def'}"
+    parameters = inspect.signature(theirs).parameters.values()
+    by_name = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
+    try:
+        inspect.signature(mine).bind(*[None] * (len(parameters) - len(by_name)), **by_name)
+    except TypeError:
+        return f"takes {', '.join(p.name for p in parameters) or 'nothing'}"
+    return ""
 
 
 @dataclass(frozen=True, init=False)
@@ -200,7 +132,8 @@ class Design:
         object.__setattr__(self, "choices", {**SEED, **choices})
         for question, chosen in self.choices.items():
             for (other, other_chosen), why in _variant(question, chosen).never_with.items():
-                if self.choices[other] == other_chosen:
+                _variant(other, other_chosen)
+                if self.choices.get(other) == other_chosen:
                     goes = ", ".join(
                         name
                         for name, variant in Question.all[question].variants.items()
@@ -243,7 +176,7 @@ class Design:
             if fits:
                 raise DesignError(f"{name!r} is a variant and no design; it is chosen with {' or '.join(fits)}")
             raise DesignError(f"no design is called {name!r}; these are: {', '.join(PRESETS)}")
-        return cls(name, **PRESETS[name])
+        return cls(name, **PRESETS[name].choices)
 
     @classmethod
     def parse(cls, text: str) -> Design:
@@ -282,8 +215,8 @@ def spelled(text: str) -> str:
 
 
 def load(path: str) -> dict[str, str]:
-    """Run a reviewer's file and return {question: variant} for what it registered."""
-    before = {name: dict(question.variants) for name, question in Question.all.items()}
+    """Run a reviewer's file and return {question: variant} for what it registered; if it fails, nothing is."""
+    before = {name: (question, dict(question.variants)) for name, question in Question.all.items()}
     spec = importlib.util.spec_from_file_location(f"design_{Path(path).stem}", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise DesignError(f"there is no design file {path}")
@@ -291,15 +224,27 @@ def load(path: str) -> dict[str, str]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise DesignError(f"{path} could not be loaded: {error}") from error
+        Question.all.clear()
+        for name, (question, variants) in before.items():
+            Question.all[name], question.variants = question, variants
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f"{path} line {lines[-1]}" if lines else path
+        raise DesignError(f"{where} could not be loaded: {_one_line(error)}") from error
     chosen = {
         name: variant
         for name, question in Question.all.items()
         for variant, it in question.variants.items()
-        if before.get(name, {}).get(variant) is not it
+        if name not in before or before[name][1].get(variant) is not it
     }
     if not chosen:
         raise DesignError(
             f"{path} registers no variant; it should end with a line like question.variant('mine', ..., source='...')"
         )
     return chosen
+
+
+def _one_line(error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    return (
+        said if isinstance(error, DesignError) else f"{type(error).__name__}: {said}" if said else type(error).__name__
+    )

@@ -12,7 +12,8 @@ import ipywidgets as w
 
 from tdxlab.lessons import ranges
 from tdxlab.scenarios import workloads
-from tdxlab.spec.design import ABOUT, Design, Question
+from tdxlab.spec import presets
+from tdxlab.spec.design import Design, Question
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
 from tdxlab.views import costs, palette, plots, text
 from tdxlab.views.blocks import blocks
@@ -63,6 +64,11 @@ def said(done: ranges.Outcome) -> str:
     return f"returned {done.returned}; {done.count('split')} splits; {removed}; {lost}"
 
 
+def about(design: str) -> str:
+    """What it is."""
+    return presets.PRESETS[design].about if design in presets.PRESETS else "a design of your own"
+
+
 class Presets(w.VBox):  # type: ignore[misc]
     """Choose two designs and a workload: locks, calls and memory side by side."""
 
@@ -92,7 +98,7 @@ class Presets(w.VBox):  # type: ignore[misc]
         designs = list(dict.fromkeys((self.left.value, self.right.value)))
         self.about.value = framed(
             "",
-            "<br>".join(f"<b>{d}</b>: {html.escape(ABOUT.get(d, 'a design of your own'))}" for d in designs),
+            "<br>".join(f"<b>{d}</b>: {html.escape(about(d))}" for d in designs),
             raw=True,
         )
         dones = {design: self._done(design) for design in designs}

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tdxlab.scenarios.registry import TOPICS, load_all
-from tdxlab.spec.design import ABOUT, Question
+from tdxlab.spec.design import Question
+from tdxlab.spec.presets import PRESETS
 from tdxlab.views.text import prose
 
 
@@ -24,7 +25,7 @@ def list_data() -> dict[str, Any]:
             }
             for s in known
         ],
-        "designs": [{"name": name, "about": about} for name, about in ABOUT.items()],
+        "designs": [{"name": name, "about": preset.about} for name, preset in PRESETS.items()],
         "questions": [{"name": q.name, "variants": list(q.variants)} for q in Question.all.values()],
     }
 

@@ -14,7 +14,7 @@ from tdxlab.guest.programs import touches
 from tdxlab.host import seamcall
 from tdxlab.host.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_KERNEL_ACCOUNT
 from tdxlab.host.tdx import pamt_areas, tdx_enable
-from tdxlab.kvm.kvm_main import EIO
+from tdxlab.kvm.kvm_main import EIO, ENOMEM
 from tdxlab.kvm.memory_cache import KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE, PT64_ROOT_MAX_LEVEL, KvmMmuMemoryCache
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import LEVEL_4K, PG_LEVEL_2M, SIZE_2M
@@ -105,8 +105,10 @@ def test_a_topup_ends_at_the_first_page_that_there_is_not_and_is_content_with_th
 @pytest.mark.parametrize("site", ["mmu_external_spt_cache", "mmu_shadow_page_cache", "pamt_cache"])
 def test_a_cache_that_could_not_be_filled_is_filled_by_the_next_fault(site, design):
     lab = Lab(design=design, dpamt=True, cpus=1)
-    lab.fail(site)
     td = lab.create_td(memory="2M", folio="4K")
+    getattr(td.kvm.vcpus[0], site).free_all(lab.host)
+    lab.fail(site)
+    assert lab.alone(td.prefault(0, 0, 0x1000)) == -ENOMEM
     assert lab.alone(td.prefault(0, 0, 0x1000)) == 0x1000 and not td.kvm.vm_bugged
 
 

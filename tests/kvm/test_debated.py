@@ -6,7 +6,8 @@ import pytest
 
 from tdxlab.kvm import QUESTIONS
 from tdxlab.lab import Lab
-from tdxlab.spec.design import PRESETS, Design
+from tdxlab.spec.design import Design
+from tdxlab.spec.presets import PRESETS
 
 BY_NAME = {question.name: question for question in QUESTIONS}
 RUN = [  # (number in the list of debated designs, question, variant)

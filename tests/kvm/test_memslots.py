@@ -12,7 +12,9 @@ from tdxlab.engine.run import run
 from tdxlab.engine.schedule import seeded, story
 from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts, touches
+from tdxlab.invariants import Sweep
 from tdxlab.kvm import mmu, tdx_sept
+from tdxlab.kvm.guest_memfd import Gmem
 from tdxlab.kvm.kvm_main import EAGAIN, EEXIST, EINVAL
 from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
@@ -77,14 +79,50 @@ def test_guest_inhibit_goes_with_the_slot_but_the_table_stays():
     assert td.kvm.stat["pages_4k"] == 1 and td.kvm.stat["pages_2m"] == 0
 
 
+def file_of(td, npages):
+    """A guest_memfd that no slot uses yet."""
+    kvm = td.kvm
+    gmem = Gmem(kvm.journal, "more", kvm.host, 9, npages)
+    gmem.kvms, kvm.guest_memfds = (kvm,), (*kvm.guest_memfds, gmem)
+    return gmem
+
+
 def test_slots_that_overlap_are_refused():
     lab, td = two_slots(cpus=1)
-    gmem = td.kvm.memslots[1].gmem
+    gmem = file_of(td, 512)
     for base, npages in ((0, 1), (1023, 8), (511, 2)):
         assert lab.alone(kvm_create_memslot(td.kvm, base, npages, gmem, 0)) == -EEXIST
     assert lab.alone(kvm_create_memslot(td.kvm, 1024, 512, gmem, 0)) == 0 and len(td.kvm.memslots) == 3
-    with pytest.raises(ValueError, match="memslots may not overlap"):
-        lab.create_td(memory=[(0, "4M"), (SIZE_2M, "2M")])
+
+
+@pytest.mark.parametrize(
+    ("npages", "pgoff", "own"), [(513, 0, True), (1, 512, True), (1, -1, True), (0, 0, True), (512, 0, False)]
+)
+def test_a_slot_is_bound_to_pages_that_its_own_file_has(npages, pgoff, own):
+    lab, td = two_slots(cpus=1)
+    gmem = file_of(td, 512)
+    gmem.kvms = gmem.kvms if own else ()
+    assert lab.alone(kvm_create_memslot(td.kvm, 1024, npages, gmem, pgoff)) == -EINVAL
+    assert len(td.kvm.memslots) == 2 and not lab.journal.locks_of(0)
+
+
+def test_two_slots_of_a_vm_have_no_page_of_a_file_in_common():
+    lab, td = two_slots(cpus=1)
+    gmem = file_of(td, 512)
+    assert lab.alone(kvm_create_memslot(td.kvm, 1024, 256, gmem, 0)) == 0
+    assert lab.alone(kvm_create_memslot(td.kvm, 2048, 256, gmem, 255)) == -EINVAL
+    assert lab.alone(kvm_create_memslot(td.kvm, 2048, 256, gmem, 256)) == 0
+
+
+@pytest.mark.parametrize(("pgoff", "pages_2m"), [(0, 1), (512, 1), (1, 0), (511, 0)])
+def test_a_block_that_lies_across_two_folios_is_mapped_page_by_page(pgoff, pages_2m):
+    """Else one leaf would map the first folio's frames for both."""
+    lab, td = two_slots(cpus=1)
+    assert lab.alone(kvm_create_memslot(td.kvm, 1024, 512, file_of(td, 1024), pgoff)) == 0
+    lab.alone(td.vcpu(0, touches(1024 * PAGE_SIZE)))
+    assert td.kvm.stat["pages_2m"] == pages_2m and td.kvm.stat["pages_4k"] == 1 - pages_2m
+    gmem_follows = next(i for i in Sweep(lab).invariants() if i.id == "mirror and guest_memfd")
+    assert gmem_follows.quiet() and gmem_follows.violations() == []
 
 
 def test_a_slot_with_guest_memfd_is_not_moved():

@@ -11,7 +11,7 @@ from tdxlab.engine.schedule import story
 from tdxlab.engine.step import WRITE, step
 from tdxlab.guest.vmcall import tdvmcall
 from tdxlab.hw.guest import Access
-from tdxlab.kvm.kvm_main import EAGAIN, EINVAL, EIO
+from tdxlab.kvm.kvm_main import EAGAIN, EINVAL, EIO, KVM_REQ_TLB_FLUSH, KVM_REQ_VM_DEAD, kvm_make_all_cpus_request
 from tdxlab.kvm.tdvmcall import TDX_MAP_GPA_MAX_LEN
 from tdxlab.kvm.tdx import tdx_deliver_interrupt
 from tdxlab.kvm.teardown import kvm_destroy_vm
@@ -53,6 +53,19 @@ def test_hlt_with_interrupts_disabled_is_for_ever():
         (g.EXIT_REASON_HLT, 1), actors=[interrupts], schedule=((0, "vCPU 0 sleeps"), (1, None), (0, None))
     )
     assert trace.ended == "deadlock"
+
+
+@pytest.mark.parametrize("request_made", [KVM_REQ_TLB_FLUSH, KVM_REQ_VM_DEAD])
+def test_no_request_wakes_a_vcpu_that_sleeps(request_made):
+    """Both are KVM_REQUEST_NO_WAKEUP."""
+
+    async def requests(td):
+        await kvm_make_all_cpus_request(td.kvm, request_made)
+
+    found, trace, _ = answers(
+        (g.EXIT_REASON_HLT, 0), actors=[requests], schedule=((0, "vCPU 0 sleeps"), (1, None), (0, None))
+    )
+    assert trace.ended == "deadlock" and not found
 
 
 def test_a_long_map_gpa_is_made_in_chunks_of_2m():

@@ -13,10 +13,16 @@ from tdxlab.host import seamcall
 from tdxlab.hw.guest import Guest
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.kvm_main import EINVAL, EIO, kvm_vm_bugged
-from tdxlab.kvm.teardown import kvm_destroy_vm, tdx_flush_vp_on_cpu, tdx_mmu_release_hkid, tdx_terminate_vm
+from tdxlab.kvm.teardown import (
+    kvm_destroy_vm,
+    tdx_flush_vp_on_cpu,
+    tdx_mmu_release_hkid,
+    tdx_phymem_cache_wb,
+    tdx_terminate_vm,
+)
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
-from tdxlab.spec.status import TDX_OPERAND_BUSY
+from tdxlab.spec.status import TDX_INTERRUPTED_RESUMABLE, TDX_OPERAND_BUSY, Status
 from tdxlab.spec.vmcall import SHARED_BIT
 
 PRESETS = ["seed", "seed_nak", "y2026", "rfc_v5", "mainline_616", "mainline_72"]
@@ -180,3 +186,19 @@ def test_a_dead_vm_cannot_be_terminated_so_its_pages_are_removed_one_by_one():
     lab.journal.notes.clear()
     lab.alone(kvm_destroy_vm(td.kvm))
     assert [note for note in lab.journal.notes if note.get("leaf") == "TDH.MEM.PAGE.REMOVE"]
+
+
+@pytest.mark.parametrize(("interrupted", "calls", "warned"), [(0, 1, 0), (7, 8, 0), (10**9, 10_000, 1)])
+def test_a_write_back_that_interrupts_cut_short_is_made_again_10_000_times_at_most(
+    interrupted, calls, warned, monkeypatch
+):
+    lab, made = Lab(cpus=1), []
+
+    async def cache_wb(host, resume):
+        made.append(resume)
+        return TDX_INTERRUPTED_RESUMABLE if len(made) <= interrupted else Status(0)
+
+    monkeypatch.setattr(seamcall, "tdh_phymem_cache_wb", cache_wb)
+    lab.alone(tdx_phymem_cache_wb(lab.host))
+    assert made == [False] + [True] * (calls - 1)
+    assert sum(note["kind"] == "warn" for note in lab.journal.notes) == warned

@@ -72,14 +72,14 @@ def test_who_asks_for_a_page_says_so(room: str) -> None:
 
 
 def test_pages_that_are_not_freed_are_seen() -> None:
-    case = Failure("INIT_VM", "mmu_alloc_root", "no page", "first")
-    assert fail("mainline_72", case, 1).outcome == "handled"
+    case = Failure("INIT_VM", "TDH.MNG.CREATE", "TDX_SW_ERROR", "first")
+    assert fail("mainline_616", case, 1).outcome == "handled"
 
     async def forgets(*_: object) -> None:
         """Nothing is freed."""
 
     with patch.object(tdx_build, "tdx_free_control_pages", forgets):
-        outcome = fail("mainline_72", case, 1)
+        outcome = fail("mainline_616", case, 1)
     assert (outcome.outcome, outcome.leaked) == ("lost", "page that the module does not have: 7")
 
 

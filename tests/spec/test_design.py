@@ -6,7 +6,8 @@ import pytest
 
 from tdxlab.kvm import QUESTIONS
 from tdxlab.lab import Lab
-from tdxlab.spec.design import PRESETS, SEED, Design, DesignError, Question
+from tdxlab.spec.design import Design, DesignError, Question
+from tdxlab.spec.presets import PRESETS, SEED
 
 MINE = """
 from tdxlab.kvm.accept_level import no_bits, no_say, nothing_to_do, question, split_refused

@@ -6,18 +6,22 @@ from collections.abc import Iterable
 
 from tdxlab.host.dpamt.get_put import tdx_pamt_get, tdx_pamt_put
 from tdxlab.host.dpamt.pair import FromAllocator
-from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
+from tdxlab.host.gfp import Gfp
 from tdxlab.host.host import Host
 from tdxlab.spec.levels import PG_LEVEL_4K
 
 
-async def tdx_alloc_control_page(host: Host, memcg: str, site: str = "tdx_alloc_control_page") -> int | None:
+async def tdx_alloc_control_page(
+    host: Host, memcg: str, site: str = "tdx_alloc_control_page", gfp: Gfp | None = None
+) -> int | None:
     """A page whose range has its pair; None if there is no memory for either.  Context: may sleep.
 
-    site: who asks, for `fail_nth`.
+    site: who asks, for `fail_nth`.  gfp: who pays is a matter of the version, if not told.
     """
-    page = host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, site, memcg)
-    if page is not None and await tdx_pamt_get(host, page, PG_LEVEL_4K, FromAllocator(host, memcg)):
+    design = host.design.pamt_get_put
+    page = host.alloc_page(PG_LEVEL_4K, gfp or design.control_page, site, memcg)
+    pages = FromAllocator(host, memcg, gfp or design.control_pair)
+    if page is not None and await tdx_pamt_get(host, page, PG_LEVEL_4K, pages):
         host.free_page(page)
         return None
     return page

@@ -8,12 +8,15 @@ A variant consists of
   get(host, hpa, pages)  the page at `hpa` is about to be given to the module at 4K.  Returns 0 or -errno
   put(host, hpa, last)   it has come back, and its content is reset.  last: the module said then that no other page of
                          the range is in use
+  control_page           GFP flags: of a page that the host gives to the module for its own use
+  control_pair           GFP flags: of the PAMT pages for such a page
 Source: the DPAMT series; kvm-host reference 2i, checked section C.
 """
 
 from __future__ import annotations
 
 from tdxlab.host.dpamt.pair import PamtPages
+from tdxlab.host.gfp import GFP_KERNEL
 from tdxlab.host.host import Host
 from tdxlab.spec.design import Question
 from tdxlab.spec.levels import PG_LEVEL_4K
@@ -33,7 +36,14 @@ async def nothing_to_put(host: Host, hpa: int, last: bool) -> None:
     """Nothing was got."""
 
 
-question.variant("none", get=nothing_to_get, put=nothing_to_put, source="Linux 6.16 to 7.2: PAMT is allocated at boot")
+question.variant(
+    "none",
+    get=nothing_to_get,
+    put=nothing_to_put,
+    control_page=GFP_KERNEL,
+    control_pair=GFP_KERNEL,
+    source="Linux 6.16 to 7.2: PAMT is allocated at boot",
+)
 
 
 async def tdx_pamt_get(host: Host, hpa: int, level: int, pages: PamtPages) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from tdxlab.host.dpamt.get_put import question
 from tdxlab.host.dpamt.pair import EIO, ENOMEM, PamtPages, alloc_pair, free_pair, tdx_pamt_add, tdx_pamt_remove, warn
+from tdxlab.host.gfp import GFP_KERNEL
 from tdxlab.host.host import Host
 from tdxlab.spec.status import TDX_HPA_RANGE_NOT_FREE, TDX_NO_PAMT_PAGE_PAIR, TDX_PAMT_PAGE_NOT_EMPTY
 
@@ -42,4 +43,11 @@ async def put(host: Host, hpa: int, last: bool) -> None:
         warn(host, hpa, "PAMT.REMOVE", err)
 
 
-question.variant("hints", get=get, put=put, source="never posted; cover letter of DPAMT v3 (2025-09-18)")
+question.variant(
+    "hints",
+    get=get,
+    put=put,
+    control_page=GFP_KERNEL,
+    control_pair=GFP_KERNEL,
+    source="never posted; cover letter of DPAMT v3 (2025-09-18)",
+)

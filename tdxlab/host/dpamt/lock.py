@@ -160,6 +160,8 @@ def from_pool(host: Host, pages: PamtPages) -> int | None:
     pool = host.pamt_pool[key]
     if not pool:
         block = host.alloc_page(PG_LEVEL_2M, GFP_ATOMIC, "pamt_pool")
+        if block is not None:
+            host.split_page(block)
         pool = tuple(range(block, block + SIZE_2M, PAGE_SIZE)) if block is not None else ()
     host.pamt_pool.put(key, pool[1:])
     return int(pool[0]) if pool else None

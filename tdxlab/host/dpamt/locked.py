@@ -9,6 +9,7 @@ from tdxlab.host.dpamt.get_put import question
 from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import EIO, ENOMEM, PamtPages, alloc_pair, free_pair, tdx_pamt_add, tdx_pamt_remove, warn
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
 
 
@@ -52,4 +53,11 @@ async def put(host: Host, hpa: int, last: bool) -> None:
     free_pair(host, pair)
 
 
-question.variant("locked", get=get, put=put, source="RFC v5 patch 16 and DPAMT v6 patch 05, each without the next")
+question.variant(
+    "locked",
+    get=get,
+    put=put,
+    control_page=GFP_KERNEL_ACCOUNT,
+    control_pair=GFP_KERNEL_ACCOUNT,
+    source="RFC v5 patch 16 and DPAMT v6 patch 05, each without the next",
+)

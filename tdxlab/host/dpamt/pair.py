@@ -10,7 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from tdxlab.host import seamcall
-from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT, Gfp
 from tdxlab.host.host import Host
 from tdxlab.hw.cpu import Regs
 from tdxlab.spec.levels import PG_LEVEL_4K, SIZE_2M
@@ -30,15 +30,16 @@ class PamtPages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FromAllocator:
-    """GFP_KERNEL_ACCOUNT.  Context: may sleep.  (v1 and v2 took GFP_KERNEL: nobody was charged.)"""
+    """Context: may sleep."""
 
     host: Host
     memcg: str
+    gfp: Gfp = GFP_KERNEL_ACCOUNT
     site: str = "tdx_alloc_pamt_pages"
 
     def take(self) -> int | None:
         """A page for the running CPU, or None."""
-        return self.host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, self.site, self.memcg)
+        return self.host.alloc_page(PG_LEVEL_4K, self.gfp, self.site, self.memcg)
 
 
 def alloc_pair(host: Host, pages: PamtPages) -> Pair | None:

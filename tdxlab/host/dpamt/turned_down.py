@@ -10,6 +10,7 @@ from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import EIO, ENOMEM, PamtPages, alloc_pair, free_pair, tdx_pamt_add, warn
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.host.dpamt.v6 import put
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
 
 
@@ -34,7 +35,12 @@ async def count_then_add(host: Host, hpa: int, pages: PamtPages) -> int:
 
 
 question.variant(
-    "count_first", get=count_then_add, put=put, source="the wrong order, as told in the threads of DPAMT v4 and v6"
+    "count_first",
+    get=count_then_add,
+    put=put,
+    control_page=GFP_KERNEL_ACCOUNT,
+    control_pair=GFP_KERNEL_ACCOUNT,
+    source="the wrong order, as told in the threads of DPAMT v4 and v6",
 )
 
 
@@ -58,4 +64,11 @@ async def look_once(host: Host, hpa: int, pages: PamtPages) -> int:
     return 0
 
 
-question.variant("no_recheck", get=look_once, put=put, source="asked by Kai Huang in the thread of DPAMT v6")
+question.variant(
+    "no_recheck",
+    get=look_once,
+    put=put,
+    control_page=GFP_KERNEL_ACCOUNT,
+    control_pair=GFP_KERNEL_ACCOUNT,
+    source="asked by Kai Huang in the thread of DPAMT v6",
+)

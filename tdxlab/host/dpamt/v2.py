@@ -9,6 +9,7 @@ from tdxlab.host.dpamt.get_put import question
 from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import EIO, ENOMEM, PamtPages, alloc_pair, free_pair, tdx_pamt_add, tdx_pamt_remove, warn
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
+from tdxlab.host.gfp import GFP_KERNEL
 from tdxlab.host.host import Host
 from tdxlab.spec.status import TDX_HPA_RANGE_NOT_FREE
 
@@ -58,4 +59,11 @@ async def put(host: Host, hpa: int, last: bool) -> None:
     free_pair(host, pair)
 
 
-question.variant("v2", get=get, put=put, source="DPAMT v2, patch 04 as posted again in v2.1 (2025-06-10)")
+question.variant(
+    "v2",
+    get=get,
+    put=put,
+    control_page=GFP_KERNEL,
+    control_pair=GFP_KERNEL,
+    source="DPAMT v2, patch 04 as posted again in v2.1 (2025-06-10)",
+)

@@ -11,6 +11,7 @@ from tdxlab.host.dpamt.get_put import question
 from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import ENOMEM, PamtPages, alloc_pair, free_pair, tdx_pamt_add, tdx_pamt_remove, warn
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
+from tdxlab.host.gfp import GFP_KERNEL, GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
 from tdxlab.spec.status import TDX_HPA_RANGE_NOT_FREE
 
@@ -63,4 +64,11 @@ async def put(host: Host, hpa: int, last: bool) -> None:
     free_pair(host, pair)
 
 
-question.variant("v3", get=get, put=put, source="DPAMT v3, patches 07 and 08 together (2025-09-18)")
+question.variant(
+    "v3",
+    get=get,
+    put=put,
+    control_page=GFP_KERNEL,
+    control_pair=GFP_KERNEL_ACCOUNT,
+    source="DPAMT v3, patches 07 and 08 together (2025-09-18)",
+)

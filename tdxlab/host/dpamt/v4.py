@@ -10,6 +10,7 @@ from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import ENOMEM, PamtPages, alloc_pair, free_pair, tdx_pamt_add, warn
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.host.dpamt.v3 import put
+from tdxlab.host.gfp import GFP_KERNEL, GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
 from tdxlab.spec.status import TDX_HPA_RANGE_NOT_FREE
 
@@ -42,4 +43,11 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     return 0
 
 
-question.variant("v4", get=get, put=put, source="DPAMT v4, patches 07 and 08 (2025-11-20)")
+question.variant(
+    "v4",
+    get=get,
+    put=put,
+    control_page=GFP_KERNEL,
+    control_pair=GFP_KERNEL_ACCOUNT,
+    source="DPAMT v4, patches 07 and 08 (2025-11-20)",
+)

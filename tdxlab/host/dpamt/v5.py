@@ -7,6 +7,7 @@ from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import EIO, ENOMEM, PamtPages, alloc_pair, free_pair, tdx_pamt_add, warn
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.host.dpamt.v3 import put
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
 from tdxlab.spec.status import TDX_HPA_RANGE_NOT_FREE
 
@@ -41,4 +42,11 @@ async def get(host: Host, hpa: int, pages: PamtPages) -> int:
     return -EIO  # v4: 0
 
 
-question.variant("v5", get=get, put=put, source="RFC v5 of DPAMT and huge pages, patch 17 (2026-01-28)")
+question.variant(
+    "v5",
+    get=get,
+    put=put,
+    control_page=GFP_KERNEL_ACCOUNT,
+    control_pair=GFP_KERNEL_ACCOUNT,
+    source="RFC v5 of DPAMT and huge pages, patch 17 (2026-01-28)",
+)

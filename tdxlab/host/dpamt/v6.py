@@ -10,6 +10,7 @@ from tdxlab.host.dpamt.get_put import question
 from tdxlab.host.dpamt.lock import pamt_lock, pamt_unlock
 from tdxlab.host.dpamt.pair import EIO, ENOMEM, PamtPages, alloc_pair, free_pair, tdx_pamt_add, tdx_pamt_remove, warn
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
+from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.host.host import Host
 
 
@@ -65,4 +66,11 @@ async def atomic_dec_and_lock(host: Host, hpa: int) -> bool:
     return False
 
 
-question.variant("v6", get=get, put=put, source="DPAMT v6, patches 06 and 08 (2026-05-25); Dave Hansen, February 2026")
+question.variant(
+    "v6",
+    get=get,
+    put=put,
+    control_page=GFP_KERNEL_ACCOUNT,
+    control_pair=GFP_KERNEL_ACCOUNT,
+    source="DPAMT v6, patches 06 and 08 (2026-05-25); Dave Hansen, February 2026",
+)

@@ -1,0 +1,66 @@
+"""What keeps the ioctls that make a TD apart: from each other, and from vCPUs that run?
+
+The module takes the TD for itself in many of the calls that build it, so two ioctls at once make each other busy, and
+few of those calls are made again: two threads of userspace are enough for a KVM bug.
+
+A variant is one function: run(kvm, own, ioctl, slots), which runs an ioctl under its locks; it returns what that
+returns, or -EBUSY.
+  own     the lock that every ioctl of the VM, or of one vCPU, is made under
+  slots   does this one need slots_lock?
+Source: 6.16 vmx/tdx.c; "Guard VM state transitions with all the locks", 2025-10-16, in 6.19.
+Left out: signals that end the wait for a mutex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tdxlab.engine.locks import Mutex
+from tdxlab.engine.step import Steps
+from tdxlab.kvm.kvm_main import EBUSY, Kvm
+from tdxlab.spec.design import Question
+
+question = Question("vm_state_guard", __doc__)
+
+
+async def under(locks: Sequence[Mutex], ioctl: Steps) -> int:
+    """Run an ioctl with these locks, taken in order."""
+    try:
+        for lock in locks:
+            await lock.lock()
+        ret = int(await ioctl)
+        for lock in reversed(locks):
+            lock.unlock()
+        return ret
+    finally:
+        ioctl.close()  # abandoned before it began
+
+
+# --- none: the VM's ioctls under kvm->lock, a vCPU's under its mutex (6.16) ---
+
+
+async def as_any_ioctl(kvm: Kvm, own: Mutex, ioctl: Steps, slots: bool) -> int:
+    """INIT_VCPU of one vCPU goes on beside INIT_MEM_REGION of another."""
+    return await under([own, kvm.slots_lock] if slots else [own], ioctl)
+
+
+question.variant("none", run=as_any_ioctl, source="Linux 6.16")
+
+
+# --- all_the_locks: tdx_vm_state_guard (6.19) ---
+
+
+async def tdx_vm_state_guard(kvm: Kvm, own: Mutex, ioctl: Steps, slots: bool) -> int:
+    """kvm->lock, the mutex of each vCPU, slots_lock.  -EBUSY where a vCPU is being created."""
+    return await under([kvm.lock], unless_half_created(kvm, ioctl))
+
+
+async def unless_half_created(kvm: Kvm, ioctl: Steps) -> int:
+    """The other locks.  Context: kvm->lock."""
+    if kvm.created_vcpus != len(kvm.vcpus):
+        ioctl.close()
+        return -EBUSY
+    return await under([*(vcpu.mutex for vcpu in kvm.vcpus), kvm.slots_lock], ioctl)
+
+
+question.variant("all_the_locks", run=tdx_vm_state_guard, source="Linux 6.19")
