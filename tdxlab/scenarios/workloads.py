@@ -182,9 +182,9 @@ def _drive(execution: Execution, scheduler: Scheduler) -> tuple[Counter[tuple[st
 
 
 def owners(lab: Lab) -> dict[str, int]:
-    """{owner: bytes} of all memory that the host has handed out, by the ledger; what it does not know is nobody's."""
+    """{owner: bytes} of all memory that the host has handed out, by the ledger; what is leaked is nobody's."""
     found: Counter[str] = Counter()
     for page in lab.ledger.pages:
         if "free" not in page.use:
-            found[page.use] += size_of(page.use)
-    return {**found, NOBODY: lab.host.allocator.handed_out() - found.total()}
+            found[NOBODY if page.use.endswith("leaked") else page.use] += size_of(page.use)
+    return {**found, NOBODY: found[NOBODY]}

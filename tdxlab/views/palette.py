@@ -66,8 +66,12 @@ OWNERS: dict[str, Look] = {
     "in a vCPU's mmu_external_spt_cache":  Look("e", "#FFFFFF", "#000000", "oo",     "kept ready for the S-EPT"),
     "in a vCPU's pamt_cache":              Look("p", "#0072B2", "#FFFFFF", "//",     "kept ready for pairs"),
     "in a VM's pamt_cache":                Look("v", "#0072B2", "#FFFFFF", "||",     "kept ready for a split"),
-    "leaked":                              Look("!", "#000000", "#FFFFFF", "",       "paid for and lost"),
-    "2M leaked":                           Look("!", "#000000", "#FFFFFF", "",       "paid for and lost"),
+    "in flight":                           Look("f", "#FFFFFF", "#000000", "||",     "in a function's hands"),
+    "2M in flight":                        Look("f", "#FFFFFF", "#000000", "||",     "in a function's hands"),
+    "of a set-up":                         Look("s", "#FFFFFF", "#000000", "",       "the experimenter's"),
+    "2M of a set-up":                      Look("s", "#FFFFFF", "#000000", "",       "the experimenter's"),
+    "leaked":                              Look("!", "#000000", "#FFFFFF", "",       "handed out and lost"),
+    "2M leaked":                           Look("!", "#000000", "#FFFFFF", "",       "handed out and lost"),
 }
 """Who has a page, as the ledger tells it."""
 
