@@ -172,7 +172,21 @@ def step_through(name: str) -> list[str]:
 
 LEAKS = {"unmap-failure": "what the module does not give back"}
 """Scenarios in which pages are lost on purpose, and why."""
-OFF_THE_BOOKS = {"lifecycle": "its TD is in no list"}
+BARE = [
+    "abba",
+    "contention",
+    "demote",
+    "pool",
+    "put-contention",
+    "races",
+    "same-range",
+    "shortcuts",
+    "spin",
+    "stale-count",
+]
+OFF_THE_BOOKS = {"lifecycle": "its TD is in no list"} | {
+    f"pamt-{name}": "its actors get and put pages that are in no table" for name in BARE
+}
 
 
 @pytest.mark.parametrize("name", ["accept-race", "split-sequence", "punch-hole", "shared-memory", *LEAKS])
