@@ -29,7 +29,7 @@ from tdxlab.views.rows import (
 )
 from tdxlab.views.text import counted
 
-ROWS, WIDTH = 40, 60
+ROWS, WIDTH = 40, 46
 """A screen: lines, and characters of a column."""
 ENDED = {"done": "all return", "cut": "the run is cut at its limit of steps", "deadlock": "all wait for ever"}
 Matters = Callable[[Event], bool]
@@ -189,4 +189,4 @@ def head(cpu: int, names: Sequence[str]) -> str:
 
 def _wrapped(text: str, width: int, below: bool) -> list[str]:
     indent = "    " if below else ""
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + "  ", max_lines=2)
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + "  ", max_lines=3)
