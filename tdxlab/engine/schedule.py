@@ -83,18 +83,23 @@ def story(chapters: Story, then: Scheduler = stay) -> Scheduler:
     return choose
 
 
+TURNS = re.compile(r"(?<!\S)(\d+) (\d+)(?: \1 \2){4,}(?!\S)")
+"""Two CPUs that take turns five times or more, a step each."""
+
+
 def show_schedule(schedule: Sequence[int]) -> str:
-    """Run lengths, for people and for pasting back: [0, 0, 1] is "0*2 1"."""
+    """Run lengths, for people and for pasting back: [0, 0, 1] is "0*2 1".  CPUs that take turns often are "0,1*50"."""
     runs = [(cpu, len(list(group))) for cpu, group in itertools.groupby(schedule)]
-    return " ".join(f"{cpu}*{n}" if n > 1 else str(cpu) for cpu, n in runs)
+    text = " ".join(f"{cpu}*{n}" if n > 1 else str(cpu) for cpu, n in runs)
+    return TURNS.sub(lambda turns: f"{turns[1]},{turns[2]}*{len(turns[0].split()) // 2}", text)
 
 
 def read_schedule(text: str) -> list[int]:
     """The inverse of `show_schedule`.  Raises ValueError with a sentence."""
     schedule: list[int] = []
     for part in text.split():
-        found = re.fullmatch(r"([0-9]{1,3})(?:\*([0-9]{1,7}))?", part)
+        found = re.fullmatch(r"([0-9]{1,3}(?:,[0-9]{1,3})*)(?:\*([0-9]{1,7}))?", part)
         if found is None:
             raise ValueError(f"a schedule is CPU numbers like '0*5 1 0*3', not {part!r}")
-        schedule += [int(found[1])] * int(found[2] or 1)
+        schedule += [int(cpu) for cpu in found[1].split(",")] * int(found[2] or 1)
     return schedule

@@ -314,6 +314,8 @@ def test_schedules_print_and_paste_back() -> None:
     schedule = [0, 0, 0, 1, 0, 2, 2]
     assert show_schedule(schedule) == "0*3 1 0 2*2"
     assert read_schedule(show_schedule(schedule)) == schedule
+    turns = [0, 0, *[1, 0] * 9, 1, 1]
+    assert show_schedule(turns) == "0*2 1,0*9 1*2" and read_schedule(show_schedule(turns)) == turns
     with pytest.raises(ValueError, match="like '0"):
         read_schedule("0*x")
 
