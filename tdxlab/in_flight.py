@@ -7,9 +7,9 @@ in the coroutines that stand between two steps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
+from tdxlab.engine.run import frames
 from tdxlab.engine.step import Steps
 from tdxlab.hw.cpu import Regs
 from tdxlab.kvm.guest_memfd import Gmem
@@ -31,14 +31,6 @@ def in_flight(actors: Sequence[Steps], hpas: int) -> dict[int, int]:
         for number in numbers(list(frame.f_locals.values()))
         for page in (number & hpas, number << PAGE_SHIFT & hpas)
     }
-
-
-def frames(actor: Any) -> Iterator[FrameType]:
-    """The functions of an actor, outermost first."""
-    while actor is not None:
-        if frame := getattr(actor, "cr_frame", None) or getattr(actor, "gi_frame", None):
-            yield frame
-        actor = getattr(actor, "cr_await", None) or getattr(actor, "gi_yieldfrom", None)
 
 
 def numbers(value: Any) -> Iterator[int]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from tdxlab.engine.bounded import Bounded, preemptions, to_the_end
 from tdxlab.engine.claims import FINAL, Claim
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.history import History, bits, commute, orders
 from tdxlab.engine.run import Execution, Program
-from tdxlab.engine.schedule import ScheduleError
+from tdxlab.engine.schedule import ScheduleError, switches
 
 Goal = Claim | str
 """What is to be shown: a claim broken (a sometimes-claim fulfilled), or a run that ends so, as "deadlock"."""
@@ -116,12 +115,8 @@ class _Best:
             self.schedule, self.preemptions = found
 
 
-def _cost(schedule: Sequence[int], switches: int) -> tuple[int, int, int]:
-    return switches, len(schedule), _switches(schedule)
-
-
-def _switches(schedule: Sequence[int]) -> int:
-    return sum(before != now for before, now in pairwise(schedule))
+def _cost(schedule: Sequence[int], preempted: int) -> tuple[int, int, int]:
+    return preempted, len(schedule), switches(schedule)
 
 
 def _shown(execution: Execution, goal: Goal) -> int | None:
@@ -179,7 +174,7 @@ def merged(program: Program, schedule: Sequence[int]) -> list[int]:
     """The same steps with fewer switches: each CPU goes on until its next step must come after one of another's."""
     history = Search(program).follow(schedule)
     orders = [_staying(history, cpu) for cpu in sorted(set(schedule))]
-    return min(orders, key=lambda order: (_switches(order), order))
+    return min(orders, key=lambda order: (switches(order), order))
 
 
 def _staying(history: History, cpu: int) -> list[int]:

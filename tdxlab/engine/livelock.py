@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tdxlab.engine.cells import Journal, Record, Table, Words
-from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.run import Execution, Program, frames
 from tdxlab.engine.trace import plain
 
 MOST_STATES, MOST_STEPS = 500, 100_000  # looked at; made to get there, since each state costs a run from the start
@@ -153,15 +153,10 @@ def _identity(execution: Execution) -> Hashable:
 
 
 def _frames(coroutine: Any) -> Hashable:
-    frames = []
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is None:
-            break
-        local = [(name, _value(value, DEEP)) for name, value in frame.f_locals.items()]
-        frames.append((frame.f_code, frame.f_lasti, tuple(local)))
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
-    return tuple(frames)
+    return tuple(
+        (frame.f_code, frame.f_lasti, tuple((name, _value(value, DEEP)) for name, value in frame.f_locals.items()))
+        for frame in frames(coroutine)
+    )
 
 
 def _value(value: Any, deep: int) -> Hashable:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Generic, TypeVar
 
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.schedule import switches
 
 S = TypeVar("S", bound=Hashable)
 
@@ -68,4 +68,4 @@ def _count(known: dict[S, Outcome[S]], state: S, schedule: list[int]) -> None:
         known[state] = Outcome(state, schedule)
         return
     outcome.executions += 1
-    outcome.schedule = min(outcome.schedule, schedule, key=lambda s: (sum(a != b for a, b in pairwise(s)), len(s)))
+    outcome.schedule = min(outcome.schedule, schedule, key=lambda s: (switches(s), len(s)))

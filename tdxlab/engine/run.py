@@ -6,9 +6,10 @@ for each execution.  `Execution` steps them; `run` drives one to its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from tdxlab.engine.cells import Cell, Journal, Key, audit
@@ -295,19 +296,27 @@ class Execution:
         self.journal.cpu = 0
 
 
+def frames(coroutine: Any, *, driven: bool = False) -> Iterator[FrameType]:
+    """The frames that are suspended in a coroutine, outermost first.
+
+    driven: also of a coroutine that one of them runs by hand, as its local variable of that name.
+    """
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is None:
+            return
+        yield frame
+        inner = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        coroutine = inner or (frame.f_locals.get("driven") if driven else None)
+
+
 def _stack(coroutine: Steps) -> list[tuple[str, str, int]]:
     """(function, file, line) of each model frame that is suspended in `coroutine`, outermost first."""
-    frames = []
-    inner: Any = coroutine
-    while inner is not None:
-        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None)
-        if frame is None:
-            break
-        code = frame.f_code
-        if not code.co_filename.startswith(ENGINE):
-            frames.append((code.co_qualname, code.co_filename, frame.f_lineno))
-        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None) or frame.f_locals.get("driven")
-    return frames
+    return [
+        (frame.f_code.co_qualname, frame.f_code.co_filename, frame.f_lineno)
+        for frame in frames(coroutine, driven=True)
+        if not frame.f_code.co_filename.startswith(ENGINE)
+    ]
 
 
 def run(program: Program, scheduler: Scheduler = stay, *, check_reads: bool = False) -> Trace:

@@ -83,6 +83,11 @@ def story(chapters: Story, then: Scheduler = stay) -> Scheduler:
     return choose
 
 
+def switches(schedule: Sequence[int]) -> int:
+    """How often another CPU goes on than the one before."""
+    return sum(before != now for before, now in itertools.pairwise(schedule))
+
+
 TURNS = re.compile(r"(?<!\S)(\d+) (\d+)(?: \1 \2){4,}(?!\S)")
 """Two CPUs that take turns five times or more, a step each."""
 

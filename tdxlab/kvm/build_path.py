@@ -16,6 +16,8 @@ Left out: source pages that are swapped out, folios that count as prepared, CONF
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from tdxlab.engine.step import OTHERS, READ, step
 from tdxlab.host import seamcall
 from tdxlab.kvm.guest_memfd import kvm_gmem_get_pfn, kvm_release_faultin_page
@@ -85,11 +87,12 @@ async def private_pfn(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:
     return -EINVAL
 
 
-# --- premap: first the mirror, under the file's invalidate lock; then PAGE.ADD (6.16 to 6.18) ---
+PostPopulate = Callable[[KvmMemorySlot, int], Awaitable[int]]
+"""What is to be done with the frame of a memslot's file.  Returns 0 or -errno.  Context: its invalidate lock."""
 
 
-async def kvm_gmem_populate_premapped(vcpu: KvmVcpu, gpa: int, source: int, measure: bool) -> int:
-    """guest_memfd is asked for the frame twice, here and by the fault."""
+async def kvm_gmem_populate(vcpu: KvmVcpu, gpa: int, post_populate: PostPopulate) -> int:
+    """Take a private frame from guest_memfd, hand it on, and put it, all under the file's invalidate lock."""
     kvm, gfn = vcpu.kvm, gpa >> PAGE_SHIFT
     slot = memfd_slot(kvm, gfn)
     if isinstance(slot, int):
@@ -97,11 +100,23 @@ async def kvm_gmem_populate_premapped(vcpu: KvmVcpu, gpa: int, source: int, meas
     await slot.gmem.filemap_invalidate_lock.write_lock()
     ret = pfn = await private_pfn(kvm, slot, gfn)
     if pfn >= 0:
-        ret, _ = await kvm_tdp_map_page(vcpu, gfn, private=True)
-        ret = ret if ret < 0 else await add_premapped(kvm, gpa, pfn, source, measure)
+        ret = await post_populate(slot, pfn)
         await kvm_release_faultin_page(slot.gmem, slot.gmem_index(gfn), pfn)
     slot.gmem.filemap_invalidate_lock.write_unlock()
     return ret
+
+
+# --- premap: first the mirror, under the file's invalidate lock; then PAGE.ADD (6.16 to 6.18) ---
+
+
+async def map_then_add(vcpu: KvmVcpu, gpa: int, source: int, measure: bool) -> int:
+    """guest_memfd is asked for the frame twice, here and by the fault."""
+
+    async def tdx_gmem_post_populate(slot: KvmMemorySlot, pfn: int) -> int:
+        ret, _ = await kvm_tdp_map_page(vcpu, gpa >> PAGE_SHIFT, private=True)
+        return ret if ret < 0 else await add_premapped(vcpu.kvm, gpa, pfn, source, measure)
+
+    return await kvm_gmem_populate(vcpu, gpa, tdx_gmem_post_populate)
 
 
 async def add_premapped(kvm: Kvm, gpa: int, pfn: int, source: int, measure: bool) -> int:
@@ -149,7 +164,7 @@ async def warn_on(kvm: Kvm, err: Status, what: str) -> bool:
 
 question.variant(
     "premap",
-    populate=kvm_gmem_populate_premapped,
+    populate=map_then_add,
     map_leaf=tdx_mem_page_record_premap_cnt,
     not_added=tdx_is_sept_zap_err_due_to_premap,
     complete=nothing_is_premapped,
@@ -198,23 +213,19 @@ question.variant(
 # --- page_add_src: PAGE.ADD inside the hook, and no fault at all (6.19) ---
 
 
-async def kvm_gmem_populate(vcpu: KvmVcpu, gpa: int, source: int, measure: bool) -> int:
+async def add_while_mapping(vcpu: KvmVcpu, gpa: int, source: int, measure: bool) -> int:
     """One look at guest_memfd.  What PAGE.ADD is busy with is tried again here, and userspace hears nothing of it."""
-    kvm, gfn = vcpu.kvm, gpa >> PAGE_SHIFT
-    slot = memfd_slot(kvm, gfn)
-    if isinstance(slot, int):
-        return slot
-    await slot.gmem.filemap_invalidate_lock.write_lock()
-    ret = pfn = await private_pfn(kvm, slot, gfn)
-    if pfn >= 0:
+    kvm = vcpu.kvm
+
+    async def tdx_gmem_post_populate(slot: KvmMemorySlot, pfn: int) -> int:
         kvm.page_add_src = source
-        ret = await kvm_tdp_mmu_map_private_pfn(vcpu, slot, gfn, pfn)
+        ret = await kvm_tdp_mmu_map_private_pfn(vcpu, slot, gpa >> PAGE_SHIFT, pfn)
         kvm.page_add_src = 0
         if not ret and measure and await tdx_bug_on(kvm, await extend_page(kvm, gpa), "tdh_mr_extend"):
-            ret = -EIO
-        await kvm_release_faultin_page(slot.gmem, slot.gmem_index(gfn), pfn)
-    slot.gmem.filemap_invalidate_lock.write_unlock()
-    return ret
+            return -EIO
+        return ret
+
+    return await kvm_gmem_populate(vcpu, gpa, tdx_gmem_post_populate)
 
 
 async def kvm_tdp_mmu_map_private_pfn(vcpu: KvmVcpu, slot: KvmMemorySlot, gfn: int, pfn: int) -> int:
@@ -268,7 +279,7 @@ async def always_complete(kvm: Kvm) -> bool:
 
 question.variant(
     "page_add_src",
-    populate=kvm_gmem_populate,
+    populate=add_while_mapping,
     map_leaf=tdx_mem_page_add,
     not_added=never_due_to_premap,
     complete=always_complete,

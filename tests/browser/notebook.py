@@ -70,6 +70,18 @@ class Notebook:
         """Every output, in order."""
         return self.page.locator(".jp-NotebookPanel .jp-OutputArea-output")
 
+    def figures(self, name: str, count: int) -> None:
+        """All figures are drawn at a size at which letters stay readable; store each as NAME_figure_N."""
+        self.page.set_viewport_size({"width": 1280, "height": 800})
+        drawn = self.page.locator(".jp-RenderedImage img")
+        assert drawn.count() == count
+        for n in range(count):
+            drawn.nth(n).scroll_into_view_if_needed()
+            self.page.wait_for_timeout(200)
+            natural, width = (drawn.nth(n).evaluate(f"e => e.{size}") for size in ("naturalWidth", "clientWidth"))
+            assert width >= 0.8 * natural, "letters stay readable"
+            self.screenshot(f"{name}_figure_{n}")
+
     def screenshot(self, name: str) -> Path:
         """Store what the window shows as build/browser/NAME.png."""
         path = BUILD / f"{name}.png"

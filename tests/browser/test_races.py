@@ -37,19 +37,6 @@ def follow(stepper: Locator, schedule: list[int]) -> None:
     field.press("Enter")
 
 
-def figures(notebook: Any, name: str, count: int) -> None:
-    """All figures are drawn at a size at which letters stay readable."""
-    notebook.page.set_viewport_size({"width": 1280, "height": 800})
-    found = notebook.page.locator(".jp-RenderedImage img")
-    assert found.count() == count
-    for n in range(count):
-        found.nth(n).scroll_into_view_if_needed()
-        notebook.page.wait_for_timeout(100)
-        natural, width = (found.nth(n).evaluate(f"e => e.{size}") for size in ("naturalWidth", "clientWidth"))
-        assert width >= 0.8 * natural
-        notebook.screenshot(f"{name}_figure_{n}")
-
-
 def test_a_reader_breaks_the_read_lock_and_sees_the_race(open_notebook: Callable[[str], Any]) -> None:
     notebook = open_notebook("15_lpage_info_and_mmu_lock.ipynb")
     notebook.run_all()
@@ -74,7 +61,7 @@ def test_a_reader_breaks_the_read_lock_and_sees_the_race(open_notebook: Callable
     notebook.page.set_viewport_size({"width": 1280, "height": 800})
     notebook.page.wait_for_timeout(300)
     assert stepper(notebook, 1).bounding_box()["height"] <= 800 - FRAME, "it is seen whole on a projector"
-    figures(notebook, "lpage_info", 1)
+    notebook.figures("lpage_info", 1)
 
 
 def test_a_reader_makes_an_aug_fail_and_takes_a_pair_back_twice(open_notebook: Callable[[str], Any]) -> None:
@@ -94,4 +81,4 @@ def test_a_reader_makes_an_aug_fail_and_takes_a_pair_back_twice(open_notebook: C
     choice.locator(".tdx-stepper").press("End")
     expect(choice.locator(".tdx-where")).to_contain_text("done", timeout=SOON)
     expect(choice.locator(".tdx-bad")).to_have_count(0)
-    figures(notebook, "refcounts", 2)
+    notebook.figures("refcounts", 2)

@@ -129,14 +129,5 @@ def test_both_widgets_fit_a_screen_and_keep_their_height(notebook: Any) -> None:
 
 
 def test_the_figures_are_drawn_whole(notebook: Any) -> None:
-    page = notebook.page
-    page.set_viewport_size({"width": 1280, "height": 800})
-    figures = page.locator(".jp-RenderedImage img")
-    assert figures.count() == 8
-    for n in range(figures.count()):
-        figures.nth(n).scroll_into_view_if_needed()
-        page.wait_for_timeout(200)
-        natural, shown = (figures.nth(n).evaluate(f"e => e.{size}") for size in ("naturalWidth", "clientWidth"))
-        assert shown >= 0.8 * natural, "letters stay readable"
-        notebook.screenshot(f"sept_and_pamt_figure_{n}")
-    page.set_viewport_size({"width": 1400, "height": 1600})
+    notebook.figures("sept_and_pamt", 8)
+    notebook.page.set_viewport_size({"width": 1400, "height": 1600})

@@ -25,19 +25,6 @@ def choose(form: Locator, label: str, value: str) -> None:
     form.locator(f".widget-dropdown:has(label:text-is('{label}')) select").first.select_option(label=value)
 
 
-def whole(notebook: Any, name: str, figures: int) -> None:
-    """All figures are drawn at a size at which letters stay readable."""
-    notebook.page.set_viewport_size({"width": 1280, "height": 800})
-    found = notebook.page.locator(".jp-RenderedImage img")
-    assert found.count() == figures
-    for n in range(figures):
-        found.nth(n).scroll_into_view_if_needed()
-        notebook.page.wait_for_timeout(100)
-        natural, width = (found.nth(n).evaluate(f"e => e.{size}") for size in ("naturalWidth", "clientWidth"))
-        assert width >= 0.8 * natural
-        notebook.screenshot(f"{name}_figure_{n}")
-
-
 def test_a_reader_steps_through_the_kick(open_notebook: Callable[[str], Any]) -> None:
     notebook = open_notebook("20_split_and_demote.ipynb")
     notebook.run_all()
@@ -58,7 +45,7 @@ def test_a_reader_steps_through_the_kick(open_notebook: Callable[[str], Any]) ->
     choice = shown(notebook, ".tdx-stepper")
     choice.get_by_role("button", name="y2026", exact=True).click()
     expect(choice.locator(".tdx-title")).to_contain_text("design y2026", timeout=SOON)
-    whole(notebook, "split", 3)
+    notebook.figures("split", 3)
 
 
 def test_a_reader_converts_a_range_and_loses_the_neighbours(open_notebook: Callable[[str], Any]) -> None:
@@ -79,7 +66,7 @@ def test_a_reader_converts_a_range_and_loses_the_neighbours(open_notebook: Calla
     assert abs(form.bounding_box()["height"] - tall) <= 1, "what is chosen moves nothing"
     shown(notebook, ".tdx-stepper")
     notebook.screenshot("conversion_stepper")
-    whole(notebook, "conversion", 2)
+    notebook.figures("conversion", 2)
 
 
 def test_a_reader_puts_two_presets_side_by_side(open_notebook: Callable[[str], Any]) -> None:
@@ -96,4 +83,4 @@ def test_a_reader_puts_two_presets_side_by_side(open_notebook: Callable[[str], A
     form.locator("input[type=checkbox]").check()
     expect(table).to_contain_text("pamt_lock", timeout=SOON)
     notebook.screenshot("presets_conversion")
-    whole(notebook, "presets", 3)
+    notebook.figures("presets", 3)

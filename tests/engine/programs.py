@@ -154,6 +154,14 @@ class Actor:
             await held.release()
 
 
+async def adds(x: Words) -> None:
+    """Add 1 to a word without a lock: read in one step, write in the next."""
+    await step((x, 0, READ))
+    seen = x[0]
+    await step((x, 0, WRITE))
+    x.put(0, seen + 1)
+
+
 def listing(dice: random.Random) -> Listing:
     """Two to four threads, with up to nine operations in all, and now and then a lock that is not given back.
 

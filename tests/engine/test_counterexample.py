@@ -11,7 +11,8 @@ from tdxlab.engine.counterexample import deciding, merged, simplest
 from tdxlab.engine.explore import explore
 from tdxlab.engine.locks import Mutex
 from tdxlab.engine.run import Execution, Program
-from tdxlab.engine.step import READ, WRITE, step
+from tdxlab.engine.step import WRITE, step
+from tests.engine.programs import adds
 
 
 def counting(before: int = 0) -> Program:
@@ -22,11 +23,8 @@ def counting(before: int = 0) -> Program:
     async def add(cpu: int) -> None:
         for _ in range(before):
             await step((own, cpu, WRITE))
-        await step((x, 0, READ))
-        seen = x[0]
-        await step((x, 0, WRITE))
-        x.put(0, seen + 1)
-        journal.note("added", to=seen + 1)
+        await adds(x)
+        journal.note("added", to=x[0])
 
     claims = (
         at_end("both count", lambda: x[0] == 2),

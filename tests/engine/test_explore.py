@@ -15,6 +15,7 @@ from tdxlab.engine.locks import Atomic
 from tdxlab.engine.result import Result
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import OTHERS, READ, WRITE, step
+from tests.engine.programs import adds
 
 
 def chains(*lengths: int) -> Program:
@@ -63,19 +64,13 @@ def lost_update() -> tuple[Program, Words]:
     journal = Journal()
     x = Words(journal, "x", [0])
 
-    async def add() -> None:
-        await step((x, 0, READ))
-        seen = x[0]
-        await step((x, 0, WRITE))
-        x.put(0, seen + 1)
-
     claims = (
         at_end("both count", lambda: x[0] == 2),
         sometimes("one is lost", lambda: x[0] == 1, over=[x]),
         always("never three", lambda: x[0] < 3, over=["x"]),
         sometimes("three", lambda: x[0] == 3, over=[x]),
     )
-    return Program(journal, lambda: [add(), add()], claims=claims), x
+    return Program(journal, lambda: [adds(x), adds(x)], claims=claims), x
 
 
 def test_a_lost_update_is_found_with_the_fewest_preemptions() -> None:

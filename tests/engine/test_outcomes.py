@@ -9,19 +9,14 @@ from tdxlab.engine.locks import Atomic
 from tdxlab.engine.outcomes import outcomes
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import READ, WRITE, step
+from tests.engine.programs import adds
 
 
 def counting(cpus: int = 2) -> tuple[Program, Words]:
     journal = Journal()
     x = Words(journal, "x", [0])
 
-    async def add() -> None:
-        await step((x, 0, READ))
-        seen = x[0]
-        await step((x, 0, WRITE))
-        x.put(0, seen + 1)
-
-    return Program(journal, lambda: [add() for _ in range(cpus)]), x
+    return Program(journal, lambda: [adds(x) for _ in range(cpus)]), x
 
 
 def test_an_update_is_lost_or_it_is_not() -> None:
