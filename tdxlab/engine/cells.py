@@ -133,7 +133,7 @@ Guard = Callable[[Key], "tuple[Cell, Key] | int | None"]
 """What protects an index: (lock cell, its key), or the only CPU that ever touches it, or None."""
 
 
-_get, _set = list.__getitem__, list.__setitem__  # neither audited nor forbidden
+_get, _set, _attribute = list.__getitem__, list.__setitem__, object.__getattribute__  # neither audited nor forbidden
 
 
 def _forbidden(*_: Any, **__: Any) -> Any:
@@ -237,7 +237,10 @@ class Record:
     def __setattr__(self, key: str, value: Any) -> None:
         log = self.journal.log
         if log is not None:
-            log.append((self, key, self.peek(key)))
+            try:  # as `peek`, which would be a call more for each write
+                log.append((self, key, _attribute(self, key)))
+            except AttributeError:
+                log.append((self, key, ABSENT))
         object.__setattr__(self, key, value)
 
     def restore(self, key: Key, old: Any) -> None:

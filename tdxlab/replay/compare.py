@@ -9,8 +9,8 @@ from typing import Any
 
 from tdxlab.hw.cpu import Regs
 from tdxlab.replay.lines import LINES, State, is_call, operands_of
-from tdxlab.replay.machine import Operands, Result, watched
-from tdxlab.replay.reading import Line, check_shape
+from tdxlab.replay.machine import Result, watched
+from tdxlab.replay.reading import Line, Numbers, check_shape
 from tdxlab.spec.leaves import REGISTERS
 from tdxlab.spec.operands import Operand
 from tdxlab.spec.status import TAKES_OPERAND, Status
@@ -105,13 +105,13 @@ def results(line: Line) -> list[Line | str]:
     return told
 
 
-def agrees(told: Line, operands: Operands, regs: Regs, side: str) -> bool:
+def agrees(told: Line, operands: Sequence[int], regs: Regs, side: str, numbers: Numbers) -> bool:
     """Is a call's result the recorded one?  R8 to R13 are told only where they are no longer what was given."""
     if "out" not in told:
-        return regs.rax == int(told["rax"], 16) and told.get("to", side) == side
-    expected = [int(told["rax"], 16), *operands]
+        return regs.rax == numbers[told["rax"]] and told.get("to", side) == side
+    expected = [numbers[told["rax"]], *operands]
     for register, text in told["out"].items():
-        expected[PLACE[register]] = int(text, 16)
+        expected[PLACE[register]] = numbers[text]
     return watched(regs) == tuple(expected) and told.get("to", side) == side
 
 

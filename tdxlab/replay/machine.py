@@ -6,7 +6,7 @@ Its size, time and addresses: the READMEs beside the recordings.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ NO_OPERANDS = (0,) * len(REGISTERS)
 watched = attrgetter("rax", *REGISTERS)
 
 Run = Coroutine[Any, Any, Any]
-Operands = tuple[int, ...]
+Operands = Sequence[int]
 """RCX, RDX, R8 to R13: all eight."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,16 +13,15 @@ from tdxlab.replay import cases
 from tdxlab.replay.compare import AFTER, Count, agrees, expected_of, got_of, results, told_state
 from tdxlab.replay.explain import Watch
 from tdxlab.replay.lines import State, call_of, is_call, run
-from tdxlab.replay.machine import Machine, Result, WrongSide, padded
+from tdxlab.replay.machine import NO_OPERANDS, Machine, Result, WrongSide
 from tdxlab.replay.parts import VERSION, OtherModule, Parts, part_of
-from tdxlab.replay.reading import NO_LINE, Line, Unbuilt, check_shape, read_lines
+from tdxlab.replay.reading import NO_LINE, ODD_NUMBER, Line, Numbers, Unbuilt, check_shape, read_lines
+from tdxlab.spec.leaves import REGISTERS
 
 T = TypeVar("T")
 Share = tuple[int, int]
-HEXADECIMAL = repeat(16)
 UNLISTED = re.compile(r"(\d+) further \S+ calls not listed")  # a note that stands for calls like the one before
 MAX_UNLISTED = 10_000
-PLAIN = re.compile(r"\S+( [0-9a-f]{1,16}){0,8}").fullmatch  # a call whose operands are such, and not too many
 
 ODD = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
@@ -55,6 +53,7 @@ class Player:
         self.dead = ""  # why the machine has stopped
         self.unlisted = 0  # how often a note said that the last line was run again
         self.calls: dict[str, tuple[int, bool]] = {}  # RAX and side by the name of a call
+        self.numbers = Numbers()
 
     def play(self, path: Path) -> None:
         """Run one recording.  Raises ValueError with a sentence that names the file, and the line."""
@@ -148,11 +147,13 @@ class Player:
         word, *words = cmd.split() or [""]
         call = self.calls.get(word)
         watched = machine.hook or report.calls + 1 == self.explained
-        if call is None or "rax" not in line or self.dead or watched or not PLAIN(cmd):
+        operands = [*map(self.numbers.__getitem__, words)]
+        odd = ODD_NUMBER in operands or len(operands) > len(REGISTERS)
+        if call is None or "rax" not in line or self.dead or watched or odd:
             self._any_command(word, cmd, line)
         else:
             rax, guest = call
-            operands = padded(*map(int, words, HEXADECIMAL))
+            operands += NO_OPERANDS[len(operands) :]
             try:
                 regs = machine.tdcall(rax, operands) if guest else machine.seamcall(rax, operands)
             except (MachineDead, WrongSide) as stop:
@@ -160,7 +161,7 @@ class Player:
             except Unbuilt as unbuilt:
                 self._leave_out(unbuilt, line)
             else:
-                if agrees(line, operands, regs, machine.side):
+                if agrees(line, operands, regs, machine.side, self.numbers):
                     report.calls += 1
                     report.agreed += 1
                 else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import textwrap
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from tdxlab.spec.leaves import REGISTERS
 
 BLOCK = 32  # lines that are parsed at once: twice as fast as one by one, and they stay in the cache
 REGISTER_BITS = 64
+
+RUNS = re.compile(r"""(?P<commands>(?:\{"cmd":.*\n)+)|(?:(?!\{"cmd":).*\n)+""")  # lines that are commands, or are not
+PLAIN_NUMBER = re.compile(r"(0x)?[0-9a-f]{1,16}").fullmatch
+ODD_NUMBER = -1
 
 NO_HANDLER = "no handler for the leaf"
 NO_LINE = "harness line not built"
@@ -68,16 +72,14 @@ def read_lines(path: Path, skips: Callable[[], bool] = lambda: False) -> Iterato
     if not text:
         raise ValueError(f"{path} is no recording: it is empty")
     first = 1
-    for commands, run in groupby(text.split("\n"), _is_command):
-        texts = list(run)
-        if not (commands and skips()):
+    for run in RUNS.finditer(f"{text}\n"):
+        if run.lastgroup == "commands" and skips():
+            first += run[0].count("\n")
+        else:
+            texts = run[0].split("\n")[:-1]
             for n in range(0, len(texts), BLOCK):
                 yield from _parsed_block(path, first + n, texts[n : n + BLOCK])
-        first += len(texts)
-
-
-def _is_command(text: str) -> bool:
-    return text.startswith('{"cmd":')
+            first += len(texts)
 
 
 def _parsed_block(path: Path, first: int, texts: list[str]) -> Iterator[tuple[int, Line]]:
@@ -97,6 +99,14 @@ def _parsed(path: Path, at: int, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no recording: line {at} is no JSON ({error})") from None
+
+
+class Numbers(dict[str, int]):
+    """Plain numbers of lines by their texts, of which most come again; ODD_NUMBER for what is to be looked at twice."""
+
+    def __missing__(self, text: str) -> int:
+        self[text] = value = int(text, 16) if PLAIN_NUMBER(text) else ODD_NUMBER
+        return value
 
 
 def number(text: str, limit: int = 1 << REGISTER_BITS) -> int:
