@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from tdxlab.engine.history import EVERYTHING, Access, History, Step, Waited, commute, given_back
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import OTHERS, WRITE
-from tdxlab.engine.wakeup import Branch, Sequence, insert
+from tdxlab.engine.wakeup import Branch, Sequence, insert, without
 
 
 @dataclass(slots=True)
@@ -244,14 +244,12 @@ class Search:
         state, history = self.states[i], self.history
         owed: Sequence | None = None
         for cpu, access in state.asleep.items():
-            mine = rest & history.of.get(cpu, 0)
-            before = (mine & -mine) - 1 if mine else -1
-            if rest & before & history.conflicting(access):
+            if without(history, (rest, None), cpu, access) is None:
                 continue
-            owed = owed or Sequence(history, rest, (j.cpu, history.moved_before(j, i)))
-            if owed.starts_with(cpu, access):
+            owed = owed or (rest, (j.cpu, history.moved_before(j, i)))
+            if without(history, owed, cpu, access) is not None:
                 return
-        insert(state.tree, owed or Sequence(history, rest, (j.cpu, history.moved_before(j, i))))
+        insert(state.tree, history, owed or (rest, (j.cpu, history.moved_before(j, i))))
 
     def _back(self) -> bool:
         # To the last state at which something is owed.

@@ -168,9 +168,15 @@ class History:
         if access is EVERYTHING:
             self._ends = bit
         for name, key, mode in access:
-            keys = self._accessed.setdefault(name, {ANY: {}})
-            for modes in keys.setdefault(key, {}), keys[ANY]:
-                modes[mode] = modes.get(mode, 0) | bit
+            keys = self._accessed.get(name)
+            if keys is None:
+                keys = self._accessed[name] = {ANY: {}}
+            modes = keys.get(key)
+            if modes is None:
+                modes = keys[key] = {}
+            modes[mode] = modes.get(mode, 0) | bit
+            modes = keys[ANY]
+            modes[mode] = modes.get(mode, 0) | bit
         return step
 
     def _changed(self) -> None:

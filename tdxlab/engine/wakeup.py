@@ -23,54 +23,50 @@ class Branch:
     then: list[Branch] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Sequence:
-    """Steps of an execution, in its order, and after them one more.  `steps` is a set of them, as bits."""
-
-    history: History
-    steps: int
-    last: Move | None
-
-    def starts_with(self, cpu: int, access: Access) -> bool:
-        """Could it as well begin with this step of `cpu`: is it its first, or does it commute with all of them?"""
-        mine = self.steps & self.history.of.get(cpu, 0)
-        others = self.steps & ~mine
-        if mine:
-            first = mine & -mine
-            return not others & (first - 1) & self.history.conflicting(access)
-        if others & self.history.conflicting(access):
-            return False
-        return self.last is None or self.last[0] == cpu or commute(access, self.last[1])
-
-    def without(self, cpu: int) -> Sequence:
-        """The same without the first step of `cpu`, if it has one."""
-        mine = self.steps & self.history.of.get(cpu, 0)
-        if mine:
-            return Sequence(self.history, self.steps & ~(mine & -mine), self.last)
-        return Sequence(self.history, self.steps, None) if self.last and self.last[0] == cpu else self
-
-    def moves(self) -> list[Move]:
-        """Its steps in order."""
-        steps = self.history.steps
-        moves = [(steps[i].cpu, steps[i].access) for i in bits(self.steps)][::-1]
-        return [*moves, self.last] if self.last else moves
-
-    def __bool__(self) -> bool:
-        return bool(self.steps or self.last)
+Sequence = tuple[int, Move | None]
+"""Steps of an execution, as the bits of a set, in its order; and after them one more."""
 
 
-def insert(tree: list[Branch], owed: Sequence) -> None:
+def without(history: History, owed: Sequence, cpu: int, access: Access) -> Sequence | None:
+    """What is left of a sequence that begins with this step of `cpu`; None if it can not.
+
+    It can if that is its first step, or commutes with all before it; of a CPU that is not in it, with all of it.
+    """
+    steps, last = owed
+    mine = steps & history.of.get(cpu, 0)
+    if mine:
+        first = mine & -mine
+        return None if steps & (first - 1) & history.conflicting(access) else (steps ^ first, last)
+    if steps & history.conflicting(access):
+        return None
+    if last is None or last[0] == cpu:
+        return steps, None
+    return owed if commute(access, last[1]) else None
+
+
+def moves(history: History, owed: Sequence) -> list[Move]:
+    """The steps of a sequence, in order."""
+    steps, last = owed
+    found = [(step.cpu, step.access) for step in (history.steps[i] for i in bits(steps))][::-1]
+    return [*found, last] if last else found
+
+
+def insert(tree: list[Branch], history: History, owed: Sequence) -> None:
     """Add a sequence to a tree, unless one of its branches is as good."""
-    while owed:
+    while owed != NOTHING:
         for branch in tree:
-            if owed.starts_with(branch.cpu, branch.access):
+            rest = without(history, owed, branch.cpu, branch.access)
+            if rest is not None:
                 if not branch.then:
                     return  # whatever follows that branch is searched anyhow
-                owed, tree = owed.without(branch.cpu), branch.then
+                owed, tree = rest, branch.then
                 break
         else:
-            for cpu, access in owed.moves():
+            for cpu, access in moves(history, owed):
                 branch = Branch(cpu, access)
                 tree.append(branch)
                 tree = branch.then
             return
+
+
+NOTHING: Sequence = (0, None)
