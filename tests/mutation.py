@@ -2,6 +2,7 @@
 
     python -m tests.mutation [ROOM...]                        reports the survivors
     python -m tests.mutation --sample 20 [--seed 1] [ROOM...]  of 20 of each room, drawn with this seed
+    python -m tests.mutation --file tdx.py ROOM               of files of this name only; can be said more than once
     python -m tests.mutation --list [ROOM...]                 says what would be taken away
 
 A touch is a tuple that ends in a MODE, or `something.touch()`, `.entry(MODE)`, `.bepoch(MODE)` in a list; several are
@@ -188,6 +189,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     parser.add_argument("rooms", nargs="*", metavar="ROOM", help=", ".join(CHECKS))
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--file", action="append", metavar="NAME")
     parser.add_argument("--sample", type=int, metavar="N")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
@@ -195,7 +197,9 @@ def main(argv: list[str]) -> int:
         parser.error(f"no room is called {unknown[0]!r}; these are: {', '.join(CHECKS)}")
     left = 0
     for room in args.rooms or CHECKS:
-        every = list(mutants(room))
+        every = [mutant for mutant in mutants(room) if not args.file or mutant[0].name in args.file]
+        if not every:
+            parser.error(f"there is no touch in a file {' or '.join(args.file)} of {room}")
         drawn, among = every, f"{len(every)} touches"
         if args.sample and args.sample < len(every):
             drawn = sorted(random.Random(args.seed).sample(every, args.sample))
