@@ -30,6 +30,18 @@ class SpinLock(Words):
     async def lock(self) -> None:
         """Wait for the lock and take it."""
         await step((self, 0, WRITE), at=f"lock {self.name}", ready=self._free)
+        self._take()
+
+    async def trylock(self) -> bool:
+        """Take the lock if it is free.  One that is not is only read."""
+        mode = Tried(WRITE, lambda *_: WRITE if self._free() else READ)
+        await step((self, 0, mode), at=f"trylock {self.name}")
+        if self[0]:
+            return False
+        self._take()
+        return True
+
+    def _take(self) -> None:
         self.put(0, self.journal.cpu + 1)
         self.journal.took(self, 0, True)
 

@@ -9,7 +9,7 @@ Source: RFC v1 patch 13; the cover letter of RFC v2, "Open 2".
 from __future__ import annotations
 
 from tdxlab.engine.step import OTHERS, READ, step
-from tdxlab.kvm.ioctl import ioctl
+from tdxlab.kvm.ioctl import vcpu_ioctl
 from tdxlab.kvm.kvm_main import EINTR, EINVAL, EIO, ENOENT, EOPNOTSUPP, KVM_REQ_VM_DEAD, KvmVcpu
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, KvmPageFault, kvm_tdp_mmu_page_fault
@@ -76,7 +76,7 @@ async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -
     return min(page_bytes - gpa % page_bytes, nbytes)
 
 
-@ioctl
+@vcpu_ioctl
 async def kvm_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
     """The whole range, page by page.  Returns the bytes done, or -errno if none; -EINVAL for what is no whole pages."""
     if (gpa | nbytes) % PAGE_SIZE or gpa < 0 or nbytes <= 0:

@@ -11,6 +11,7 @@ from tdxlab.engine.step import OTHERS, READ, WRITE, step
 from tdxlab.host import seamcall
 from tdxlab.hw.guest import Guest
 from tdxlab.kvm.accept_level import tdx_accept_level
+from tdxlab.kvm.ioctl import vcpu_ioctl
 from tdxlab.kvm.kvm_main import (
     EINTR,
     EINVAL,
@@ -47,14 +48,12 @@ EXIT_TO_USERSPACE, RESUME_GUEST = 0, 1
 NOT_GIVEN_BACK = ("rax", "rcx", "rip")  # of the guest's registers after a TDVMCALL: not its host's to answer in
 
 
+@vcpu_ioctl
 async def kvm_arch_vcpu_ioctl_run(vcpu: KvmVcpu, guest: Guest) -> int:
     """KVM_RUN: run `guest` until userspace is needed.  Returns 0 with `vcpu.run` saying why, or -errno.
 
-    -EINVAL for a TD that is not finalised.  Left out: vcpu->mutex, for only the vCPU's own thread comes here.
+    -EINVAL for a TD that is not finalised.
     """
-    await step((vcpu, "pir", READ), (vcpu.kvm, "vm_dead", READ), at=f"KVM_RUN vCPU {vcpu.vcpu_id}")
-    if vcpu.kvm.vm_dead:
-        return -EIO
     if vcpu.state != VCPU_TD_STATE_INITIALIZED or vcpu.kvm.state != TD_STATE_RUNNABLE:
         return -EINVAL
     if ret := await kvm_mmu_reload(vcpu):

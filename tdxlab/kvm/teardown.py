@@ -22,8 +22,9 @@ from tdxlab.host.dpamt import tdx_free_control_page
 from tdxlab.host.host import Host
 from tdxlab.kvm.direct_root import exit_mmap
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_release
-from tdxlab.kvm.ioctl import ioctl
+from tdxlab.kvm.ioctl import ioctl, kvm_trylock_all_vcpus, kvm_unlock_all_vcpus, under
 from tdxlab.kvm.kvm_main import (
+    EBUSY,
     EINVAL,
     EIO,
     VCPU_TD_STATE_UNINITIALIZED,
@@ -52,9 +53,16 @@ question = Question("teardown", __doc__)
 async def tdx_terminate_vm(kvm: Kvm) -> int:
     """No vCPU enters the guest any more, and each page that is zapped from now on costs one RECLAIM.
 
-    Context: no vCPU is in KVM_RUN.  (There the ioctl tries to take each vCPU's mutex, and else returns -EBUSY.)
+    -EBUSY if a vCPU is in an ioctl.  One that has not got its mutex yet hears by its request that the VM is dead.
     """
+    return await under([kvm.lock], _terminate(kvm))
+
+
+async def _terminate(kvm: Kvm) -> int:
+    if not await kvm_trylock_all_vcpus(kvm):
+        return -EBUSY
     await kvm_vm_dead(kvm)
+    kvm_unlock_all_vcpus(kvm.vcpus)
     await tdx_mmu_release_hkid(kvm)
     return 0
 

@@ -8,32 +8,17 @@ returns, or -EBUSY.
   own     the lock that every ioctl of the VM, or of one vCPU, is made under
   slots   does this one need slots_lock?
 Source: 6.16 vmx/tdx.c; "Guard VM state transitions with all the locks", 2025-10-16, in 6.19.
-Left out: signals that end the wait for a mutex.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tdxlab.engine.locks import Mutex
 from tdxlab.engine.step import Steps
+from tdxlab.kvm.ioctl import under
 from tdxlab.kvm.kvm_main import EBUSY, Kvm
 from tdxlab.spec.design import Question
 
 question = Question("vm_state_guard", __doc__)
-
-
-async def under(locks: Sequence[Mutex], ioctl: Steps) -> int:
-    """Run an ioctl with these locks, taken in order."""
-    try:
-        for lock in locks:
-            await lock.lock()
-        ret = int(await ioctl)
-        for lock in reversed(locks):
-            lock.unlock()
-        return ret
-    finally:
-        ioctl.close()  # abandoned before it began
 
 
 # --- none: the VM's ioctls under kvm->lock, a vCPU's under its mutex (6.16) ---
