@@ -13,6 +13,7 @@ from tdxlab.host.host import Host
 from tdxlab.hw.cpu import Regs
 from tdxlab.hw.guest import Guest
 from tdxlab.spec import leaves
+from tdxlab.spec.fields import TdxFeatures0
 from tdxlab.spec.leaves import Leaf
 from tdxlab.spec.levels import LEVEL_2M, pg_level_to_tdx_sept_level
 from tdxlab.spec.pamt import LAST_PAGE_HINT
@@ -38,14 +39,14 @@ def injected(host: Host, leaf: Leaf, **operands: int) -> Regs | None:
     return Regs(status, **operands)
 
 
-async def seamcall_regs(host: Host, leaf: Leaf, **operands: int) -> Regs:
+async def seamcall_regs(host: Host, leaf: Leaf, version: int = 0, **operands: int) -> Regs:
     """A SEAMCALL and all registers afterwards."""
-    return injected(host, leaf, **operands) or await host.cpu.seamcall(leaf, **operands)
+    return injected(host, leaf, **operands) or await host.cpu.seamcall(leaf, version, **operands)
 
 
-async def seamcall(host: Host, leaf: Leaf, **operands: int) -> Status:
+async def seamcall(host: Host, leaf: Leaf, version: int = 0, **operands: int) -> Status:
     """A SEAMCALL of which only RAX matters."""
-    return (await seamcall_regs(host, leaf, **operands)).status
+    return (await seamcall_regs(host, leaf, version, **operands)).status
 
 
 async def seamcall_ret(host: Host, leaf: Leaf, **operands: int) -> Answer:
@@ -97,9 +98,14 @@ async def tdh_vp_addcx(host: Host, tdvpr: int, page: int) -> Status:
     return await seamcall(host, leaves.TDH_VP_ADDCX, rcx=page, rdx=tdvpr)
 
 
-async def tdh_vp_init(host: Host, tdvpr: int, initial_rcx: int) -> Status:
-    """Initialise the vCPU."""
-    return await seamcall(host, leaves.TDH_VP_INIT, rcx=tdvpr, rdx=initial_rcx)
+async def tdh_vp_init(host: Host, tdvpr: int, initial_rcx: int, x2apicid: int) -> Status:
+    """Initialise the vCPU.  Version 1, which takes the x2APIC id and the TDR for itself, where the module has it.
+
+    Linux does not use a module without; its first patches called version 0 there.
+    """
+    if not host.tdx_features0 & TdxFeatures0.TOPOLOGY_ENUM:
+        return await seamcall(host, leaves.TDH_VP_INIT, rcx=tdvpr, rdx=initial_rcx)
+    return await seamcall(host, leaves.TDH_VP_INIT, 1, rcx=tdvpr, rdx=initial_rcx, r8=x2apicid)
 
 
 async def tdh_vp_enter(host: Host, tdvpr: int, guest: Guest, args: Mapping[str, int]) -> Regs:

@@ -159,10 +159,15 @@ async def _tdx_td_vcpu_init(vcpu: KvmVcpu) -> int:
             await tdx_free_control_pages(host, pages[1 + len(vcpu.tdcx_hpas) :])
             return -EIO
         vcpu.tdcx_hpas = (*vcpu.tdcx_hpas, page)
-    if await tdx_bug_on(kvm, await seamcall.tdh_vp_init(host, vcpu.tdvpr_hpa, 0), "tdh_vp_init"):
+    if await kvm.design.vm_state_guard.vp_init(kvm, _vp_init(vcpu)):
         return -EIO
     vcpu.state = VCPU_TD_STATE_INITIALIZED
     return 0
+
+
+async def _vp_init(vcpu: KvmVcpu) -> bool:
+    err = await seamcall.tdh_vp_init(vcpu.kvm.host, vcpu.tdvpr_hpa, 0, vcpu.vcpu_id)
+    return await tdx_bug_on(vcpu.kvm, err, "tdh_vp_init")
 
 
 @ioctl

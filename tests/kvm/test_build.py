@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from tdxlab.engine.schedule import Scheduler, seeded, story
 from tdxlab.guest.programs import accepts
 from tdxlab.host import seamcall
 from tdxlab.kvm import build_path, mmu
+from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.kvm_main import EBUSY, EFAULT, EINVAL, EIO, ENOMEM, Kvm, KvmVcpu, kvm_vm_ioctl_create_vcpu
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.memory_cache import KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE
@@ -158,19 +161,26 @@ def test_the_path_of_6_16_does_not_go_with_a_file_that_locks_its_lookups() -> No
 # --- vm_state_guard ---
 
 
-IN_MR_EXTEND = story([(0, "SEAMCALL TDH.MR.EXTEND"), (0, "release"), (1, None), (0, None), (1, None)])
+def while_it_holds_the_tdr(cpu: int, leaf: str) -> Scheduler:
+    """`cpu` is in the call while the other goes on as far as it can."""
+    return story(((cpu, f"SEAMCALL {leaf}"), (cpu, "release"), (1 - cpu, None), (cpu, None), (1 - cpu, None)))
 
 
-@pytest.mark.parametrize("scheduler", [IN_MR_EXTEND, *map(seeded, range(5))])
+IN_MR_EXTEND = partial(while_it_holds_the_tdr, 0, "TDH.MR.EXTEND")
+IN_VP_INIT = partial(while_it_holds_the_tdr, 1, "TDH.VP.INIT")
+SEEDED = [partial(seeded, seed) for seed in range(5)]
+
+
+@pytest.mark.parametrize("scheduler", [IN_MR_EXTEND, *SEEDED])
 @pytest.mark.parametrize(("guard", "bugged"), [("none", True), ("all_the_locks", False)])
 def test_two_ioctls_at_once_bug_the_vm_until_6_19_keeps_them_apart(
-    guard: str, bugged: bool, scheduler: Scheduler
+    guard: str, bugged: bool, scheduler: Callable[[], Scheduler]
 ) -> None:
     """Whoever holds the TDR when the other comes."""
     lab, td, source = being_built(f"mainline_72,vm_state_guard={guard}", cpus=2)
     other = lab.alone(kvm_vm_ioctl_create_vcpu(td.kvm, 1), 1)
     add = lambda: tdx_vcpu_init_mem_region(td.kvm.vcpus[0], PAGE_SIZE, source, 1, measure=True)  # noqa: E731
-    trace = run(lab.program(lambda: [add(), tdx_td_vcpu_init(other)]), scheduler, check_reads=True)
+    trace = run(lab.program(lambda: [add(), tdx_td_vcpu_init(other)]), scheduler(), check_reads=True)
     assert trace.ended == "done" and bool(trace.notes("kvm_bug_on")) == bugged
 
 
@@ -183,6 +193,38 @@ def test_while_a_vcpu_is_being_created_the_guard_says_busy() -> None:
     lab.alone(create)
     assert td.kvm.created_vcpus == len(td.kvm.vcpus) == 2
     assert not lab.journal.locks_of(0)
+
+
+@pytest.mark.parametrize("scheduler", [IN_VP_INIT, *SEEDED])
+@pytest.mark.parametrize("design", ["mainline_72", "y2026"])
+def test_from_6_19_on_mmu_lock_keeps_tdh_vp_init_and_a_hole_in_the_file_apart(
+    design: str, scheduler: Callable[[], Scheduler]
+) -> None:
+    assert not bugs_of_a_hole_beside_an_init_vcpu(design, None, scheduler)
+
+
+@pytest.mark.parametrize(
+    ("module", "bugs"), [("1.5.25", ["tdh_mem_range_block: TDX_OPERAND_BUSY|RDX"]), ("1.5.01", [])]
+)
+def test_in_6_16_the_hole_bugs_the_vm_if_tdh_vp_init_takes_an_x2apic_id(module: str, bugs: list[str]) -> None:
+    """Version 1 holds the TDR exclusively, and BLOCK is made only twice."""
+    assert bugs_of_a_hole_beside_an_init_vcpu("mainline_616", module, IN_VP_INIT) == bugs
+
+
+def bugs_of_a_hole_beside_an_init_vcpu(
+    design: str, module: str | None, scheduler: Callable[[], Scheduler]
+) -> list[str]:
+    """What KVM_BUG_ON says where a page of the image goes while a second vCPU comes.
+
+    Source: "Take MMU lock around tdh_vp_init()", 2025-10-27
+    """
+    lab, td, _ = being_built(design, cpus=2, module=module)
+    lab.tds.clear()  # the invariants do not speak of a VM that is bugged
+    other = lab.alone(kvm_vm_ioctl_create_vcpu(td.kvm, 1), 1)
+    actors = lambda: [kvm_gmem_punch_hole(td.slot.gmem, 0, 1), tdx_td_vcpu_init(other)]  # noqa: E731
+    trace = run(lab.program(actors), scheduler(), check_reads=True)
+    assert trace.ended == "done"
+    return [note["what"] for note in trace.notes("kvm_bug_on")]
 
 
 # --- INIT_VM, INIT_VCPU, the roots ---
