@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
+from tdxlab.engine.explore import explore
 from tdxlab.engine.locks import Srcu
 from tdxlab.engine.run import run
 from tdxlab.engine.schedule import seeded, story
@@ -15,11 +16,12 @@ from tdxlab.guest.programs import accepts, touches
 from tdxlab.invariants import Sweep
 from tdxlab.kvm import mmu, tdx_sept
 from tdxlab.kvm.guest_memfd import Gmem
-from tdxlab.kvm.kvm_main import EAGAIN, EEXIST, EINVAL
+from tdxlab.kvm.kvm_main import EAGAIN, EEXIST, EINVAL, publish
 from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.memslots import kvm_create_memslot, kvm_delete_memslot, kvm_move_memslot
-from tdxlab.kvm.mmu import KvmPageFault
+from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, KvmPageFault, kvm_mmu_faultin_pfn
+from tdxlab.kvm.tdp_mmu import RET_PF_CONTINUE, RET_PF_RETRY
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.vmcall import SHARED_BIT
@@ -149,6 +151,22 @@ def test_each_waits_for_the_other_until_6_18():
 def test_from_6_18_the_vcpu_gives_way(design):
     trace = run(fault_and_delete(design), story([(0, "sample mmu_invalidate_seq"), (1, None)]), check_reads=True)
     assert trace.ended == "done"
+
+
+def test_a_search_lets_the_slot_go_before_the_fault_looks_at_it_and_after():
+    lab = Lab(cpus=2)
+    kvm, ended = lab.create_td(memory="2M", vcpus=1).kvm, set()
+
+    async def faults():
+        ended.add(await kvm_mmu_faultin_pfn(KvmPageFault(kvm.vcpus[0], 0, PFERR_PRIVATE_ACCESS)))
+
+    async def goes():
+        await kvm.slots_lock.lock()
+        await publish(kvm, tuple(slot.as_invalid() for slot in kvm.memslots))
+        kvm.slots_lock.unlock()
+
+    assert explore(lab.program(lambda: [faults(), goes()]), algorithm="dpor").complete
+    assert ended == {RET_PF_CONTINUE, RET_PF_RETRY}
 
 
 @pytest.mark.parametrize("seed", range(10))
