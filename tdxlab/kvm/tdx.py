@@ -59,8 +59,10 @@ async def kvm_arch_vcpu_ioctl_run(vcpu: KvmVcpu, guest: Guest) -> int:
     if ret := await kvm_mmu_reload(vcpu):
         return ret
     complete, vcpu.complete_userspace_io, vcpu.run = vcpu.complete_userspace_io, None, ()
-    if complete is not None and complete(vcpu) == EXIT_TO_USERSPACE:
-        return 0
+    if complete is not None:
+        await step((vcpu, "pir", READ), at="complete_userspace_io")
+        if complete(vcpu) == EXIT_TO_USERSPACE:
+            return 0
     while True:
         if vcpu.mp_state == KVM_MP_STATE_HALTED and guest.done:  # a thread ends with its program
             vcpu.mp_state, vcpu.run = KVM_MP_STATE_RUNNABLE, ("KVM_EXIT_HLT",)
