@@ -37,6 +37,11 @@ async def interrupts(td):
     await tdx_deliver_interrupt(td.kvm.vcpus[0], 0x30)
 
 
+async def signals(td):
+    await step((td.kvm.vcpus[0], "signal", WRITE), at="signal")
+    td.kvm.vcpus[0].signal = True
+
+
 def test_hlt_sleeps_until_an_interrupt_is_posted():
     found, trace, _ = answers(
         (g.EXIT_REASON_HLT, 0), actors=[interrupts], schedule=((0, "vCPU 0 sleeps"), (1, None), (0, None))
@@ -53,6 +58,13 @@ def test_hlt_with_interrupts_disabled_is_for_ever():
         (g.EXIT_REASON_HLT, 1), actors=[interrupts], schedule=((0, "vCPU 0 sleeps"), (1, None), (0, None))
     )
     assert trace.ended == "deadlock"
+
+
+@pytest.mark.parametrize(("deaf", "wakers"), [(0, {"signal", "pir"}), (1, {"signal"})])
+def test_a_search_knows_what_wakes_a_vcpu_that_sleeps(deaf, wakers):
+    _, trace, _ = answers((g.EXIT_REASON_HLT, deaf), actors=[signals])
+    sleeps, *_ = [event for event in trace.events if event.at == "vCPU 0 sleeps"]
+    assert {key for cell, key, _ in sleeps.touches if cell == "kvm_vcpu:td0.0"} == wakers
 
 
 @pytest.mark.parametrize("request_made", [KVM_REQ_TLB_FLUSH, KVM_REQ_VM_DEAD])
@@ -127,10 +139,6 @@ def test_an_instruction_fetch_from_shared_memory_is_a_kvm_bug():
 
 
 def test_a_signal_ends_kvm_run_and_the_thread_comes_back():
-    async def signals(td):
-        await step((td.kvm.vcpus[0], "signal", WRITE), at="signal")
-        td.kvm.vcpus[0].signal = True
-
     found, trace, _ = answers(
         (g.EXIT_REASON_HLT, 0), actors=[signals], schedule=((0, "vCPU 0 sleeps"), (1, None), (0, "signal handler"))
     )
