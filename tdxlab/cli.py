@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import threading
@@ -28,6 +29,7 @@ Answer = tuple[dict[str, Any], str, int]
 """(the JSON object, the same for people, the exit code)"""
 PATIENCE_S = 3.0
 """So long nobody wonders."""
+STAYS = "each CPU goes on as long as it can"
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,8 +66,12 @@ def _run(args: argparse.Namespace) -> Answer:
     from tdxlab.views.ran import run_data, run_text
 
     if args.replay:
+        if args.scenario:
+            raise ValueError(f"{args.replay} says itself which scenario it is of, so none is named beside it")
         return _replayed(args)
     setting = _setting(args)
+    if not (args.schedule or args.seed) and _lacks_story(setting):
+        print(f"tdxlab: no story is told of this design: {STAYS}", file=sys.stderr)
     trace = run(setting.scenario, schedule=args.schedule, seed=args.seed, **setting.choices)
     if args.trace:
         from tdxlab.views.export import write
@@ -89,12 +95,29 @@ def _replayed(args: argparse.Namespace) -> Answer:
     )
 
 
+def _lacks_story(setting: Setting) -> bool:
+    from tdxlab.scenarios.registry import get
+
+    stories = get(setting.scenario).stories
+    return bool(stories) and setting.grain == "lock" and setting.design not in stories
+
+
 def _setting(args: argparse.Namespace) -> Setting:
+    # a schedule that says what it was made with stands for the options that are not given
     from tdxlab.scenarios.play import Setting
 
-    if args.scenario is None:
+    made = Setting.of(getattr(args, "schedule", None) or "")
+    if args.scenario is None and made is None:
         raise ValueError(f"{args.command} takes a scenario, one of `tdxlab list`, or {args.instead}")
-    setting = Setting(args.scenario, args.design, args.grain, args.module, args.cpus, args.dpamt).filled
+    made = made or Setting(args.scenario)
+    setting = Setting(
+        args.scenario or made.scenario,
+        args.design or made.design,
+        args.grain or made.grain,
+        args.module or made.module,
+        args.cpus,
+        args.dpamt or made.dpamt,
+    ).filled
     _say_of_module(setting.design, setting.module)
     return setting
 
@@ -120,14 +143,15 @@ def _step(args: argparse.Namespace) -> Answer:
     stepper = Stepper(setting.scenario, **setting.choices)
     # with --json the screen goes to stderr, so that stdout holds the result alone
     terminal(stepper, sys.stdin, sys.stderr if args.json else sys.stdout)
-    data = {"scenario": args.scenario, "schedule": list(stepper.trace.schedule), "ended": stepper.ended}
+    schedule = setting.show_schedule(list(stepper.trace.schedule))
+    data = {"scenario": setting.scenario, "design": setting.design, "schedule": schedule, "ended": stepper.ended}
     return data, "", 0
 
 
 def _explore(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.counterexample import counterexamples
     from tdxlab.scenarios.play import explore
-    from tdxlab.views.explored import explore_data, explore_text, write
+    from tdxlab.views.explored import check_writable, explore_data, explore_text, write
     from tdxlab.views.progress import bar
 
     if args.program:
@@ -135,6 +159,10 @@ def _explore(args: argparse.Namespace) -> Answer:
     if args.outcomes or args.diff:
         return _outcomes(args)
     setting = _setting(args)
+    if args.bound is not None and args.algorithm != "bounded":
+        raise ValueError(f"a bound is for --algorithm bounded, not {args.algorithm}")
+    if args.counterexample:
+        check_writable(args.counterexample)
     limits = {"max_executions": args.max_executions, "timeout": args.timeout}
     with bar() as progress:
         found = explore(
@@ -147,18 +175,25 @@ def _explore(args: argparse.Namespace) -> Answer:
             **limits,
         )
     shown = counterexamples(setting, found, timeout=args.timeout)
-    if args.counterexample:
+    if found.interrupted:
+        print("tdxlab: interrupted; what was run until then:", file=sys.stderr)
+    if args.counterexample and shown:
         write(shown, args.counterexample)
+    elif args.counterexample:
+        print(f"tdxlab: no claim was broken, so {args.counterexample} is not written", file=sys.stderr)
     data = explore_data(found, setting, shown)
     return data, explore_text(found, data, shown), _found_verdict(data)
 
 
 def _outcomes(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.outcomes import outcomes
+    from tdxlab.spec.design import Design
     from tdxlab.views import outcomes as views
     from tdxlab.views.progress import bar
 
-    settings = [replace(_setting(args), design=design) for design in args.diff or [_setting(args).design]]
+    settings = [replace(_setting(args), design=design).filled for design in args.diff or [_setting(args).design]]
+    for setting in settings:
+        Design.parse(setting.design)
     found = []
     for setting in settings:
         with bar() as progress:
@@ -235,6 +270,27 @@ def _lab(args: argparse.Namespace) -> Answer:
     return {"exit": code}, "", code
 
 
+def _from(least: int) -> Callable[[str], int]:
+    """What reads a whole number from `least` on."""
+
+    def number(text: str) -> int:
+        if not (text.isdecimal() and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"a whole number from {least} on is needed, not {text!r}")
+        return int(text)
+
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}")
+    return seconds
+
+
 @contextmanager
 def _says_that_it_works(args: argparse.Namespace) -> Iterator[None]:
     """One line on stderr after a while, where a command that takes its time has said nothing yet."""
@@ -284,9 +340,8 @@ def _parser() -> Parser:
         )
         sub.add_argument(
             "--grain",
-            default="lock",
             choices=("seamcall", "lock"),
-            help="what is one step: a whole SEAMCALL, or what is between two locks (default: %(default)s)",
+            help="what is one step: a whole SEAMCALL, or what is between two locks (default: lock)",
         )
         sub.add_argument("--module", help="version of the TDX module (default: the one that the design is made for)")
         sub.add_argument("--cpus", type=int, help="how many (default: as many as the scenario needs)")
@@ -300,7 +355,7 @@ def _parser() -> Parser:
     command("show", _show, "a word, a leaf, a status, a kernel function, a claim, a scenario, a design").add_argument(
         "name", help="as TDH.MEM.PAGE.AUG, AUG, 0xC0000B0B00000001, 'TDX_OPERAND_BUSY|RCX', 1.5.25, HP01, accept-level"
     )
-    diff = command("diff", _diff, "two variants of a question side by side, with their verdicts", "half a minute")
+    diff = command("diff", _diff, "two variants of a question side by side, with their verdicts", "a minute")
     diff.add_argument("question", type=spelled, help="one of `tdxlab list`")
     with_dpamt(diff)
     for variant in ("a", "b"):
@@ -312,7 +367,9 @@ def _parser() -> Parser:
     run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
     run.add_argument("--replay", metavar="FILE", help="a counterexample that explore wrote, each step held against it")
     run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
-    search = command("explore", _explore, "run a scenario under many schedules, if need be all", "a minute at most")
+    search = command(
+        "explore", _explore, "run a scenario under many schedules, if need be all", "its --timeout at most"
+    )
     search.set_defaults(bar=True)  # of its own, on a terminal
     scenario(search, instead="--program FILE")
     search.add_argument(
@@ -321,9 +378,9 @@ def _parser() -> Parser:
         choices=("auto", "dpor", "bounded", "random", "pct"),
         help="auto tries few switches and chance first, then each class of schedules once (default: %(default)s)",
     )
-    search.add_argument("--bound", type=int, help="preemptions, for bounded (default: any number)")
-    search.add_argument("--max-executions", type=int, help="(default: no limit)")
-    search.add_argument("--timeout", type=float, default=60.0, help="seconds (default: %(default)s)")
+    search.add_argument("--bound", type=_from(0), help="preemptions, for bounded (default: any number)")
+    search.add_argument("--max-executions", type=_from(1), metavar="N", help="(default: no limit)")
+    search.add_argument("--timeout", type=_seconds, default=60.0, help="seconds (default: %(default)s)")
     search.add_argument("--outcomes", action="store_true", help="each final state once, with a count and a schedule")
     search.add_argument(
         "--diff",
@@ -337,7 +394,9 @@ def _parser() -> Parser:
         "--counterexample", metavar="FILE", help="the simplest one: .json (for run --replay), .txt, .png, .svg or .pdf"
     )
     search.add_argument(
-        "--program", metavar="FILE", help="a program of the little language instead (data/programs.json)"
+        "--program",
+        metavar="FILE",
+        help="of the little language: `tdxlab explore SB --program data/programs.json` names one of a file's",
     )
     search.add_argument("--size", action="append", metavar="N=3", help="of that program (default: its smallest)")
     scenario(command("step", _step, "step a scenario by hand in the terminal"))
@@ -361,7 +420,7 @@ def _parser() -> Parser:
     )
     replay.add_argument(
         "--before",
-        type=int,
+        type=_from(0),
         default=5,
         metavar="N",
         help="the first N mismatches tell the lines before them (default: %(default)s)",
@@ -390,6 +449,8 @@ def _of_own_design(args: argparse.Namespace, wrong: BaseException) -> str | None
 def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run one command and return its exit code."""
     out = out or sys.stdout
+    # where a run ends early, what was about to run is not awaited any more
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         args = _parser().parse_args(argv)
         with _says_that_it_works(args):
@@ -410,11 +471,10 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         place = _in_own_file(wrong) or _of_own_design(args, wrong)
         if place is None:
             raise
-        print(f"tdxlab: {place}: {type(wrong).__name__}: {' '.join(str(wrong).split())}", file=sys.stderr)
+        hint = " (an `await` is missing?)" if "coroutine" in str(wrong) else ""
+        print(f"tdxlab: {place}: {type(wrong).__name__}: {' '.join(str(wrong).split())}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        # what was about to run is not awaited any more
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         print("tdxlab: interrupted", file=sys.stderr)
         return 2
     return code

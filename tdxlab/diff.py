@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from tdxlab.engine import run as engine_run
-from tdxlab.engine.schedule import story
+from tdxlab.engine.run import Program
+from tdxlab.engine.schedule import ScheduleError, Story, story
+from tdxlab.engine.trace import Trace
 from tdxlab.scenarios.play import Setting
 from tdxlab.scenarios.registry import load_all
 from tdxlab.spec.design import Design, Question, load
@@ -19,8 +23,9 @@ def diff(question: str, a: str, b: str, dpamt: bool = False) -> dict[str, Any]:
     """{question, text, variants: {name: {source, code}}, verdicts: {"scenario claim": {variant: holds}}}.
 
     a, b: variants, designs that chose one, or files ./mine.py that register one.
-    Each scenario that was written for a design with one of the variants is run once with either of them; all other
-    answers are those of `seed`.  dpamt: on machines with Dynamic PAMT.  Raises ValueError with a sentence.
+    Each scenario that was written for a design with one of the variants is run with either of them, along the stories
+    of both; all other answers are those of `seed`.  Told is what tells them apart.  dpamt: on machines with Dynamic
+    PAMT.  Raises ValueError with a sentence.
     """
     scenarios = load_all()
     if question not in Question.all:
@@ -41,10 +46,10 @@ def diff(question: str, a: str, b: str, dpamt: bool = False) -> dict[str, Any]:
             programs = {name: setting.program() for name, setting in settings.items()}
         except ValueError:  # a scenario on Dynamic PAMT, and a kernel without
             continue
-        for name, program in programs.items():
-            trace = engine_run.run(program, story(stories.get(name, ())))
-            for claim, holds in trace.claims.items():
-                verdicts.setdefault(f"{scenario.name} {claim}", {})[name] = holds
+        found = {name: _holds(program, {stories.get(one, ()) for one in (a, b)}) for name, program in programs.items()}
+        if found[a] != found[b] or a == b:
+            for claim in found[a]:
+                verdicts[f"{scenario.name} {claim}"] = {name: holds[claim] for name, holds in found.items()}
     return {
         "question": question,
         "text": asked.text.strip(),
@@ -53,6 +58,17 @@ def diff(question: str, a: str, b: str, dpamt: bool = False) -> dict[str, Any]:
         },
         "verdicts": verdicts,
     }
+
+
+def _holds(program: Program, stories: Iterable[Story]) -> dict[str, bool]:
+    # a claim that must always hold does so along each of the stories, others along one
+    traces: list[Trace] = []
+    for chapters in stories:
+        with suppress(ScheduleError):  # the other's story may speak of what this one does not do
+            traces.append(engine_run.run(program, story(chapters)))
+    traces = traces or [engine_run.run(program)]
+    judged = {claim.id: any if claim.kind == "sometimes" else all for claim in program.claims}
+    return {claim: judge(trace.claims[claim] for trace in traces) for claim, judge in judged.items()}
 
 
 def _variant(asked: Question, name: str) -> str:

@@ -82,8 +82,42 @@ def test_a_schedule_says_whether_it_was_made_with_dynamic_pamt(capsys: pytest.Ca
     argv = "run", "touch-first", "--design", "force_4k"
     made = answer(capsys, *argv, "--dpamt")
     assert "TDH.PHYMEM.PAMT.ADD" in made["seamcalls"] and "/1.5.25+dpamt 0*" in made["schedule"]
-    assert answer(capsys, *argv, "--dpamt", "--schedule", made["schedule"])["events"] == made["events"]
-    assert main([*argv, "--schedule", made["schedule"]]) == 2
+    assert answer(capsys, *argv, "--schedule", made["schedule"])["events"] == made["events"]
+
+
+def test_a_schedule_says_by_itself_what_it_was_made_with(capsys: pytest.CaptureFixture[str]) -> None:
+    made = answer(capsys, "run", "touch-first", "--design", "force_4k", "--grain", "seamcall")
+    assert answer(capsys, "run", "--schedule", made["schedule"])["schedule"] == made["schedule"]
+    for other in (["accept-level"], ["touch-first", "--design", "seed"], ["touch-first", "--grain", "lock"]):
+        assert main(["run", *other, "--schedule", made["schedule"]]) == 2
+        assert "the schedule was made for touch-first@force_4k/seamcall/1.5.25" in capsys.readouterr().err
+
+
+def test_a_run_that_no_story_guides_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for design, told in (("seed", False), ("seed,accept_level=per_vcpu", True)):
+        main(["run", "pamt-races", "--design", design])
+        assert ("no story" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("explore", "accept-level", "--max-executions", "0"),
+        ("explore", "accept-level", "--timeout", "nan"),
+        ("explore", "accept-level", "--timeout", "0"),
+        ("explore", "accept-level", "--bound", "-1"),
+        ("explore", "accept-level", "--bound", "1", "--algorithm", "dpor"),
+        ("explore", "accept-level", "--counterexample", "/nowhere/x.json"),
+        ("explore", "pamt-races", "--diff", "seed", "nothing"),
+        ("run", "accept-level", "--replay", "x.json"),
+        ("replay", "--before", "-1", "x.jsonl"),
+    ],
+)
+def test_numbers_and_files_that_make_no_sense_are_refused_before_anything_runs(
+    argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_module_that_a_design_is_not_made_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def explore(
             if (stop_at_first and result.broken) or _is_over(result, max_executions, ends):
                 break
     except KeyboardInterrupt:
-        result.complete = False
+        result.complete, result.interrupted = False, True
     finally:
         program.journal.taking = None
     result.lock_order = order.edges()

@@ -52,7 +52,10 @@ def read(file: str, name: str | None = None) -> dict[str, Any]:
         [name] = named
     if name not in named or not isinstance(named[name].get("threads"), list):
         missing = f"has no program {name!r}" if name else "has not one program alone"
-        raise ValueError(f"{file} {missing}; its programs: {', '.join(map(str, named)) or 'none'}")
+        raise ValueError(
+            f"{file} {missing}; its programs, one of which is named before --program: "
+            f"{', '.join(map(str, named)) or 'none'}"
+        )
     return dict(named[name])
 
 

@@ -38,6 +38,7 @@ class Result:
     """executions: runs made.  cut: runs stopped at a limit of steps or of retries.
 
     complete: every schedule within the bound was run to its end, or for dpor one of each class.
+    interrupted: somebody stopped it.
     left: an estimate of the executions that are still owed, while dpor runs or where it was stopped.
     outcomes: how runs ended ("done", "deadlock", "fatal: ..."), each with a count and its first schedule.
     deadlocks: each once that differs in who waits for what.  livelock: looked for where a run was cut.
@@ -52,6 +53,7 @@ class Result:
     redundant: int = 0
     cut: int = 0
     complete: bool = False
+    interrupted: bool = False
     seconds: float = 0.0
     left: float | None = None
     outcomes: dict[str, tuple[int, list[int]]] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from tdxlab.spec.design import Design
 
 GRAINS = ("seamcall", "lock")
 MOST_CPUS = 8
+DPAMT = "+dpamt"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,19 @@ class Setting:
     dpamt: bool = False
 
     def __str__(self) -> str:
-        return f"{self.scenario}@{self.design}/{self.grain}/{self.module}{'+dpamt' if self.dpamt else ''}"
+        return f"{self.scenario}@{self.design}/{self.grain}/{self.module}{DPAMT if self.dpamt else ''}"
+
+    @classmethod
+    def of(cls, schedule: str) -> Setting | None:
+        """What a schedule's text says that it was made with; None of bare run lengths."""
+        head, _, _ = schedule.partition(" ")
+        name, at, rest = head.partition("@")
+        dpamt = rest.endswith(DPAMT)
+        design, *parts = rest.removesuffix(DPAMT).rsplit("/", 2)
+        if not at or len(parts) != 2:
+            return None
+        grain, module = parts
+        return cls(name, design, grain, module, dpamt=dpamt)
 
     @property
     def filled(self) -> Setting:

@@ -53,7 +53,7 @@ def explore_data(found: Result, setting: Setting, shown: Mapping[str, Shown]) ->
         "grain": setting.grain,
         "cpus": setting.cpus or known.machine.get("cpus", 2),
         "dpamt": setting.dpamt,
-        **{key: getattr(found, key) for key in ("bound", "executions", "redundant", "cut", "complete", "seconds")},
+        **{key: getattr(found, key) for key in REACHED},
         "phases": [vars(phase) for phase in found.phases],
         "left": found.left,
         "outcomes": {how: n for how, (n, _) in found.outcomes.items()},
@@ -72,7 +72,7 @@ def explore_text(found: Result, data: Mapping[str, Any], shown: Mapping[str, Sho
     steps = ", ".join(f"{phase['algorithm']} {phase['executions']}" for phase in data["phases"])
     reach = "all of them" if data["complete"] else "not all: nothing is proved of what was not run"
     if data["left"]:
-        reach += f" (about {data['left']:,.0f} are left)"
+        reach += f" (about {data['left']:,.0f} are left, or more: early estimates are low)"
     parts = [
         f"{data['scenario']} under {data['design']}, grain {data['grain']}",
         f"{data['executions']} executions ({steps}), {reach}; {data['cut']} cut, {data['redundant']} redundant",
@@ -124,13 +124,19 @@ def counterexample_text(it: Shown) -> str:
     return "\n".join(parts)
 
 
-def write(shown: Mapping[str, Shown], file: str) -> None:
-    """Write the first of them to a file, in the form that its ending names.  Raises ValueError with a sentence."""
+def check_writable(file: str) -> Path:
+    """Where a counterexample is to be written.  Raises ValueError with a sentence, before a search was in vain."""
     path = Path(file)
     if path.suffix not in (".json", ".txt", *PICTURES):
         raise ValueError(f"a counterexample ends in .json, .txt, {', '.join(PICTURES)}, not as {path.name!r} does")
-    if not shown:
-        raise ValueError(f"no claim was broken, so there is nothing to write to {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} for {path.name}")
+    return path
+
+
+def write(shown: Mapping[str, Shown], file: str) -> None:
+    """Write the first of them, of one at least, to a file in the form that its ending names.  Raises ValueError."""
+    path = check_writable(file)
     first = next(iter(shown.values()))
     if path.suffix == ".json":
         path.write_text(json.dumps({"tdxlab": __version__, **written(first)}, indent=1) + "\n", encoding="utf-8")
@@ -142,6 +148,7 @@ def write(shown: Mapping[str, Shown], file: str) -> None:
         drawn.savefig(path)
 
 
+REACHED = "bound", "executions", "redundant", "cut", "complete", "interrupted", "seconds"
 PICTURES = (".png", ".svg", ".pdf")
 
 
