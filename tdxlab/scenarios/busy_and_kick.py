@@ -5,9 +5,10 @@ from __future__ import annotations
 from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.run import Program
 from tdxlab.engine.schedule import Story
-from tdxlab.guest.programs import accepts, touches_then_accepts
+from tdxlab.guest.programs import accepts
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import calls, count
+from tdxlab.scenarios.prefaulted import prefaulted
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
 
@@ -51,13 +52,13 @@ def one_more_try(history: History) -> bool:
 def busy_and_kick(lab: Lab) -> Program:
     """The S-EPT entry that is to be blocked is held by a guest's ACCEPT: what does KVM do?
 
-    vCPU 0 touches a region, which KVM maps at 2M, and accepts its first page at 4K: a split.  vCPU 1 accepts the whole
-    region at 2M, which takes 512 steps in the module, with the entry locked all along.
+    KVM has mapped a region at 2M.  vCPU 0 accepts its first page at 4K: a split.  vCPU 1 accepts the whole region at
+    2M, which takes 512 steps in the module, with the entry locked all along.
     """
-    td = lab.create_td(memory="2M")
+    td = prefaulted(lab, "2M", 0)
     return lab.program(
-        lambda: [td.vcpu(0, touches_then_accepts(0, (0, PG_LEVEL_4K))), td.vcpu(1, accepts((0, PG_LEVEL_2M)))],
+        lambda: [td.vcpu(0, accepts((0, PG_LEVEL_4K))), td.vcpu(1, accepts((0, PG_LEVEL_2M)))],
         [of_history("HP15", one_more_try)],
-        ["vCPU 0: touch, ACCEPT 4K", "vCPU 1: ACCEPT 2M"],
+        ["vCPU 0: ACCEPT 4K", "vCPU 1: ACCEPT 2M"],
         max_steps=3_000,
     )

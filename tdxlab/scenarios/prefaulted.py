@@ -1,0 +1,14 @@
+"""A TD in which some memory is mapped before anything runs: its tables are there, and nobody races for them."""
+
+from __future__ import annotations
+
+from tdxlab.lab import Lab, Td
+from tdxlab.spec.levels import PAGE_SIZE
+
+
+def prefaulted(lab: Lab, memory: str, *gpas: int) -> Td:
+    """A TD with the pages at `gpas` mapped, by pre-faults, as large as they can be; none of them is accepted."""
+    td = lab.create_td(memory=memory)
+    for gpa in gpas:
+        assert lab.alone(td.prefault(0, gpa, PAGE_SIZE)) == PAGE_SIZE
+    return td
