@@ -375,7 +375,7 @@ def _parser() -> Parser:
     search.add_argument(
         "--algorithm",
         default="auto",
-        choices=("auto", "dpor", "bounded", "random", "pct"),
+        choices=("auto", "dpor", "bounded", "random", "pct", "turns"),
         help="auto tries few switches and chance first, then each class of schedules once (default: %(default)s)",
     )
     search.add_argument("--bound", type=_from(0), help="preemptions, for bounded (default: any number)")

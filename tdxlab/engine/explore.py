@@ -1,7 +1,8 @@
 """What every execution of a program says of its claims.
 
 bounded runs every schedule within a number of preemptions, dpor one of each class of schedules that differ only in the
-order of steps that commute; random and pct walk by chance.  auto begins with what finds most bugs soonest, and ends
+order of steps that commute; random and pct walk by chance; turns is one run in which the CPUs take turns, which nobody
+could call unfair: who never gets on there is in a livelock.  auto begins with what finds most bugs soonest, and ends
 with dpor, which alone can say that there is none.  How soon each finds what: docs/comparison.md.
 """
 
@@ -19,7 +20,7 @@ from tdxlab.engine.lock_order import LockOrder
 from tdxlab.engine.result import Phase, Result, Verdict, record
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.trace import Trace
-from tdxlab.engine.walks import Walks, any_cpu, by_priority
+from tdxlab.engine.walks import Walks, any_cpu, by_priority, in_turn
 
 
 class Executions(Protocol):
@@ -41,9 +42,9 @@ class Executions(Protocol):
 FIRST, WALKS = 500, 100  # runs of each phase of auto before the last
 AUTO = (
     (Phase("bounded", 0), FIRST), (Phase("bounded", 1), FIRST), (Phase("random"), WALKS), (Phase("pct"), WALKS),
-    (Phase("bounded", 2), FIRST), (Phase("dpor"), None),
+    (Phase("turns"), 1), (Phase("bounded", 2), FIRST), (Phase("dpor"), None),
 )  # fmt: skip
-WALKED = 1_000  # runs of random and pct where nobody says how many
+WALKED = {"random": 1_000, "pct": 1_000, "turns": 1}  # runs where nobody says how many
 
 
 def explore(
@@ -101,7 +102,7 @@ def phases(algorithm: str, bound: int | None) -> list[tuple[Phase, int | None]]:
         return [(replace(phase), most) for phase, most in AUTO]
     if algorithm not in SEARCHES:
         raise ValueError(f"the algorithm is auto, {', '.join(SEARCHES)}, not {algorithm!r}")
-    return [(Phase(algorithm, bound), WALKED if algorithm in ("random", "pct") else None)]
+    return [(Phase(algorithm, bound), WALKED.get(algorithm))]
 
 
 def _is_over(result: Result, max_executions: int | None, ends: float | None) -> bool:
@@ -150,6 +151,7 @@ SEARCHES: dict[str, Callable[[Program, int | None, bool, Callable[[], None]], Ex
     "bounded": lambda program, bound, check_reads, forget: Bounded(program, bound, check_reads=check_reads),
     "random": lambda program, bound, check_reads, forget: Walks(program, any_cpu),
     "pct": lambda program, bound, check_reads, forget: Walks(program, by_priority),
+    "turns": lambda program, bound, check_reads, forget: Walks(program, in_turn),
 }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from tdxlab.engine.cells import Journal, Record, Table, Words
@@ -40,7 +41,10 @@ class _State:
 
 
 def livelock(program: Program, start: list[int]) -> Livelock | None:
-    """The first cycle that is met in the states after the schedule `start`."""
+    """The first cycle that is met: on the schedule `start` itself, else in the states after it."""
+    itself = _on(program, start)
+    if itself and _recurs(program, itself.schedule, itself.cycle):
+        return itself
     states: dict[Hashable, _State] = {}
     todo = [start]
     most = min(MOST_STATES, MOST_STEPS // (len(start) + 1))
@@ -60,6 +64,23 @@ def livelock(program: Program, start: list[int]) -> Livelock | None:
                 if _recurs(program, *found):
                     return Livelock(*found, len(states))
     return None
+
+
+def _on(program: Program, schedule: list[int]) -> Livelock | None:
+    # the first state of a schedule that comes back while every CPU that could go on did
+    execution = Execution(program, trusted=True)
+    first: dict[Hashable, int] = {}
+    able: list[list[int]] = []
+    try:
+        for n, cpu in enumerate(schedule):
+            begins = first.setdefault(_identity(execution), n)
+            if begins < n and set(schedule[begins:n]).issuperset(chain(*able[begins:])):
+                return Livelock(schedule[:begins], schedule[begins:n], len(first))
+            able.append([other for other in execution.unfinished if execution.can_go(other)])
+            execution.go(cpu)
+        return None
+    finally:
+        execution.abandon()
 
 
 def _follow(program: Program, schedule: list[int]) -> tuple[Hashable, list[int]]:

@@ -1,4 +1,5 @@
-"""Random schedules: plain ones, and PCT's, which finds a bug of depth d with a probability that it can name.
+"""Schedules that need no search: plain random ones; PCT's, which finds a bug of depth d with a probability that it can
+name; and taking turns.
 
 Burckhardt, Kothari, Musuvathi, Nagarakatte: A randomized scheduler with probabilistic guarantees of finding bugs
 (ASPLOS 2010).
@@ -10,13 +11,13 @@ import random
 from collections.abc import Callable, Iterator
 
 from tdxlab.engine.run import Execution, Program
-from tdxlab.engine.schedule import Scheduler, seeded
+from tdxlab.engine.schedule import Scheduler, round_robin, seeded
 
 DEPTH = 2  # a bug that needs two steps of different CPUs in one order
 
 
 class Walks:
-    """Executions under schedules by chance, each handed out at its end, before it is rewound.
+    """Executions under schedules that a scheduler makes, each handed out at its end, before it is rewound.
 
     The same seed gives the same schedules.  They never say that there is nothing to be found: left_out.
     """
@@ -46,6 +47,11 @@ class Walks:
 def any_cpu(dice: random.Random, longest: int) -> Scheduler:
     """Each step by any CPU that can make one."""
     return seeded(dice.randrange(1 << 32))
+
+
+def in_turn(dice: random.Random, longest: int) -> Scheduler:
+    """Each CPU makes a step when it is its turn: the same in every run."""
+    return round_robin
 
 
 def by_priority(dice: random.Random, longest: int, depth: int = DEPTH) -> Scheduler:

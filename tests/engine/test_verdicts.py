@@ -137,6 +137,11 @@ def test_a_livelock_is_a_cycle_in_which_all_move() -> None:
     assert len(found.cycle) == 6, "each takes its first lock, is refused the second, and gives the first back"
 
 
+def test_a_schedule_that_goes_round_itself_is_one() -> None:
+    found = livelock(tries(in_order=False, keeps=False), [0, 1] * 20)
+    assert found is not None and found.cycle == [0, 1] * (len(found.cycle) // 2) and len(found.schedule) < 20
+
+
 def test_locks_tried_in_one_order_do_not_livelock() -> None:
     assert livelock(tries(in_order=True, keeps=False), []) is None
 
