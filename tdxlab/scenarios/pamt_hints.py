@@ -17,8 +17,8 @@ COUNT = "seed", "seed,pamt_get_put=v1", "seed_nak", "rfc_v5", "y2026"  # v2, v1,
 
 
 def found_its_pair(history: History) -> bool:
-    """Each fault's AUG succeeds."""
-    return calls(history, of=[AUG]) == [f"{AUG} TDX_SUCCESS"]
+    """No fault's AUG misses the pair; a fault that fails before it, since a call was busy, has been told of none."""
+    return f"{AUG} TDX_MISSING_PAMT_PAGE_PAIR" not in calls(history)
 
 
 @scenario(

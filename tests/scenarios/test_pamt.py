@@ -10,7 +10,7 @@ from tdxlab.engine.claims import History, of_history
 from tdxlab.engine.explore import Result
 from tdxlab.engine.explore import explore as explore_program
 from tdxlab.engine.run import run
-from tdxlab.engine.schedule import Story, story
+from tdxlab.engine.schedule import Story, given, story
 from tdxlab.scenarios.pamt_contention import ADD, EXCLUSIVE, IN_ORDER, MIRRORED, busy
 from tdxlab.scenarios.play import Setting, explore
 from tdxlab.scenarios.registry import Scenario, load_all
@@ -166,6 +166,35 @@ def test_the_races_of_a_version_with_whole_seamcalls(design: str) -> None:
 def test_believing_the_hint_is_found_out_within_50_executions_and_by_one_preemption() -> None:
     result = explore("pamt-hints", design="seed,pamt_get_put=hints", algorithm="auto", stop_at_first=True)
     assert result.executions <= 50 and result.claims["DP08"].preemptions == 1
+
+
+def test_a_get_that_is_busy_has_been_told_of_no_pair() -> None:
+    """CPU 1 is taking the pair back when CPU 0 asks for it: the fault fails, but nobody said that it was there."""
+    program = Setting("pamt-hints", "seed,pamt_get_put=hints").program()
+    trace = run(program, story(((1, "PAMT.REMOVE"), (1, "512 PAMT entries"), (0, None), (1, None))))
+    assert told(trace.history()) == "0 ADD BUSY, 0 failed, 1 REMOVE" and trace.claims["DP08"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["pamt-races", "pamt-shortcuts"])
+def test_with_three_cpus_too_v6_holds_under_every_schedule(scenario: str) -> None:
+    result = explore(scenario, design="y2026", cpus=3, algorithm="dpor")
+    assert result.complete and not broken(result) and result.executions <= THREE[scenario]
+
+
+THREE = {"pamt-races": 778, "pamt-shortcuts": 528}
+
+
+@pytest.mark.slow
+def test_with_three_cpus_v3_is_broken_by_one_preemption() -> None:
+    design = "seed,pamt_get_put=v3"
+    result = explore("pamt-races", design=design, cpus=3, bound=1)
+    assert {claim: v.preemptions for claim, v in result.claims.items()} == {"DP10": 1, "DP37": 1, "DP43": 1}
+    again = result.claims["DP10"].schedule
+    assert again is not None
+    setting = Setting("pamt-races", design, cpus=3).filled
+    trace = run(setting.program(), given(again))
+    assert trace.ended == "done" and "REMOVE NO_PAIR" in told(trace.history())
 
 
 def test_busy_names_the_range_or_the_page_that_lies_in_it() -> None:
