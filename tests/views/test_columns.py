@@ -43,7 +43,7 @@ def test_however_little_room_there_is_the_race_is_told(shown: Shown) -> None:
 def test_where_a_cpu_is_left_its_locks_are_told(shown: Shown) -> None:
     found = lines(shown.trace, shown.found.race, shown.found.decided)
     left = [a for a, b in pairwise(found) if a.cpu != b.cpu and b.cpu >= 0]
-    assert left and any("mmu_lock:td1 (exclusive)" in text for line in left for text in line.below)
+    assert left and any("mmu_lock:td0 (shared)" in text for line in left for text in line.below)
 
 
 def test_the_figure_has_both_columns_an_arrow_and_the_schedule(shown: Shown) -> None:
@@ -51,4 +51,4 @@ def test_the_figure_has_both_columns_an_arrow_and_the_schedule(shown: Shown) -> 
     texts = [text.get_text() for text in axes.texts]
     assert {"CPU 0: a fault of TD 0", "CPU 1: a zap in TD 1", shown.schedule} <= set(texts)
     assert sum(hasattr(patch, "get_arrowstyle") for patch in axes.patches) == 1
-    assert any(text.startswith("1 preemption, 53 steps; the arrow: steps ") for text in texts)
+    assert any(text.startswith("1 preemption, 69 steps; the arrow: steps ") for text in texts)
