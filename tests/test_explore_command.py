@@ -56,7 +56,10 @@ def test_a_counterexample_is_written_and_replays(tmp_path: Path, capsys: pytest.
 def test_two_that_try_until_they_succeed_are_in_a_livelock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "spin.json")
     spin = ("explore", "pamt-spin", "--design", "seed,pamt_lock=spin", "--algorithm", "turns")
+    assert main([*spin, "--counterexample", str(tmp_path / "spin.png")]) == 0
+    assert len(capsys.readouterr().out.split("\n")) < 100, "what comes again and again is told once"
     data = answer(capsys, *spin, "--counterexample", file)
+    assert not data["claims"]["DP17"]["fewest"], "a run without an end is not searched for again"
     assert data["livelock"]["cycle"] == [0, 1] * 8 and data["outcomes"] == {"cut": 1}
     assert data["claims"]["DP17"]["schedule"].endswith(" 0,1*100") and not data["claims"]["DP17"]["holds"]
     assert answer(capsys, "run", "--replay", file)["replayed"] == {"claim": "DP17", "agrees": True}

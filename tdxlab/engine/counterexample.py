@@ -21,7 +21,9 @@ Goal = Claim | str
 """What is to be shown: a claim broken (a sometimes-claim fulfilled), or a run that ends so, as "deadlock"."""
 
 MOST = 1_000
-"""Runs within one number of preemptions; to find the race, a fifth of it."""
+"""Runs within one number of preemptions."""
+RACES = 200
+"""Pairs of steps that are tried in the other order, to find the race."""
 
 
 class NotShown(ValueError):
@@ -62,13 +64,16 @@ def simplest(
 ) -> Counterexample:
     """The simplest schedule that shows what `known` shows.
 
-    most: runs within each number of preemptions.  Raises NotShown where `known` does not show it.
+    most: runs within each number of preemptions.  What only a run without an end shows is not searched for again: as
+    long as it is, it has more preemptions than it would pay to go through.  Raises NotShown where `known` does not
+    show it.
     """
     stop = time.monotonic() + timeout if timeout is not None else None
     best = _Best(program, goal, known)
     best.take(merged(program, best.schedule))
-    fewest, shortest = True, False
-    for bound in range(best.preemptions + 1):
+    endless = len(best.schedule) == program.max_steps
+    fewest, shortest = not endless, False
+    for bound in range(0 if endless else best.preemptions + 1):
         if bound > best.preemptions:
             break
         complete = best.search(bound, most, stop)
@@ -78,7 +83,7 @@ def simplest(
             shortest = complete
     best.take(merged(program, best.schedule))
     decided = _decided(program, goal, best.schedule)
-    race = deciding(program, goal, best.schedule, decided, most // 5)
+    race = deciding(program, goal, best.schedule, decided)
     return Counterexample(tuple(best.schedule), best.preemptions, fewest, shortest, decided, race, best.executions)
 
 
@@ -191,10 +196,10 @@ def _staying(history: History, cpu: int) -> list[int]:
     return order
 
 
-def deciding(program: Program, goal: Goal, schedule: Sequence[int], last: int, most: int) -> Race | None:
+def deciding(program: Program, goal: Goal, schedule: Sequence[int], last: int) -> Race | None:
     """Two steps up to the last that do not commute, and that had to come in this order for it to be shown.
 
-    The nearest such pair, one that meets in data rather than in a lock; None if it is not among the first `most`.
+    The nearest such pair, one that meets in data rather than in a lock; None if it is not among the first of them.
     """
     # that a claim looks at two cells does not make their writers meet
     history = Search(replace(program, claims=())).follow(schedule)
@@ -205,7 +210,7 @@ def deciding(program: Program, goal: Goal, schedule: Sequence[int], last: int, m
     ]
     locks = {cell.name for step in history.steps for cell, _, _ in step.touches if orders(cell)}
     pairs.sort(key=lambda pair: (_meet_in(history, *pair) <= locks, _apart(schedule, *pair), -pair[1]))
-    for i, j in pairs[:most]:
+    for i, j in pairs[:RACES]:
         instead = _exchanged(schedule, i, j)
         if (ran := _along(program, goal, instead)) is not None:
             return Race(i, j, _meeting(history, i, j), tuple(ran))

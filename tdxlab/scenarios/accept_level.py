@@ -75,7 +75,7 @@ def _program(lab: Lab, guest: GuestProgram) -> Program:
         return [bounded(td, guest)]
 
     claims = [of_history("HP01", progress), of_history("HP05", one_split)]
-    return lab.program(actors, claims, ["vCPU 0"], max_steps=1_000)
+    return lab.program(actors, claims, ["vCPU 0"], max_steps=700)
 
 
 @scenario(

@@ -42,7 +42,7 @@ def _program(lab: Lab, *levels: int) -> Program:
         lambda: [td.vcpu(n, accepts(level)) for n, level in enumerate(levels)],
         [of_history("HP02", no_split_in_the_fault)],
         [f"vCPU {n}: ACCEPT {'2M' if level == PG_LEVEL_2M else '4K'}" for n, level in enumerate(levels)],
-        max_steps=600,
+        max_steps=400,
     )
 
 

@@ -54,5 +54,5 @@ def guest_inhibit(lab: Lab) -> Program:
         lambda: [td.vcpu(0, accepts((0, PG_LEVEL_4K))), second()],
         [at_end("HP03", holds)],
         ["vCPU 0: ACCEPT 4K", "vCPU 1: pre-faults"],
-        max_steps=800,
+        max_steps=250,
     )

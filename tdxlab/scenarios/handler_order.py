@@ -48,5 +48,5 @@ def handler_order(lab: Lab) -> Program:
         lambda: [td.vcpu(0, accepts((0, PG_LEVEL_4K))), td.prefault(1, PAGE_SIZE, PAGE_SIZE)],
         [always("HP07", bit_implies_no_leaf, over=("lpage_info", *TABLES))],
         ["vCPU 0: ACCEPT 4K", "vCPU 1: pre-fault"],
-        max_steps=600,
+        max_steps=250,
     )

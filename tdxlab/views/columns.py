@@ -33,6 +33,7 @@ ROWS, WIDTH = 40, 46
 """A screen: lines, and characters of a column."""
 ENDED = {"done": "all return", "cut": "the run is cut at its limit of steps", "deadlock": "all wait for ever"}
 Matters = Callable[[Event], bool]
+TURNS = 4  # of CPUs that go in turns for long, the first and the last that are told
 HARM = ("warn", "kvm_bug_on", "gives_up")
 
 
@@ -67,8 +68,8 @@ def lines(trace: Trace, race: Race | None, decided: int, rows: int = ROWS, width
     for matters in _choices(trace, {decided, *((race.first, race.then) if race else ())}):
         found = list(_folded(trace, matters, race, decided))
         if sum(len(line.texts(width)) for line in found) <= rows:
-            break
-    return found
+            return found
+    return list(_shortened(found))
 
 
 def _choices(trace: Trace, always: set[int]) -> Iterator[Matters]:
@@ -119,6 +120,18 @@ def _folded(trace: Trace, matters: Matters, race: Race | None, decided: int) -> 
     if rest:
         how = ENDED.get(trace.ended, trace.ended)
         yield Line(decided + 1, trace.events[-1].n, -1, f"... {counted(rest, 'more step')}; {how}", quiet=True)
+
+
+def _shortened(found: Sequence[Line]) -> Iterator[Line]:
+    for quiet, group in groupby(found, lambda line: line.quiet and line.cpu >= 0):
+        them = list(group)
+        between = them[TURNS:-TURNS] if quiet else []
+        if len(between) > 1:
+            first, last = between[0].first, between[-1].last
+            turns = Line(first, last, -1, f"... {counted(last - first + 1, 'more step')}, in turns", quiet=True)
+            yield from (*them[:TURNS], turns, *them[-TURNS:])
+        else:
+            yield from them
 
 
 def _summary(steps: Sequence[Event]) -> str:

@@ -85,7 +85,7 @@ def test_steps_that_commute_change_places_and_no_others() -> None:
 def test_the_race_is_that_whose_reversal_makes_it_vanish() -> None:
     program = counting()
     lost = claim(program, "both count")
-    race = deciding(program, lost, [0, 1, 1, 0], last=3, most=10)
+    race = deciding(program, lost, [0, 1, 1, 0], last=3)
     assert race is not None and race.cells == (("x", 0),)
     assert (race.first, race.then) in {(0, 2), (1, 3)}, "one reads before the other writes"
     execution = Execution(program)
