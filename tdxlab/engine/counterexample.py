@@ -10,10 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from tdxlab.engine.access import commute, orders
 from tdxlab.engine.bounded import Bounded, preemptions, to_the_end
 from tdxlab.engine.claims import FINAL, Claim
 from tdxlab.engine.dpor import Search
-from tdxlab.engine.history import History, bits, commute, orders
+from tdxlab.engine.history import History, bits
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.schedule import ScheduleError, switches
 
@@ -206,7 +207,7 @@ def deciding(program: Program, goal: Goal, schedule: Sequence[int], last: int) -
     pairs = [
         (i, j)
         for j, step in enumerate(history.steps[: last + 1])
-        for i in bits(history.conflicting(step.access) & (1 << j) - 1 & ~history.of[step.cpu])
+        for i in bits(step.access.conflicting & (1 << j) - 1 & ~history.of[step.cpu])
     ]
     locks = {cell.name for step in history.steps for cell, _, _ in step.touches if orders(cell)}
     pairs.sort(key=lambda pair: (_meet_in(history, *pair) <= locks, _apart(schedule, *pair), -pair[1]))
@@ -249,5 +250,5 @@ def _along(program: Program, goal: Goal, schedule: Sequence[int]) -> list[int] |
 
 
 def _meeting(history: History, i: int, j: int) -> tuple[tuple[str, object], ...]:
-    others = history.steps[i].access
-    return tuple(dict.fromkeys((a[0], a[1]) for a in history.steps[j].access if not commute((a,), others)))
+    others = history.steps[i].access.parts
+    return tuple(dict.fromkeys((a[0], a[1]) for a in history.steps[j].access.parts if not commute((a,), others)))

@@ -15,7 +15,8 @@ import itertools
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tdxlab.engine.history import EVERYTHING, Access, History, Step, Waited, commute, given_back
+from tdxlab.engine.access import EVERYTHING, Access, Parts, given_back
+from tdxlab.engine.history import History, Step, Waited
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import OTHERS, WRITE
 from tdxlab.engine.wakeup import Branch, Sequence, insert, without
@@ -123,17 +124,20 @@ class Search:
         states, most = self.states, self.program.max_steps
         while len(states) <= most and not execution.fatal:
             state = states[-1]
-            if not state.tree:
+            if state.tree:
+                branch = state.tree[0]
+                if not self._can_go(execution, branch.cpu):
+                    raise AssertionError(f"CPU {branch.cpu} is owed a step that it can not make")
+                branch.access = self._step(execution, branch.cpu)
+            else:
                 awake, waking = self._awake(execution, state.asleep)
                 if awake is None:
                     execution.spinning = [cpu for cpu in execution.unfinished if self._spins(execution, cpu)]
                     return not waking
-                state.tree.append(Branch(awake, ()))
-            branch = state.tree[0]
-            if not self._can_go(execution, branch.cpu):
-                raise AssertionError(f"CPU {branch.cpu} is owed a step that it can not make")
-            access = branch.access = self._step(execution, branch.cpu)
-            asleep = {cpu: its for cpu, its in state.asleep.items() if cpu != branch.cpu and commute(its, access)}
+                branch = Branch(awake, self._step(execution, awake))
+                state.tree.append(branch)
+            rivals = branch.access.rivals
+            asleep = {cpu: its for cpu, its in state.asleep.items() if cpu != branch.cpu and its not in rivals}
             states.append(State(asleep, branch.then))
         return True
 
@@ -179,8 +183,8 @@ class Search:
         history, journal = self.history, execution.journal
         _, told, ready = pause
         mark = len(journal.log or ())
-        more: Access = ()
-        looked_at: Access = ()
+        more: Parts = ()
+        looked_at: Parts = ()
         woken_by = 0
         if ready == OTHERS and not self._is_new(cpu):
             looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
@@ -200,20 +204,20 @@ class Search:
                 if isinstance(guard, tuple) and not journal.holds(*guard, True, write=n):
                     touches.append((*guard, WRITE))
         if execution.fatal:
-            access = EVERYTHING
+            did = EVERYTHING
         else:
-            access = history.access_of(touches)
+            did = history.parts_of(touches)
             if self.claims:
-                access += self._claimed(mark)
+                did += self._claimed(mark)
         condition = ready if callable(ready) else None
-        return history.add(cpu, access, told, mark, condition, more, looked_at, woken_by).access
+        return history.add(cpu, did, told, mark, condition, more, looked_at, woken_by).access
 
-    def _may_follow(self, cpu: int) -> Access:
+    def _may_follow(self, cpu: int) -> Parts:
         # Who comes to something else may give back other kernel locks in the same step, and write what claims look at.
         held = given_back(self.program.journal.locks_of(cpu))
-        return (*self.history.access_of(held), *((f"claim {claim.id}", None, WRITE) for claim in self.claims))
+        return (*self.history.parts_of(held), *((f"claim {claim.id}", None, WRITE) for claim in self.claims))
 
-    def _claimed(self, mark: int) -> Access:
+    def _claimed(self, mark: int) -> Parts:
         # who writes what a claim looks at between steps does not commute with others who do
         written = {cell for cell, _, _ in (self.program.journal.log or [])[mark:]}
         return tuple((f"claim {claim.id}", None, WRITE) for claim in self.claims if any(map(claim.names, written)))

@@ -10,19 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdxlab.engine.cells import Cell, Journal, Key, Lock
-from tdxlab.engine.step import ADD, FAIL, READ, SHARE, WRITE, Touch, Tried, mode_now
-
-Access = tuple[tuple[str, Key, str], ...]
-"""What a step accesses: (name of the cell, key or None for all of it, mode)."""
-
-COMMUTING = ADD, SHARE, FAIL  # modes of writes that commute with their like
-
-EVERYTHING: Access = (("*", None, WRITE),)
-"""Of a step that ended the machine: nothing commutes with it."""
-
-
-ANY = object()  # as a key: every key of the cell, None among them
+from tdxlab.engine.access import COMMUTING, EVERYTHING, Access, Parts, commute, orders, shares
+from tdxlab.engine.cells import Cell, Journal, Key
+from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Touch, Tried, mode_now
 
 
 class Waited(Exception):
@@ -45,38 +35,8 @@ class Step:
     races: tuple[tuple[int, int], ...]
     touches: Sequence[Touch]
     mark: int
-    more: Access
-    did: Access
-
-
-def orders(cell: Cell) -> bool:
-    """Is it a lock of the kernel's, whose release is no step but comes before its next taker?"""
-    return getattr(cell, "ORDERS", False)
-
-
-def shares(cell: Cell) -> bool:
-    """Is it a lock of the kernel's whose readers commute?"""
-    return getattr(cell, "SHARES", False)
-
-
-def given_back(locks: Iterable[Lock]) -> list[Touch]:
-    """The touches of giving locks back, if that is no step of its own."""
-    return [(cell, key, WRITE if exclusive else SHARE) for cell, key, exclusive in locks if orders(cell)]
-
-
-def commute(a: Access, b: Access) -> bool:
-    """Do two steps of different CPUs commute?"""
-    if a is EVERYTHING or b is EVERYTHING:
-        return False
-    for name, key, mode in a:
-        for other, there, mode_there in b:
-            if (
-                name == other
-                and (mode != mode_there or mode == WRITE)
-                and (key == there or key is None or there is None)
-            ):
-                return False
-    return True
+    more: Parts
+    did: Parts
 
 
 def bits(steps: int) -> Iterator[int]:
@@ -89,7 +49,7 @@ def bits(steps: int) -> Iterator[int]:
 
 @dataclass(slots=True)
 class History:
-    """The steps so far, and the sets that answer quickly which of them conflict with an access.
+    """The steps so far; each access knows which of them conflict with it.
 
     of[cpu]: the steps of a CPU.  waited: the cells, by name, that some CPU waits for: no two writes of these commute,
     or who waits could come between them and would not be tried there.  commuted: the cells that were written in a mode
@@ -101,17 +61,27 @@ class History:
     steps: list[Step] = field(default_factory=list)
     commuted: set[str] = field(default_factory=set)
     of: dict[int, int] = field(default_factory=dict)
-    _accessed: dict[str, dict[Key, dict[str, int]]] = field(default_factory=dict)
-    _conflicting: dict[Access, int] = field(default_factory=dict)  # what was looked up since the last step
+    _accesses: dict[Parts, Access] = field(default_factory=dict)
     _after: dict[int, int] = field(default_factory=dict)
-    _ends: int = 0  # the step that ended the machine, if one did
 
-    def access_of(self, touches: Iterable[Touch]) -> Access:
-        """Touches as an access, each once.
+    def access(self, parts: Parts) -> Access:
+        """The one of all steps that access this."""
+        found = self._accesses.get(parts)
+        if found is None:
+            found = self._accesses[parts] = Access(parts)
+            for other in self._accesses.values():
+                if not commute(parts, other.parts):
+                    found.rivals.add(other)
+                    other.rivals.add(found)
+            found.conflicting = sum(1 << n for n, step in enumerate(self.steps) if step.access in found.rivals)
+        return found
+
+    def parts_of(self, touches: Iterable[Touch]) -> Parts:
+        """What touches access, each once.
 
         A range of indices stands for the whole cell; no two takers of a kernel lock commute, but for its readers.
         """
-        access: dict[tuple[str, Key, str], None] = {}
+        parts: dict[tuple[str, Key, str], None] = {}
         for cell, key, mode in touches:
             name = cell.name
             if mode in COMMUTING:
@@ -119,8 +89,8 @@ class History:
                     mode = WRITE
                 elif not shares(cell):
                     self.commuted.add(name)
-            access[name, None if type(key) is range else key, str(mode)] = None
-        return tuple(access)
+            parts[name, None if type(key) is range else key, str(mode)] = None
+        return tuple(parts)
 
     def _wait_for(self, touches: Sequence[Touch]) -> None:
         self.waited.update(cell.name for cell, _, _ in touches if not shares(cell))
@@ -130,12 +100,12 @@ class History:
     def add(
         self,
         cpu: int,
-        access: Access,
+        did: Parts,
         touches: Sequence[Touch],
         mark: int,
         ready: Callable[[], bool] | None,
-        more: Access = (),
-        looked_at: Access = (),
+        more: Parts = (),
+        looked_at: Parts = (),
         woken_by: int = 0,
     ) -> Step:
         """A step that was made.
@@ -143,13 +113,11 @@ class History:
         ready: the condition it waited for, if it did.  looked_at, woken_by: what it waited for to be changed, and the
         steps that did.
         """
-        did = access
-        if looked_at and access is not EVERYTHING:
-            access += looked_at
+        access = self.access(did if did is EVERYTHING else did + looked_at)
         own = self.known_to(cpu)
-        conflicting = self._look_up(access)
+        conflicting = access.conflicting & ~own
         before = own
-        rest, races = conflicting & ~own, []
+        rest, races = conflicting, []
         while rest:
             i = rest.bit_length() - 1
             races.append((i, 0))
@@ -157,31 +125,17 @@ class History:
             rest &= ~before
         if ready is not None:
             self._wait_for(touches)
-            races = self._races_of_a_wait(conflicting & ~own, lambda i: self._ready(i, own, touches, ready, mark))
+            races = self._races_of_a_wait(conflicting, lambda i: self._ready(i, own, touches, ready, mark))
         if woken_by:
-            races = self._races_of_a_wait(conflicting & ~own, lambda i: 0 if woken_by & ~self.gone(i) else None)
+            races = self._races_of_a_wait(conflicting, lambda i: 0 if woken_by & ~self.gone(i) else None)
         step = Step(cpu, access, before, tuple(races), touches, mark, more, did)
         bit = 1 << len(self.steps)
         self.steps.append(step)
-        self._changed()
-        self.of[cpu] = self.of.get(cpu, 0) | bit
-        if access is EVERYTHING:
-            self._ends = bit
-        for name, key, mode in access:
-            keys = self._accessed.get(name)
-            if keys is None:
-                keys = self._accessed[name] = {ANY: {}}
-            modes = keys.get(key)
-            if modes is None:
-                modes = keys[key] = {}
-            modes[mode] = modes.get(mode, 0) | bit
-            modes = keys[ANY]
-            modes[mode] = modes.get(mode, 0) | bit
-        return step
-
-    def _changed(self) -> None:
-        self._conflicting.clear()
         self._after.clear()
+        self.of[cpu] = self.of.get(cpu, 0) | bit
+        for rival in access.rivals:
+            rival.conflicting |= bit
+        return step
 
     def after(self, i: int) -> int:
         """The steps that step i happens before."""
@@ -198,17 +152,17 @@ class History:
         """The step that a CPU can not make at the end: it races like one that was made, but is none of the steps."""
         self._wait_for(touches)
         own = self.known_to(cpu)
-        access = self.access_of(touches)
-        conflicting = self.conflicting(access) & ~own
+        access = self.access(self.parts_of(touches))
+        conflicting = access.conflicting & ~own
         condition = ready or (lambda: True)
         races = self._races_of_a_wait(conflicting, lambda i: self._ready(i, own, touches, condition, mark))
-        return Step(cpu, access, own | conflicting, tuple(races), touches, mark, (), access)
+        return Step(cpu, access, own | conflicting, tuple(races), touches, mark, (), access.parts)
 
     def of_round(self, cpu: int, first: int) -> int:
         """The steps that a CPU has made from `first` on."""
         return self.of.get(cpu, 0) >> first << first
 
-    def looked_at(self, mine: int) -> Access:
+    def looked_at(self, mine: int) -> Parts:
         """What steps accessed, by someone who only looks whether it has changed."""
         return tuple(
             {
@@ -222,7 +176,7 @@ class History:
         """The steps of others that followed one of these and do not commute with it."""
         found = 0
         for i in bits(mine):
-            found |= self.conflicting(self.looked_at(1 << i)) >> i << i
+            found |= self.access(self.looked_at(1 << i)).conflicting >> i << i
         return found & ~self.of.get(self.steps[mine.bit_length() - 1].cpu, 0)
 
     def left_something(self, mine: int) -> bool:
@@ -250,28 +204,6 @@ class History:
         """What happens before the next step of a CPU, whatever that accesses."""
         last = self.of.get(cpu, 0).bit_length() - 1
         return self.steps[last].before | 1 << last if last >= 0 else 0
-
-    def conflicting(self, access: Access) -> int:
-        """The steps that do not commute with an access."""
-        found = self._conflicting.get(access)
-        if found is None:
-            found = self._conflicting[access] = self._look_up(access)
-        return found
-
-    def _look_up(self, access: Access) -> int:
-        if access is EVERYTHING:
-            return (1 << len(self.steps)) - 1
-        found = self._ends
-        for name, key, mode in access:
-            keys = self._accessed.get(name)
-            if keys is None:
-                continue
-            for modes in (keys[ANY],) if key is None else (keys.get(key), keys.get(None)):
-                if modes:
-                    for there, steps in modes.items():
-                        if there != mode or mode == WRITE:
-                            found |= steps
-        return found
 
     def gone(self, i: int, others: int = 0) -> int:
         """Step i and these others, and all that happens after one of them."""
@@ -315,10 +247,11 @@ class History:
         if not any(isinstance(mode, Tried) for _, _, mode in j.touches):
             return j.access
         with self.without(i, j.touches, len(self.journal.log or ())):
-            told = self.access_of((cell, key, mode_now(cell, key, mode)) for cell, key, mode in j.touches)
-        if told == j.access[: len(told)]:
+            told = self.parts_of((cell, key, mode_now(cell, key, mode)) for cell, key, mode in j.touches)
+        made = j.access.parts
+        if told == made[: len(told)]:
             return j.access
-        return told + j.access[len(told) :] + j.more
+        return self.access(told + made[len(told) :] + j.more)
 
     def without(self, i: int, touches: Sequence[Touch], end: int) -> Without:
         """Within it the cells of some touches hold what they would hold had step i not been made, nor what follows it.
@@ -331,15 +264,12 @@ class History:
     def truncate(self, n: int) -> None:
         """Forget all steps from n on."""
         keep = (1 << n) - 1
-        self._ends &= keep
         for step in self.steps[n:]:
             self.of[step.cpu] &= keep
-            for name, key, mode in step.access:
-                keys = self._accessed[name]
-                keys[key][mode] &= keep
-                keys[ANY][mode] &= keep
+            for rival in step.access.rivals:
+                rival.conflicting &= keep
         del self.steps[n:]
-        self._changed()
+        self._after.clear()
 
 
 class Without:
@@ -375,7 +305,7 @@ class Without:
         for (cell, _), writes in self.writes.items():
             came: dict[int, int] = {}
             for n, old, new in writes if shares(cell) else ():
-                if not self.gone >> n & 1 and (cell.name, None, SHARE) in self.history.steps[n].access:
+                if not self.gone >> n & 1 and (cell.name, None, SHARE) in self.history.steps[n].access.parts:
                     cpu = self.history.steps[n].cpu
                     came[cpu] = 1 << n if new > old else 0
             for step in came.values():
@@ -403,8 +333,8 @@ class Without:
     def _places(self, log: Sequence[Any]) -> Iterator[tuple[int, int]]:
         # (step, place in the log) of what may have written there: those from step i on that accessed it
         history, steps = self.history, self.history.steps
-        access = tuple((cell.name, key, WRITE) for cell, keys in self.keys.items() for key in keys)
-        for n in sorted(bits(history.conflicting(access) >> self.i)):
+        written = history.access(tuple((cell.name, key, WRITE) for cell, keys in self.keys.items() for key in keys))
+        for n in sorted(bits(written.conflicting >> self.i)):
             n += self.i
             end = steps[n + 1].mark if n + 1 < len(steps) else self.end
             for at in range(steps[n].mark, end):

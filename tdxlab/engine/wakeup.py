@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tdxlab.engine.history import Access, History, bits, commute
+from tdxlab.engine.access import Access
+from tdxlab.engine.history import History, bits
 
 Move = tuple[int, Access]
 """A CPU, and what its step accesses."""
@@ -36,12 +37,12 @@ def without(history: History, owed: Sequence, cpu: int, access: Access) -> Seque
     mine = steps & history.of.get(cpu, 0)
     if mine:
         first = mine & -mine
-        return None if steps & (first - 1) & history.conflicting(access) else (steps ^ first, last)
-    if steps & history.conflicting(access):
+        return None if steps & (first - 1) & access.conflicting else (steps ^ first, last)
+    if steps & access.conflicting:
         return None
     if last is None or last[0] == cpu:
         return steps, None
-    return owed if commute(access, last[1]) else None
+    return None if access in last[1].rivals else owed
 
 
 def moves(history: History, owed: Sequence) -> list[Move]:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tdxlab.engine import language
+from tdxlab.engine.access import Access
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.dpor import Search
-from tdxlab.engine.history import Access, History, Step, Without
+from tdxlab.engine.history import History, Step, Without
 from tdxlab.engine.locks import RwLock, Srcu
 from tdxlab.engine.run import Execution, MachineDead, Program
 from tdxlab.engine.step import WRITE, Tried, step
@@ -169,7 +170,9 @@ class NobodyWaits(Search):
 def always_a_write(self: History, j: Step, i: int) -> Access:
     """What is tried is taken to succeed where it is moved."""
     tried = {(cell.name, key) for cell, key, mode in j.touches if isinstance(mode, Tried)}
-    return tuple((name, key, WRITE if (name, key) in tried else mode) for name, key, mode in j.access)
+    return self.access(
+        tuple((name, key, WRITE if (name, key) in tried else mode) for name, key, mode in j.access.parts)
+    )
 
 
 def as_it_was(self: History, j: Step, i: int) -> Access:
