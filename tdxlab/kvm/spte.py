@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tdxlab.spec.levels import PG_LEVEL_4K
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
 
 if TYPE_CHECKING:
     from tdxlab.kvm.tdp_iter import KvmMmuPage
@@ -42,9 +42,10 @@ def make_spte(pfn: int, level: int) -> int:
     return pfn << 12 | SHADOW_PRESENT_MASK | SPTE_RWX | (PT_PAGE_SIZE_MASK if level > PG_LEVEL_4K else 0)
 
 
-def make_small_spte(huge_spte: int, index: int) -> int:
-    """The leaf at `index` of the table that replaces a 2M leaf."""
-    return make_spte(spte_to_pfn(huge_spte) + index, PG_LEVEL_4K)
+def make_small_sptes(huge_spte: int) -> list[int]:
+    """The 512 leaves of the table that replaces a 2M leaf (one by one: the kernel's make_small_spte)."""
+    first = huge_spte & ~PT_PAGE_SIZE_MASK
+    return list(range(first, first + SIZE_2M, PAGE_SIZE))
 
 
 def is_shadow_present_pte(spte: int) -> bool:

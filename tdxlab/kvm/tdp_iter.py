@@ -13,7 +13,7 @@ from tdxlab.engine.cells import Words
 from tdxlab.engine.step import READ, Touch
 from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
-from tdxlab.kvm.spte import SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, make_small_spte
+from tdxlab.kvm.spte import SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, make_small_sptes
 from tdxlab.spec.levels import PAGE_SHIFT, PG_LEVEL_2M, PG_LEVEL_4K
 from tdxlab.spec.vmcall import SHARED_BIT
 
@@ -126,8 +126,7 @@ def tables_bottom_up(sp: KvmMmuPage) -> Iterator[KvmMmuPage]:
 
 def child_of_huge(kvm: Kvm, it: TdpIter, spt_hpa: int, external_spt: int) -> KvmMmuPage:
     """A table, not yet linked, whose 512 leaves map what the huge leaf `it` maps."""
-    sptes = [make_small_spte(it.old_spte, i) for i in range(512)]
-    return KvmMmuPage(kvm, it.gfn, it.level - 1, spt_hpa, external_spt, sptes)
+    return KvmMmuPage(kvm, it.gfn, it.level - 1, spt_hpa, external_spt, make_small_sptes(it.old_spte))
 
 
 def leaf_changes(it: TdpIter, new_spte: int) -> dict[str, int]:

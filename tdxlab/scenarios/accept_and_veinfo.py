@@ -42,7 +42,8 @@ def _accept(lab: Lab, accepts: bool) -> Program:
             status = await accept_page(guest, GPA, PG_LEVEL_4K)
             check(lab.journal, "ACCEPT again", status.name, status.code == TDX_PAGE_ALREADY_ACCEPTED)
 
-    return lab.program(lambda: [td.vcpu(0, guest)], [of_history("ST16", lambda h: all_right(h, 5))], ["vCPU 0"])
+    claim = of_history("ST16", lambda h: all_right(h, 5))
+    return lab.program(lambda: [td.vcpu(0, guest)], [claim], ["vCPU 0"], max_steps=1_000)
 
 
 @scenario(

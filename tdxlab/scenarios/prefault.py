@@ -39,7 +39,7 @@ def prefault_then_accept(lab: Lab) -> Program:
         await td.prefault(0, 0, PAGE_SIZE)
         await td.vcpu(0, accept_two)
 
-    return lab.program(lambda: [vcpu()], [of_history("HP08", split_by_accept)], ["vCPU 0"])
+    return lab.program(lambda: [vcpu()], [of_history("HP08", split_by_accept)], ["vCPU 0"], max_steps=1_000)
 
 
 @scenario(

@@ -34,8 +34,16 @@ def at(stepper: Locator, n: int) -> None:
     expect(stepper).to_have_attribute("data-cursor", str(n), timeout=20_000)
 
 
-def test_a_reader_steps_moves_a_slider_and_changes_the_design(notebook: Any) -> None:
+def test_a_reader_answers_steps_moves_a_slider_and_changes_the_design(notebook: Any) -> None:
     page = notebook.page
+    # the answer is not in sight
+    asked = page.locator(".jp-CodeCell:has(.widget-radio-box)").first
+    expect(asked.locator(".jp-InputCollapser, .jp-Placeholder").first).to_be_attached()
+    expect(asked).not_to_contain_text("KVM changes nothing")
+    asked.get_by_text("never: the second try finds the page").click()
+    expect(asked).to_contain_text("the answer is: at every entry from then on", timeout=20_000)
+    expect(asked).to_contain_text("KVM changes nothing")
+
     stepper = page.locator(".tdx-stepper").first
     stepper.scroll_into_view_if_needed()
     expect(stepper).to_have_attribute("data-cursor", re.compile(r"\d+"))
@@ -85,14 +93,22 @@ def test_a_reader_steps_moves_a_slider_and_changes_the_design(notebook: Any) -> 
     at(choice.locator(".tdx-stepper"), start)
 
 
-def test_a_schedule_that_can_not_run_is_refused_in_the_widget(notebook: Any) -> None:
+def test_a_schedule_goes_to_the_command_line_and_back_and_one_that_can_not_run_is_refused(notebook: Any) -> None:
     stepper = notebook.page.locator(".tdx-stepper").first
     field = stepper.locator(".tdx-schedule")
+    expect(field).to_have_value(re.compile(r"^accept-level@seed/seamcall/1\.5\.25 0\*\d+$"), timeout=20_000)
+    field.fill("accept-level@seed/seamcall/1.5.25 0*4")
+    field.press("Enter")
+    at(stepper, 4)
     field.fill("0*3 5")
     field.press("Enter")
     expect(stepper.locator(".tdx-message")).to_have_text(
         "Step 3 of the schedule is CPU 5, but there only CPU 0 can run.", timeout=20_000
     )
+    at(stepper, 3)
+    field.fill("accept-level@ignore/seamcall/1.5.25 0*5")
+    field.press("Enter")
+    expect(stepper.locator(".tdx-message")).to_contain_text("was made for accept-level@ignore", timeout=20_000)
     at(stepper, 3)
     notebook.screenshot("accept_level_refused")
 
@@ -124,28 +140,6 @@ def test_the_stepper_fits_a_screen_and_keeps_its_height(notebook: Any) -> None:
     assert scrubber.bounding_box()["height"] <= 800 - FRAME, "the slider's figures are seen whole"
     notebook.screenshot("accept_level_scrubber_1280")
     page.set_viewport_size({"width": 1400, "height": 1600})
-
-
-def test_a_schedule_goes_to_the_command_line_and_back(notebook: Any) -> None:
-    stepper = notebook.page.locator(".tdx-stepper").first
-    field = stepper.locator(".tdx-schedule")
-    expect(field).to_have_value(re.compile(r"^accept-level@seed/seamcall/1\.5\.25 0\*\d+$"), timeout=20_000)
-    field.fill("accept-level@seed/seamcall/1.5.25 0*3")
-    field.press("Enter")
-    at(stepper, 3)
-    field.fill("accept-level@ignore/seamcall/1.5.25 0*5")
-    field.press("Enter")
-    expect(stepper.locator(".tdx-message")).to_contain_text("was made for accept-level@ignore", timeout=20_000)
-    at(stepper, 3)
-
-
-def test_the_question_s_answer_is_not_in_sight(notebook: Any) -> None:
-    asked = notebook.page.locator(".jp-CodeCell:has(.widget-radio-box)").first
-    expect(asked.locator(".jp-InputCollapser, .jp-Placeholder").first).to_be_attached()
-    expect(asked).not_to_contain_text("KVM changes nothing")
-    asked.get_by_text("never: the second try finds the page").click()
-    expect(asked).to_contain_text("the answer is: at every entry from then on", timeout=20_000)
-    expect(asked).to_contain_text("KVM changes nothing")
 
 
 def test_the_stored_notebook_reads_without_a_kernel(notebooks: Path) -> None:

@@ -33,7 +33,7 @@ def chosen(form: Locator, nth: int, label: str) -> None:
     form.locator("select").nth(nth).select_option(label=label)
 
 
-def test_a_reader_sees_the_tables_grow(notebook: Any) -> None:
+def test_a_reader_sees_the_tables_grow_and_steps_through_a_split(notebook: Any) -> None:
     grown = notebook.page.locator(".jp-OutputArea-output:has(button:text-is('next call ▶'))").first
     grown.scroll_into_view_if_needed()
     for said in ("SEPT.ADD", "SEPT.ADD", "SEPT.ADD", "S-EPT FREE -> MAPPED"):
@@ -42,8 +42,7 @@ def test_a_reader_sees_the_tables_grow(notebook: Any) -> None:
     expect(grown.get_by_role("button", name="next call ▶")).to_be_disabled(timeout=20_000)
     notebook.screenshot("sept_and_pamt_grown")
 
-
-def test_a_reader_steps_through_a_split_and_back(notebook: Any) -> None:
+    # through a split, and back
     steps = widget(notebook, "next call ▶")
     image, card = steps.locator("img"), steps.locator(".widget-html-content")
     expect(card).to_contain_text("Before the first call.")
@@ -105,7 +104,8 @@ def test_a_reader_calls_leaves_in_the_form(notebook: Any) -> None:
     notebook.screenshot("sept_and_pamt_exercise_1")
 
 
-def test_both_widgets_fit_a_screen_and_keep_their_height(notebook: Any) -> None:
+def test_figures_are_drawn_whole_and_both_widgets_fit_a_screen_and_keep_their_height(notebook: Any) -> None:
+    notebook.figures("sept_and_pamt", 8)
     page = notebook.page
     for width, height in SCREENS:
         page.set_viewport_size({"width": width, "height": height})
@@ -126,8 +126,3 @@ def test_both_widgets_fit_a_screen_and_keep_their_height(notebook: Any) -> None:
             if button == "Call":
                 chosen(shown, 1, "TDH.MEM.PAGE.AUG")
     page.set_viewport_size({"width": 1400, "height": 1600})
-
-
-def test_the_figures_are_drawn_whole(notebook: Any) -> None:
-    notebook.figures("sept_and_pamt", 8)
-    notebook.page.set_viewport_size({"width": 1400, "height": 1600})
