@@ -35,7 +35,7 @@ from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.kvm.userspace import OnExit, kvm_set_memory_region, run_vcpu, stop
 from tdxlab.ledger import Ledger
 from tdxlab.module.dispatch import TdxModule
-from tdxlab.module.td_params import ATTRIBUTES
+from tdxlab.module.td_params import ATTRIBUTES, MAX_VCPUS_PER_TD
 from tdxlab.picture import outcome, picture
 from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.design import Design
@@ -108,7 +108,7 @@ class Lab:
         if not isinstance(dpamt, bool):
             raise ValueError(f"dpamt is True or False, not {dpamt!r}")
         if dpamt and not features.dynamic_pamt:
-            raise ValueError(f"module {module} has no Dynamic PAMT: use dpamt=False or a later module")
+            raise ValueError(f"module {module} has no Dynamic PAMT, which is asked for here; a later module has")
         size = nbytes(memory)
         if not size or size % SIZE_1G:
             raise ValueError(f"a TDMR is a multiple of 1G, so memory cannot be {memory}")
@@ -118,7 +118,7 @@ class Lab:
         if grain not in GRAINS:
             raise ValueError(f"grain is {' or '.join(GRAINS)}, not {grain!r}")
         if dpamt and self.design.choices["pamt_get_put"] == "none":
-            raise ValueError(f"design {self.design.name} has no Dynamic PAMT: use dpamt=False or another design")
+            raise ValueError(f"design {self.design.name} has no Dynamic PAMT, which is asked for here; others have")
         self.journal = Journal()
         platform = Platform(cmrs=((BASE, size + size // PAMT_SHARE),), lps=cpus, encrypts=True)
         if sum(platform.cmrs[0]) > 1 << platform.hkid_start:
@@ -283,8 +283,9 @@ class Lab:
         if folio not in ("2M", "4K"):
             raise ValueError(f"guest_memfd hands out folios of 2M or 4K, not {folio!r}")
         count = len(self.cpus) if vcpus is None else vcpus
-        if type(count) is not int or not 0 <= count <= len(self.cpus):
-            raise ValueError(f"vCPU i is on CPU i, so there are 0 to {len(self.cpus)} of them, not {count!r}")
+        most_vcpus = min(len(self.cpus), MAX_VCPUS_PER_TD)
+        if type(count) is not int or not 0 <= count <= most_vcpus:
+            raise ValueError(f"vCPU i is on CPU i, so there are 0 to {most_vcpus} of them, not {count!r}")
         slots = memslots(memory)
         pages = slots[0][1] // PAGE_SIZE
         if type(image) is not int or not 0 <= image <= pages:

@@ -77,7 +77,8 @@ def explore(
             result.phases.append(phase)
             most = min(limits, default=None)
             _search(program, phase, order, result, most, ends, check_reads, stop_at_first, progress)
-            if (stop_at_first and result.broken) or _is_over(result, max_executions, ends):
+            result.at_first = stop_at_first and result.broken
+            if result.at_first or _is_over(result, max_executions, ends):
                 break
     except KeyboardInterrupt:
         result.complete, result.interrupted = False, True

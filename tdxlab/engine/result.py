@@ -38,7 +38,7 @@ class Result:
     """executions: runs made.  cut: runs stopped at a limit of steps or of retries.
 
     complete: every schedule within the bound was run to its end, or for dpor one of each class.
-    interrupted: somebody stopped it.
+    interrupted: somebody stopped it.  at_first: it stopped itself, where a claim was broken.
     left: an estimate of the executions that are still owed, while dpor runs or where it was stopped.
     outcomes: how runs ended ("done", "deadlock", "fatal: ..."), each with a count and its first schedule.
     deadlocks: each once that differs in who waits for what.  livelock: looked for where a run was cut.
@@ -54,6 +54,7 @@ class Result:
     cut: int = 0
     complete: bool = False
     interrupted: bool = False
+    at_first: bool = False
     seconds: float = 0.0
     left: float | None = None
     outcomes: dict[str, tuple[int, list[int]]] = field(default_factory=dict)

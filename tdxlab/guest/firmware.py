@@ -35,7 +35,7 @@ def memslots(nbytes: int) -> list[tuple[int, int]]:
     """(gpa, bytes) of the three slots of a TD: one half low, one half from 4 GiB on, and the firmware's own."""
     if nbytes < LEAST or nbytes % (2 * SIZE_2M) or nbytes // 2 > ROM << PAGE_SHIFT:
         raise ValueError(
-            f"a TD that boots has a multiple of 4M, from 256M to 7G, so it can not have {nbytes / (1 << 20):g}M"
+            f"a TD that boots has a multiple of 4M, from 256M to 7G, so it can not have {nbytes / (1 << 20):,.10g}M"
         )
     half = nbytes // 2
     return [(0, half), (HIGH << PAGE_SHIFT, half), (ROM << PAGE_SHIFT, ROM_PAGES * PAGE_SIZE)]

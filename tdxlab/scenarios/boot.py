@@ -19,7 +19,7 @@ from tdxlab.kvm.tdp_iter import PAGE_STAT
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.lab import Lab, Td, nbytes
 from tdxlab.scenarios.tally import Tally
-from tdxlab.spec.levels import SIZE_1G
+from tdxlab.spec.levels import SIZE_1G, SIZE_2M
 
 LOGIN = 256 << 20
 ASSUMED = (
@@ -112,7 +112,8 @@ def boot(
     """
     size = nbytes(memory)
     slots = firmware.memslots(size)
-    lab = Lab(design, module, dpamt, cpus=vcpus, memory=f"{-(-size // SIZE_1G) + 1}G", grain="seamcall")
+    machine = 1 + -(-(size + vcpus * SIZE_2M) // SIZE_1G)
+    lab = Lab(design, module, dpamt, cpus=vcpus, memory=f"{machine}G", grain="seamcall")
     before = lab.host.allocator.handed_out()
     td = lab.create_td(memory=[(gpa, f"{length >> 10}K") for gpa, length in slots], finalize=False)
     for gpa, npages in firmware.images():

@@ -175,7 +175,9 @@ class Design:
             fits = [f"seed,{question.name}={name}" for question in Question.all.values() if name in question.variants]
             if fits:
                 raise DesignError(f"{name!r} is a variant and no design; it is chosen with {' or '.join(fits)}")
-            raise DesignError(f"no design is called {name!r}; these are: {', '.join(PRESETS)}")
+            raise DesignError(
+                f"no design is called {name!r}; these are: {', '.join(PRESETS)}, or a file that ends in .py"
+            )
         return cls(name, **PRESETS[name].choices)
 
     @classmethod
