@@ -267,7 +267,8 @@ def show(said: Line) -> str:
             lines.append(
                 f"  {refused['lock']} is held by {', '.join(refused['held_by']) or 'nobody, but kept for the host'}"
             )
-        lines.append(f"  {refused['doc']}")
+        if refused["doc"] != said.get("doc"):
+            lines.append(f"  {refused['doc']}")
         lines += [f"  called from {place}" for place in refused["called_from"]]
     lines.append("changed:")
     lines += [f"  {at}: {old} -> {new}" for at, (old, new) in said["changed"].items()]
