@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 Answer = tuple[dict[str, Any], str, int]
 """(the JSON object, the same for people, the exit code)"""
+VERDICT = (
+    "exit code: 0 if every claim comes out as the scenario tells of the design, broken ones included (of a claim of "
+    "which it tells nothing anything will do), 1 if one does not, 2 where nothing could be run"
+)
 PATIENCE_S = 3.0
 """So long nobody wonders."""
 STAYS = "each CPU goes on as long as it can"
@@ -313,9 +317,9 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], Answer], help: str, takes: str = ""
+        name: str, run: Callable[[argparse.Namespace], Answer], help: str, takes: str = "", exits: str = ""
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
+        sub = commands.add_parser(name, help=help, description=help, epilog=exits)
         sub.set_defaults(run=run, takes=takes, bar=False)
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
         return sub
@@ -355,20 +359,23 @@ def _parser() -> Parser:
     command("show", _show, "a word, a leaf, a status, a kernel function, a claim, a scenario, a design").add_argument(
         "name", help="as TDH.MEM.PAGE.AUG, AUG, 0xC0000B0B00000001, 'TDX_OPERAND_BUSY|RCX', 1.5.25, HP01, accept-level"
     )
-    diff = command("diff", _diff, "two variants of a question side by side, with their verdicts", "a minute")
+    diff = command("diff", _diff, "two variants of a question side by side, with their verdicts", "some seconds")
     diff.add_argument("question", type=spelled, help="one of `tdxlab list`")
     with_dpamt(diff)
     for variant in ("a", "b"):
         diff.add_argument(variant, type=spelled, help="a variant, a design that chose one, or a file ./mine.py")
-    run = command("run", _run, "run a scenario once")
+    run = command("run", _run, "run a scenario once", exits=VERDICT)
     scenario(run, instead="--replay FILE")
-    run.add_argument("--schedule", help="CPU numbers in run lengths: '0*5 1 0*3' (default: the scenario's story)")
+    run.add_argument(
+        "--schedule",
+        help="CPU numbers in run lengths, '0*5 1 0*3', or in turns, '0,1*50' (default: the scenario's story)",
+    )
     run.add_argument("--seed", type=int, help="a random walk instead")
     run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
     run.add_argument("--replay", metavar="FILE", help="a counterexample that explore wrote, each step held against it")
     run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
     search = command(
-        "explore", _explore, "run a scenario under many schedules, if need be all", "its --timeout at most"
+        "explore", _explore, "run a scenario under many schedules, if need be all", "its --timeout at most", VERDICT
     )
     search.set_defaults(bar=True)  # of its own, on a terminal
     scenario(search, instead="--program FILE")
@@ -408,7 +415,8 @@ def _parser() -> Parser:
         sub.add_argument("--module", help="version of the TDX module (default: the one that the design is made for)")
         with_dpamt(sub)
     boot.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
-    replay = command("replay", _replay, "recordings of the real module against the emulated one")
+    recorded = "exit code: 0 if all agrees, 1 if anything does not, 2 where nothing could be compared"
+    replay = command("replay", _replay, "recordings of the real module against the emulated one", exits=recorded)
     replay.add_argument("files", nargs="+", metavar="FILE")
     replay.add_argument("--module", help="play with this version (default: what the recording says)")
     replay.add_argument("--only", metavar="PART", help="the parts whose names begin with these words (default: all)")
