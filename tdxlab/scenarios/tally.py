@@ -24,8 +24,17 @@ ROWS: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("WARN", "warn", {}),
     ("BUG", "kvm_bug_on", {}),
 )
-"""What is counted: (column, kind of note, what it must say).  fault 4K: ACCEPTs at 4K that made a TD exit.  inhibit:
-takes of mmu_lock for write on behalf of GUEST_INHIBIT."""
+"""What is counted: (column, kind of note, what it must say)."""
+MEANS = {
+    "exits": "of a vCPU to KVM",
+    "mismatch": "ACCEPTs answered TDX_PAGE_SIZE_MISMATCH",
+    "fault 4K": "EPT violations of an ACCEPT at 4K",
+    "split": "2M pages made 512",
+    "REMOVE": "TDH.MEM.PAGE.REMOVE",
+    "kick": "all vCPUs of the TD sent out of the guest",
+    "inhibit": "mmu_lock taken for write to set GUEST_INHIBIT",
+}
+"""What a column's name does not say."""
 COLUMNS = tuple(column for column, _, _ in ROWS)
 LOOKED_AT = ("kind", *sorted({key for _, _, said in ROWS for key in said}))
 STUCK = 100  # faults at one GPA, with no TDCALL that came to an end in between

@@ -9,10 +9,11 @@ from typing import Any
 from tabulate import tabulate
 
 from tdxlab.scenarios.boot import ASSUMED, Boot
-from tdxlab.scenarios.tally import COLUMNS
+from tdxlab.scenarios.tally import COLUMNS, MEANS
 
 Costs = Mapping[str, Mapping[str, Fraction] | str]
 PAGES = "pages_2m", "pages_4k"
+LEGEND = "\n".join(f"{column}: {said}" for column, said in MEANS.items())
 
 
 def boot_data(boot: Boot) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def boot_text(boot: Boot) -> str:
         f"A TD of {boot.memory >> 20} MiB with {boot.vcpus} vCPUs under {boot.design}; {boot.lost} bytes are lost, "
         f"{len(boot.twice)} pages came back twice",
         tabulate(rows, ["", *data["phases"]]),
+        LEGEND,
         tabulate(beside, ["at login", "published", "here"]) if beside else "",
         "Assumed:\n" + "\n".join(f"- {sentence}" for sentence in ASSUMED),
     ]
@@ -58,7 +60,7 @@ def costs_text(design: str, costs: Costs) -> str:
     rows = [[column, *(_number(cost[column]) for cost in told.values())] for column in COLUMNS]
     stuck = "\n".join(f"{style}: {why}" for style, why in costs.items() if isinstance(why, str))
     head = f"Per GiB of a guest's memory, under {design}"
-    return "\n\n".join(part for part in (head, tabulate(rows, ["", *told]), stuck) if part)
+    return "\n\n".join(part for part in (head, tabulate(rows, ["", *told]), LEGEND, stuck) if part)
 
 
 def _number(value: Fraction) -> str:
