@@ -12,25 +12,25 @@ the same where it comes earlier: no execution is lost if that is as much as it c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tdxlab.engine.access import EVERYTHING, Access, Parts, given_back
 from tdxlab.engine.history import History, Step, Waited
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import OTHERS, WRITE
-from tdxlab.engine.wakeup import Branch, Sequence, insert, without
+from tdxlab.engine.wakeup import Branch, Moved, insert, without
 
 
 @dataclass(slots=True)
 class State:
     """What is owed at the state before a step.
 
-    asleep: CPUs whose next step has been tried here, or commutes with all since, and what it accesses.
+    asleep: CPUs whose next step has been tried here, or commutes with all since, and what it accesses; states share it.
     tree: the branches still to be run; the first is being run.  tried: how many have been.
     """
 
-    asleep: dict[int, Access]
+    asleep: Mapping[int, Access]
     tree: list[Branch] = field(default_factory=list)
     tried: int = 0
 
@@ -136,8 +136,9 @@ class Search:
                     return not waking
                 branch = Branch(awake, self._step(execution, awake))
                 state.tree.append(branch)
-            rivals = branch.access.rivals
-            asleep = {cpu: its for cpu, its in state.asleep.items() if cpu != branch.cpu and its not in rivals}
+            asleep, rivals = state.asleep, branch.access.rivals
+            if not rivals.isdisjoint(asleep.values()) or branch.cpu in asleep:
+                asleep = {cpu: its for cpu, its in asleep.items() if cpu != branch.cpu and its not in rivals}
             states.append(State(asleep, branch.then))
         return True
 
@@ -197,9 +198,13 @@ class Search:
             touches += given_back(locks)
         for n, (cell, key, _) in enumerate((journal.log or [])[mark:], mark):
             # what was written under a lock may be looked at without it, and what was written without it under a share
-            if not any(touched is cell and (at is None or at == key) for touched, at, _ in touches):
+            for touched, at, _ in touches:
+                if touched is cell and (at is None or at == key):
+                    break
+            else:
                 touches.append((cell, key, WRITE))
-            elif cell.guard is not None:
+                continue
+            if cell.guard is not None:
                 guard = cell.guard(key)
                 if isinstance(guard, tuple) and not journal.holds(*guard, True, write=n):
                     touches.append((*guard, WRITE))
@@ -246,14 +251,11 @@ class Search:
     def _owe(self, i: int, j: Step, rest: int) -> None:
         # The steps after i that do not happen after it, and then j.
         state, history = self.states[i], self.history
-        owed: Sequence | None = None
+        owed = rest, Moved(history, j, i)
         for cpu, access in state.asleep.items():
-            if without(history, (rest, None), cpu, access) is None:
-                continue
-            owed = owed or (rest, (j.cpu, history.moved_before(j, i)))
             if without(history, owed, cpu, access) is not None:
                 return
-        insert(state.tree, history, owed or (rest, (j.cpu, history.moved_before(j, i))))
+        insert(state.tree, history, owed)
 
     def _back(self) -> bool:
         # To the last state at which something is owed.
@@ -261,10 +263,10 @@ class Search:
         states.pop()
         while states:
             state = states[-1]
-            tried = state.tree.pop(0)
-            state.tried += 1
-            state.asleep[tried.cpu] = steps[len(states) - 1].access
-            if state.tree:
+            if len(state.tree) > 1:
+                tried = state.tree.pop(0)
+                state.tried += 1
+                state.asleep = {**state.asleep, tried.cpu: steps[len(states) - 1].access}
                 self.history.truncate(len(states) - 1)
                 return True
             states.pop()

@@ -62,7 +62,7 @@ class History:
     commuted: set[str] = field(default_factory=set)
     of: dict[int, int] = field(default_factory=dict)
     _accesses: dict[Parts, Access] = field(default_factory=dict)
-    _after: dict[int, int] = field(default_factory=dict)
+    _after: dict[int, tuple[int, int]] = field(default_factory=dict)  # ... each step, and of how many that is known
 
     def access(self, parts: Parts) -> Access:
         """The one of all steps that access this."""
@@ -131,7 +131,6 @@ class History:
         step = Step(cpu, access, before, tuple(races), touches, mark, more, did)
         bit = 1 << len(self.steps)
         self.steps.append(step)
-        self._after.clear()
         self.of[cpu] = self.of.get(cpu, 0) | bit
         for rival in access.rivals:
             rival.conflicting |= bit
@@ -139,13 +138,13 @@ class History:
 
     def after(self, i: int) -> int:
         """The steps that step i happens before."""
-        found = self._after.get(i)
-        if found is None:
-            found, bit = 0, 1 << i
-            for n in range(i + 1, len(self.steps)):
-                if self.steps[n].before & bit:
+        found, known = self._after.get(i, (0, i + 1))
+        steps, bit = self.steps, 1 << i
+        if known < len(steps):
+            for n in range(known, len(steps)):
+                if steps[n].before & bit:
                     found |= 1 << n
-            self._after[i] = found
+            self._after[i] = found, len(steps)
         return found
 
     def waiting(self, cpu: int, touches: Sequence[Touch], ready: Callable[[], bool] | None, mark: int) -> Step:
@@ -269,7 +268,7 @@ class History:
             for rival in step.access.rivals:
                 rival.conflicting &= keep
         del self.steps[n:]
-        self._after.clear()
+        self._after = {i: (found & keep, min(known, n)) for i, (found, known) in self._after.items() if i < n}
 
 
 class Without:

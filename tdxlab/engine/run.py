@@ -63,20 +63,25 @@ def undeclared(
     """
     stray = []
     for n, (cell, key) in enumerate(accesses, start):
-        when = {"write": n} if writing else {"read": n}
-        if any(covers(t, cell, key) and (t[2] != READ or not writing) for t in touches):
-            continue
-        given = (lock for locks, *_ in journal.released for lock in locks)
-        if writing and any(lock is cell and (k is None or k == key) for lock, k, _ in given):
-            continue  # giving a lock back: its next taker orders it
-        guard = cell.guard(key) if cell.guard is not None else None
-        if isinstance(guard, int):
-            if guard == journal.cpu:
-                continue
-        elif guard is not None and journal.holds(guard[0], guard[1], writing, **when):
-            continue
-        stray.append((cell.name, key))
+        for touch in touches:
+            if covers(touch, cell, key) and (touch[2] != READ or not writing):
+                break
+        else:
+            if not _guarded(cell, key, journal, writing, n):
+                stray.append((cell.name, key))
     return stray
+
+
+def _guarded(cell: Cell, key: Key, journal: Journal, writing: bool, n: int) -> bool:
+    # does a lock of this CPU cover its access n?
+    given = (lock for locks, *_ in journal.released for lock in locks)
+    if writing and any(lock is cell and (k is None or k == key) for lock, k, _ in given):
+        return True  # giving a lock back: its next taker orders it
+    guard = cell.guard(key) if cell.guard is not None else None
+    if guard is None or isinstance(guard, int):
+        return guard == journal.cpu
+    when = {"write": n} if writing else {"read": n}
+    return journal.holds(guard[0], guard[1], writing, **when)
 
 
 class Execution:
@@ -289,9 +294,9 @@ class Execution:
 
     def abandon(self) -> None:
         """Close all coroutines, then rewind to the set-up.  In this order."""
-        for coroutine in self.coroutines:
+        for cpu in self.unfinished:
             with suppress(RuntimeError):  # a coroutine may have failed in an earlier step
-                coroutine.close()
+                self.coroutines[cpu].close()
         self.journal.rewind(self.mark)
         self.journal.cpu = 0
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tdxlab.engine.access import Access
-from tdxlab.engine.history import History, bits
-
-Move = tuple[int, Access]
-"""A CPU, and what its step accesses."""
+from tdxlab.engine.history import History, Step, bits
 
 
 @dataclass(slots=True)
@@ -24,7 +21,23 @@ class Branch:
     then: list[Branch] = field(default_factory=list)
 
 
-Sequence = tuple[int, Move | None]
+@dataclass(slots=True)
+class Moved:
+    """Step j where it comes before step i, with which it races.  What it accesses there is looked up if need be."""
+
+    history: History
+    j: Step
+    i: int
+    found: Access | None = None
+
+    def access(self) -> Access:
+        """... and once."""
+        if self.found is None:
+            self.found = self.history.moved_before(self.j, self.i)
+        return self.found
+
+
+Sequence = tuple[int, Moved | None]
 """Steps of an execution, as the bits of a set, in its order; and after them one more."""
 
 
@@ -40,16 +53,16 @@ def without(history: History, owed: Sequence, cpu: int, access: Access) -> Seque
         return None if steps & (first - 1) & access.conflicting else (steps ^ first, last)
     if steps & access.conflicting:
         return None
-    if last is None or last[0] == cpu:
+    if last is None or last.j.cpu == cpu:
         return steps, None
-    return None if access in last[1].rivals else owed
+    return None if access in last.access().rivals else owed
 
 
-def moves(history: History, owed: Sequence) -> list[Move]:
+def branches(history: History, owed: Sequence) -> list[Branch]:
     """The steps of a sequence, in order."""
     steps, last = owed
-    found = [(step.cpu, step.access) for step in (history.steps[i] for i in bits(steps))][::-1]
-    return [*found, last] if last else found
+    found = [Branch(step.cpu, step.access) for step in (history.steps[i] for i in bits(steps))][::-1]
+    return [*found, Branch(last.j.cpu, last.access())] if last else found
 
 
 def insert(tree: list[Branch], history: History, owed: Sequence) -> None:
@@ -63,8 +76,7 @@ def insert(tree: list[Branch], history: History, owed: Sequence) -> None:
                 owed, tree = rest, branch.then
                 break
         else:
-            for cpu, access in moves(history, owed):
-                branch = Branch(cpu, access)
+            for branch in branches(history, owed):
                 tree.append(branch)
                 tree = branch.then
             return
