@@ -273,7 +273,7 @@ async def kvm_vm_ioctl_create_vcpu(kvm: Kvm, cpu: int) -> KvmVcpu:
 async def publish(kvm: Kvm, memslots: tuple[KvmMemorySlot, ...]) -> None:
     """`rcu_assign_pointer`: from here on readers see these.  Context: slots_lock."""
     kvm.slots_lock.assert_held()
-    await step((kvm, "memslots", WRITE), at="publish memslots")
+    await step(at="publish memslots")
     kvm.memslots = memslots
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tdxlab.engine.explore import explore
 from tdxlab.engine.schedule import seeded, story
 from tdxlab.guest.programs import accepts, linux, touches, touches_then_accepts
 from tdxlab.host import seamcall
-from tdxlab.kvm.kvm_main import ENOMEM
+from tdxlab.kvm.inhibit_lock import guest_inhibited
+from tdxlab.kvm.kvm_main import ENOMEM, kvm_mmu_write_lock
 from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
@@ -117,6 +119,24 @@ def test_clearing_the_bit_gives_no_2m_page_back():
         lab.alone(td.vcpu(0, touches(0)))
         assert td.kvm.stat["pages_2m"] == 0
     assert list(found.values()) == [True, False]
+
+
+def test_a_search_clears_the_bit_before_another_vcpu_looks_at_it_and_after():
+    """Who looks holds no lock, and elsewhere may trust what it saw."""
+    lab = Lab("seed,inhibit_lock=clear_on_zap", grain="seamcall")
+    td, seen = lab.create_td(memory="2M"), set()
+    lab.alone(td.vcpu(0, accepts((0, PG_LEVEL_4K))))
+
+    async def looks():
+        seen.add(await guest_inhibited(td.slot, 0, PG_LEVEL_2M))
+
+    async def clears():
+        await kvm_mmu_write_lock(td.kvm, "zap")
+        await td.kvm.design.inhibit_lock.zapped(td.kvm, 0, 512)
+        td.kvm.mmu_lock.write_unlock()
+
+    assert explore(lab.program(lambda: [looks(), clears()]), algorithm="dpor", check_reads=True).complete
+    assert seen == {True, False}
 
 
 def test_split_order_is_block_track_kick_demote(go):

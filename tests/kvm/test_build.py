@@ -12,6 +12,7 @@ from tdxlab.engine.claims import of_history
 from tdxlab.engine.explore import explore
 from tdxlab.engine.run import run
 from tdxlab.engine.schedule import Scheduler, seeded, story
+from tdxlab.engine.step import step
 from tdxlab.guest.programs import accepts
 from tdxlab.host import seamcall
 from tdxlab.kvm import build_path, mmu
@@ -21,7 +22,7 @@ from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.memory_cache import KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE
 from tdxlab.kvm.memslots import kvm_delete_memslot
 from tdxlab.kvm.mmu_load import kvm_mmu_load
-from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
+from tdxlab.kvm.tdx_build import TDCS_PAGES, tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.lab import Lab, Td
 from tdxlab.scenarios.looks import count
@@ -243,6 +244,44 @@ def test_the_roots_are_the_first_vcpu_s_and_the_mirror_s_comes_first() -> None:
     left = [len(vcpu.mmu_shadow_page_cache.objects) for vcpu in kvm.vcpus]
     assert left == [KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE - 2, KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE]
     assert not lab.ledger.problems()
+
+
+@pytest.mark.parametrize("grain", ["lock", "seamcall"])
+def test_two_vcpus_that_load_the_roots_at_once_make_each_of_them_once(grain: str) -> None:
+    lab = Lab(cpus=2, grain=grain)
+    kvm = lab.create_td(memory="2M", vcpus=0, finalize=False).kvm
+    for cpu in range(2):
+        vcpu = lab.alone(kvm_vm_ioctl_create_vcpu(kvm, cpu), cpu)
+        lab.must(tdx_td_vcpu_init(vcpu), cpu)
+    left: list[int] = []
+    taken = set[tuple[int, ...]]()
+
+    async def load(vcpu: KvmVcpu) -> None:
+        await step(at="begin")
+        assert await kvm_mmu_load(vcpu) == 0
+        left.append(len(vcpu.mmu_shadow_page_cache.objects))
+        if len(left) == 2:
+            taken.add(tuple(sorted(KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE - n for n in left)))
+            left.clear()
+
+    assert explore(lab.program(lambda: [load(vcpu) for vcpu in kvm.vcpus]), algorithm="dpor", check_reads=True).complete
+    assert taken == {(0, 2), (1, 1)}, "one vCPU makes both, or each makes one"
+
+
+@pytest.mark.parametrize("design", ["seed", "mainline_72"])
+@pytest.mark.parametrize("grain", ["lock", "seamcall"])
+def test_two_vms_are_initialised_at_once(design: str, grain: str) -> None:
+    """tdx_lock keeps their HKIDs apart, and TDH.MNG.CREATE from being busy."""
+    lab = Lab(design, cpus=2, grain=grain)
+    kvms = [Kvm(lab.journal, f"td{n}", lab.host, lab.design) for n in range(2)]
+    hkids: list[int] = []
+
+    async def init(kvm: Kvm) -> None:
+        assert await tdx_td_init(kvm) == 0 and kvm.tdr_hpa and len(kvm.tdcs_hpas) == TDCS_PAGES
+        hkids.append(kvm.hkid)
+
+    assert run(lab.program(lambda: [init(kvm) for kvm in kvms]), seeded(0), check_reads=True).ended == "done"
+    assert len(set(hkids)) == 2
 
 
 def test_a_td_that_is_not_finalised_does_not_run() -> None:

@@ -6,6 +6,7 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 
+from tdxlab.engine.explore import explore
 from tdxlab.engine.run import run
 from tdxlab.engine.schedule import seeded, story
 from tdxlab.engine.step import step
@@ -14,12 +15,12 @@ from tdxlab.guest.programs import accepts, touches
 from tdxlab.hw.guest import Guest
 from tdxlab.kvm import tdp_mmu_write
 from tdxlab.kvm.gmem_invalidate import MF_DELAYED, kvm_gmem_error_folio, kvm_gmem_punch_hole, kvm_gmem_release
-from tdxlab.kvm.guest_memfd import folio_ref_add
+from tdxlab.kvm.guest_memfd import folio_ref_add, kvm_gmem_get_pfn, kvm_release_faultin_page
 from tdxlab.kvm.kvm_main import EAGAIN, EFAULT, EHWPOISON, ENOMEM, KvmMemorySlot
 from tdxlab.kvm.lpage_info import LpageInfo
 from tdxlab.kvm.tdx import kvm_arch_vcpu_ioctl_run
 from tdxlab.lab import Lab
-from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.levels import LEVEL_2M, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_INVALID
 from tdxlab.spec.vmcall import SHARED_BIT
 
@@ -313,6 +314,49 @@ def test_without_a_reference_a_page_that_the_td_owns_is_given_away(level):
 @pytest.mark.parametrize("reference", ["per_leaf", "on_failure", "page_flag", "hwpoison"])
 def test_with_one_it_is_leaked(reference):
     assert not after_a_failed_unmap(reference)
+
+
+@pytest.mark.parametrize(("reference", "found"), [("hwpoison", {0, -EHWPOISON}), ("page_flag", {0})])
+def test_a_search_lets_an_unmap_fail_before_a_fault_in_the_same_folio_and_after(reference, found):
+    ends = set()
+
+    async def fault(td):
+        pfn, _ = await kvm_gmem_get_pfn(td.slot, 5)
+        if pfn > 0:
+            await kvm_release_faultin_page(td.slot.gmem, 5, pfn)
+        ends.add(min(pfn, 0))
+
+    assert beside_a_failed_unmap(reference, fault).complete and ends == found
+
+
+@pytest.mark.parametrize(("reference", "leaked"), [("page_flag", {True, False}), ("none", {False})])
+def test_a_search_lets_an_unmap_fail_before_a_hole_is_punched_and_after(reference, leaked):
+    """The unmap may be a conversion's, which holds mmu_lock and not the file's."""
+    ends = set()
+
+    async def punch(td):
+        folio, free = td.slot.gmem.folios.peek(0), td.lab.host.allocator.free_pages
+        await kvm_gmem_punch_hole(td.slot.gmem, 0, 512)
+        ends.add(free.peek((0, LEVEL_2M, 1)) != folio)
+
+    assert beside_a_failed_unmap(reference, punch).complete and ends == leaked
+
+
+def beside_a_failed_unmap(reference, does):
+    """All orders of `does` and the unmap of page 0."""
+    lab = Lab(f"seed,page_reference={reference}", grain="seamcall")
+    td = lab.create_td(memory="2M")
+    lab.tds.clear()  # the invariants speak of no page that is leaked
+
+    async def other():
+        await step(at="begin")
+        await does(td)
+
+    async def unmap():
+        await step(at="begin")
+        await td.kvm.design.page_reference.failed(td.kvm, 0, PG_LEVEL_4K)
+
+    return explore(lab.program(lambda: [other(), unmap()]), algorithm="dpor", check_reads=True)
 
 
 @pytest.mark.parametrize("design", ["mainline_616", "seed,page_reference=per_leaf"])

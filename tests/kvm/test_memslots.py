@@ -16,12 +16,14 @@ from tdxlab.guest.programs import accepts, touches
 from tdxlab.invariants import Sweep
 from tdxlab.kvm import mmu, tdx_sept
 from tdxlab.kvm.guest_memfd import Gmem
-from tdxlab.kvm.kvm_main import EAGAIN, EEXIST, EINVAL, publish
+from tdxlab.kvm.kvm_main import EAGAIN, EEXIST, EFAULT, EINVAL, ENOENT, kvm_mmu_write_lock, publish
 from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.memslots import kvm_create_memslot, kvm_delete_memslot, kvm_move_memslot
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, KvmPageFault, kvm_mmu_faultin_pfn
+from tdxlab.kvm.mmu_invalidate import mmu_invalidate_begin, mmu_invalidate_end
 from tdxlab.kvm.tdp_mmu import RET_PF_CONTINUE, RET_PF_RETRY
+from tdxlab.kvm.tdx import tdx_handle_ept_violation
 from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.vmcall import SHARED_BIT
@@ -169,6 +171,30 @@ def test_a_search_lets_the_slot_go_before_the_fault_looks_at_it_and_after():
     assert ended == {RET_PF_CONTINUE, RET_PF_RETRY}
 
 
+def test_a_search_lets_the_slot_go_between_any_two_tries_of_a_fault():
+    """The first fails for an invalidation that ends then; the vCPU leaves when it sees that the slot is going."""
+    lab = Lab("seed_nak", grain="seamcall")
+    kvm = lab.create_td(memory="64K", folio="4K", vcpus=1).kvm
+
+    async def locked(change):
+        await kvm_mmu_write_lock(kvm, "invalidation")
+        await change
+        kvm.mmu_lock.write_unlock()
+
+    async def faults():
+        await step(at="begin")
+        await kvm.srcu.reading(tdx_handle_ept_violation(kvm.vcpus[0]))
+
+    async def goes():
+        await step(at="begin")
+        await locked(mmu_invalidate_end(kvm))
+        await kvm_delete_memslot(kvm, 0)
+
+    lab.alone(locked(mmu_invalidate_begin(kvm, 0, 16)))
+    result = explore(lab.program(lambda: [faults(), goes()]), algorithm="dpor", check_reads=True)
+    assert result.complete and set(result.outcomes) == {"done"}
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_nothing_is_mapped_in_a_slot_that_is_gone(seed):
     """The invariants look for a leaf without a slot."""
@@ -235,6 +261,61 @@ def test_a_prefault_in_a_slot_that_goes_is_told_to_come_back(design, answer):
     program = lab.program(lambda: [prefault(), kvm_delete_memslot(td.kvm, 512)])
     run(program, story([(0, "pre-fault"), (1, None)]))
     assert answers == [answer]
+
+
+def test_a_prefault_looks_at_the_slots_twice_and_a_slot_may_come_in_between():
+    """First for what is private, then for the frame: -EFAULT, since by then it is."""
+    lab = Lab(grain="seamcall")
+    td, answers = lab.create_td(memory=SLOTS, vcpus=1), set()
+    slots, td.kvm.memslots = td.kvm.memslots, td.kvm.memslots[:1]
+
+    async def prefault():
+        answers.add(await td.prefault(0, SIZE_2M, PAGE_SIZE))
+
+    async def comes():
+        await td.kvm.slots_lock.lock()
+        await publish(td.kvm, slots)
+        td.kvm.slots_lock.unlock()
+
+    assert explore(lab.program(lambda: [prefault(), comes()]), algorithm="dpor", check_reads=True).complete
+    assert answers == {-ENOENT, -EFAULT, PAGE_SIZE}
+
+
+# --- a slot of userspace's own memory moves ---
+
+
+def left_behind(scheduler):
+    """vCPU 0 writes to a slot that moves: pages behind the old frames when both have come to an end."""
+    lab = Lab("seed_nak", grain="seamcall")
+    td, left = lab.create_td(memory="2M", vcpus=1), []
+    assert lab.alone(kvm_create_memslot(td.kvm, 512, 512)) == 0
+
+    async def writes(guest):
+        await guest.access(515 * PAGE_SIZE | SHARED_BIT, write=True)
+
+    async def then_look(actor):
+        await actor
+        left.append([gfn for gfn in range(512, 1024) if td.kvm.mm.peek(gfn)])
+
+    actors = lambda: [then_look(td.vcpu(0, writes)), then_look(kvm_move_memslot(td.kvm, 512, 1024))]  # noqa: E731
+    assert run(lab.program(actors), scheduler).ended == "done"
+    return left[-1]
+
+
+FRAME_TO_COME = [(0, "hva_to_pfn"), (1, None)]
+
+
+@pytest.mark.parametrize("scheduler", [story(FRAME_TO_COME), *map(seeded, range(8))])
+def test_no_page_is_left_behind_where_the_slot_was(scheduler):
+    assert left_behind(scheduler) == []
+
+
+def test_and_that_needs_the_wait_for_srcu():
+    async def at_once(srcu):
+        await step(at="do not wait")
+
+    with patch.object(Srcu, "synchronize", at_once):
+        assert left_behind(story(FRAME_TO_COME)) == [515]
 
 
 # --- the order of a fault's looks ---
