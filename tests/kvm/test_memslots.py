@@ -277,8 +277,9 @@ def test_a_prefault_looks_at_the_slots_twice_and_a_slot_may_come_in_between():
         await publish(td.kvm, slots)
         td.kvm.slots_lock.unlock()
 
-    assert explore(lab.program(lambda: [prefault(), comes()]), algorithm="dpor", check_reads=True).complete
-    assert answers == {-ENOENT, -EFAULT, PAGE_SIZE}
+    result = explore(lab.program(lambda: [prefault(), comes()]), algorithm="dpor", check_reads=True)
+    assert result.complete and answers == {-ENOENT, -EFAULT, PAGE_SIZE}
+    assert result.executions == 3, "one for each"
 
 
 # --- a slot of userspace's own memory moves ---
