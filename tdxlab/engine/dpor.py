@@ -128,7 +128,7 @@ class Search:
                 branch = state.tree[0]
                 if not self._can_go(execution, branch.cpu):
                     raise AssertionError(f"CPU {branch.cpu} is owed a step that it can not make")
-                branch.access = self._step(execution, branch.cpu)
+                branch.access = self._step(execution, branch.cpu, branch.step)
             else:
                 awake, waking = self._awake(execution, state.asleep)
                 if awake is None:
@@ -178,22 +178,32 @@ class Search:
                 waking = True
         return None, waking
 
-    def _step(self, execution: Execution, cpu: int) -> Access:
+    def _step(self, execution: Execution, cpu: int, known: Step | None = None) -> Access:
+        # known: this step, as an earlier run has made it
         pause = execution.pauses[cpu]
         assert pause is not None
-        history, journal = self.history, execution.journal
+        history = self.history
         _, told, ready = pause
-        mark = len(journal.log or ())
+        mark = len(execution.journal.log or ())
         more: Parts = ()
         looked_at: Parts = ()
         woken_by = 0
         if ready == OTHERS and not self._is_new(cpu):
             looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
-        for _, _, mode in told:
-            if type(mode) is not str:
+        if known is not None:
+            execution.again(cpu)
+            did, more = known.did, known.more
+        else:
+            if any(type(mode) is not str for _, _, mode in told):
                 more = self._may_follow(cpu)
-        touches = execution.go(cpu)
+            did = self._go(execution, cpu, mark)
         self.again.append(cpu if ready == OTHERS else None)
+        condition = ready if callable(ready) else None
+        return history.add(cpu, did, told, mark, condition, more, looked_at, woken_by).access
+
+    def _go(self, execution: Execution, cpu: int, mark: int) -> Parts:
+        journal = execution.journal
+        touches = execution.go(cpu)
         for locks, *_ in journal.released:
             touches += given_back(locks)
         for n, (cell, key, _) in enumerate((journal.log or [])[mark:], mark):
@@ -209,13 +219,9 @@ class Search:
                 if isinstance(guard, tuple) and not journal.holds(*guard, True, write=n):
                     touches.append((*guard, WRITE))
         if execution.fatal:
-            did = EVERYTHING
-        else:
-            did = history.parts_of(touches)
-            if self.claims:
-                did += self._claimed(mark)
-        condition = ready if callable(ready) else None
-        return history.add(cpu, did, told, mark, condition, more, looked_at, woken_by).access
+            return EVERYTHING
+        did = self.history.parts_of(touches)
+        return did + self._claimed(mark) if self.claims else did
 
     def _may_follow(self, cpu: int) -> Parts:
         # Who comes to something else may give back other kernel locks in the same step, and write what claims look at.

@@ -180,24 +180,31 @@ class Execution:
         self.go(cpu, runnable)
 
     def replay(self, schedule: Sequence[int], watched: Watch) -> None:
-        """Make steps that an earlier run of the same program has made: nothing is checked again.
-
-        watched: what that run saw of the claims.
-        """
-        journal = self.journal
-        for n, cpu in enumerate(schedule):
-            pause = self.pauses[cpu]
-            assert pause is not None
-            journal.cpu = cpu
-            after = self.pauses[cpu] = self._advance(cpu, list(pause[1]))
-            if after is not None and after[2] == OTHERS:
-                self.yielded[cpu] = n + 1
-            if journal.notes:
-                self.watch.history += placed(n, cpu, journal.notes)
-                journal.notes.clear()
-        journal.released.clear()
-        self.schedule += schedule
+        """Begin as an earlier run of the same program.  watched: what that run saw of the claims."""
+        for cpu in schedule:
+            self._repeat(cpu)
         self.watch.carry_on(watched, len(schedule))
+
+    def again(self, cpu: int) -> None:
+        """Make a step that an earlier run has made too, if not after the same steps: only claims are looked at."""
+        log = self.journal.log
+        assert log is not None
+        mark = len(log)
+        self._repeat(cpu)
+        self.watch.after(log[mark:], len(self.schedule) - 1)
+
+    def _repeat(self, cpu: int) -> None:
+        # a step of which all is known: nothing is checked
+        pause, journal = self.pauses[cpu], self.journal
+        assert pause is not None
+        journal.cpu = cpu
+        after = self.pauses[cpu] = self._advance(cpu, list(pause[1]))
+        if journal.notes:
+            self.watch.history += placed(len(self.schedule), cpu, journal.notes)
+            journal.notes.clear()
+        self.schedule.append(cpu)
+        if after is not None and after[2] == OTHERS:
+            self.yielded[cpu] = len(self.schedule)
 
     def go(self, cpu: int, runnable: list[int] | None = None) -> list[Touch]:
         """Let `cpu`, one of those that can run, make its step.  Returns what it touched."""

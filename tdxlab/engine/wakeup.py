@@ -14,10 +14,14 @@ from tdxlab.engine.history import History, Step, bits
 
 @dataclass(slots=True)
 class Branch:
-    """cpu makes its next step, which accesses `access`; then what `then` says, in order of preference."""
+    """cpu makes its next step, which accesses `access`; then what `then` says, in order of preference.
+
+    step: that step, if a run has made it.
+    """
 
     cpu: int
     access: Access
+    step: Step | None = None
     then: list[Branch] = field(default_factory=list)
 
 
@@ -61,7 +65,7 @@ def without(history: History, owed: Sequence, cpu: int, access: Access) -> Seque
 def branches(history: History, owed: Sequence) -> list[Branch]:
     """The steps of a sequence, in order."""
     steps, last = owed
-    found = [Branch(step.cpu, step.access) for step in (history.steps[i] for i in bits(steps))][::-1]
+    found = [Branch(step.cpu, step.access, step) for step in (history.steps[i] for i in bits(steps))][::-1]
     return [*found, Branch(last.j.cpu, last.access())] if last else found
 
 

@@ -14,6 +14,7 @@ import pytest
 from tdxlab.engine import language
 from tdxlab.engine.access import Access
 from tdxlab.engine.cells import Journal, Words
+from tdxlab.engine.claims import always
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.history import History, Step, Without
 from tdxlab.engine.locks import RwLock, Srcu
@@ -107,6 +108,35 @@ def test_many_random_programs_have_the_executions_of_a_brute_force(
     kind: Callable[[random.Random], Listing], n: int
 ) -> None:
     assert not wrong(random_programs(kind, MIXED, n))
+
+
+class MakesAnew(Search):
+    """Looks at the steps that are owed as if no run had made them."""
+
+    def _step(self, execution: Execution, cpu: int, known: Step | None = None) -> Access:
+        access = super()._step(execution, cpu)
+        made = self.history.steps[-1]
+        assert known is None or (known.did, known.more) == (made.did, made.more)
+        return access
+
+
+def test_a_step_that_is_owed_accesses_what_it_did_in_the_run_that_made_it() -> None:
+    for kind in (listing, crowded, sections, readers, retrying):
+        assert not wrong(random_programs(kind, 0, 30), MakesAnew)
+
+
+def test_claims_are_looked_at_after_a_step_that_is_owed_too() -> None:
+    """CPUs 0 and 2 race; CPU 1 breaks the claim in both runs, in the second of them by a step that is owed."""
+    journal = Journal()
+    x, y = Words(journal, "x", [0]), Words(journal, "y", [0])
+
+    async def writes(word: Words) -> None:
+        await step((word, 0, WRITE))
+        word.put(0, 1)
+
+    claim = always("x is 0", lambda: x.peek(0) == 0, over=[x])
+    program = Program(journal, lambda: [writes(y), writes(x), writes(y)], claims=(claim,))
+    assert [execution.watch.broken for execution in Search(program).executions()] == [{claim.id: 1}, {claim.id: 0}]
 
 
 # --- three savings that seem to suggest themselves lose executions: the checks must notice [explorer.md 4.6] ---
