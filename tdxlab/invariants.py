@@ -16,7 +16,7 @@ from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE, TableSpte, is_shadow_present_pte, spte_to_pfn
 from tdxlab.kvm.tdp_iter import KvmMmuPage
-from tdxlab.ledger import Ledger, free, owned_twice, paired, pamt_pages, size_of, uses
+from tdxlab.ledger import Ledger, free, owned_twice, pamt_pages, size_of, uses
 from tdxlab.module.sept import Entry
 from tdxlab.module.state import Td as ModuleTd
 from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M, shift
@@ -62,12 +62,18 @@ class Sweep:
         self.lab = lab
         self.actors: Sequence[Steps] = ()
         self.seen = self.at_start = 0
+        self.log: object = None  # where at_start was counted: in this log, after this entry
+        self.last: object = None
         self.dirty = True
         self.pairs: dict[str, list[Pair]] = {}
 
     def watch(self, actors: Sequence[Steps]) -> Sequence[Steps]:
         """Know the actors of this execution, to see when it has ended."""
-        self.actors, self.dirty, self.at_start = actors, True, self.without_use()
+        self.actors, self.dirty = actors, True
+        log = self.lab.journal.log
+        last = log[-1] if log else None
+        if log is None or log is not self.log or last is not self.last:  # else it is where the last execution began
+            self.at_start, self.log, self.last = self.without_use(), log, last
         return actors
 
     def invariants(self) -> tuple[Invariant, ...]:
@@ -237,7 +243,7 @@ class Sweep:
 
     def pamt_pairs(self) -> list[str]:
         """A range that is counted has its pair.  (The other way round holds only for v6: before, a put may be late.)"""
-        pairs = paired(self.lab)
+        pairs = self.lab.module.pamt.paired()
         found = []
         for n, refcount in self.lab.host.pamt_refcounts.items():
             users, hpa = refcount.peek(0), n * SIZE_2M

@@ -90,16 +90,10 @@ def free(lab: Lab) -> Iterator[Use]:
         yield hpa, "2M free block" if level == LEVEL_2M else "free"
 
 
-def paired(lab: Lab) -> dict[int, tuple[int, int]]:
-    """{2M range: its PAMT page pair}."""
-    pamt, (base, nbytes) = lab.module.pamt, lab.host.tdmr
-    found = ((hpa, pamt.pair(hpa)) for hpa in range(base, base + nbytes, SIZE_2M)) if pamt.dynamic else ()
-    return {hpa: pair for hpa, pair in found if pair is not None}
-
-
 def pamt_pages(lab: Lab) -> Iterator[Use]:
     """The pairs that the module has, and the pages that wait for it in a pool."""
-    return ((page, "a PAMT page") for pages in (*paired(lab).values(), *lab.host.pamt_pool.values()) for page in pages)
+    pairs, pools = lab.module.pamt.paired(), lab.host.pamt_pool
+    return ((page, "a PAMT page") for pages in (*pairs.values(), *pools.values()) for page in pages)
 
 
 def in_module(lab: Lab, hpa: int, level: int) -> PageType:

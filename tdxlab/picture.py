@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 States = str | list[str]
 MODES = ("outside", "in guest", "exiting")
+NAMES = {bits: state.name for bits, state in BY_BITS.items()}
 
 
 def picture(lab: Lab) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def regions(kvm: Kvm) -> Iterator[int]:
 
 def state_name(word: int) -> str:
     """The state of a S-EPT entry."""
-    return BY_BITS[word & STATE_MASK].name
+    return NAMES[word & STATE_MASK]
 
 
 def sept_states(memory: Memory, table: int, level: int, gpa: int) -> States:
@@ -82,7 +83,7 @@ def sept_states(memory: Memory, table: int, level: int, gpa: int) -> States:
             return state_name(word)
         table, level = word & memory.hpas, level - 1
         if level < LEVEL_2M:
-            return [state_name(entry) for entry in memory.sept_page(table)]
+            return [NAMES[entry & STATE_MASK] for entry in memory.sept_page(table)]
 
 
 def mirror_states(kvm: Kvm, gpa: int) -> States:

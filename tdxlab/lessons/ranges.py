@@ -16,7 +16,6 @@ from tdxlab.guest.programs import accepts
 from tdxlab.invariants import Sweep
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.lab import Lab, Td
-from tdxlab.ledger import paired
 from tdxlab.picture import picture
 from tdxlab.spec.levels import ENTRIES, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import Status
@@ -121,7 +120,7 @@ def perform(
     lab.must(td.vcpu(0, accepts(*((n * SIZE_2M, PG_LEVEL_2M) for n in range(BLOCKS)))))
     lab.journal.notes.clear()
     sweep, before = Sweep(lab), picture(lab)
-    had, stray, pairs = usable(before), sweep.without_use(), len(paired(lab))
+    had, stray, pairs = usable(before), sweep.without_use(), len(lab.module.pamt.paired())
     if failure:
         site, nth, status = failure
         lab.fail(site, nth, status=status)
@@ -135,7 +134,7 @@ def perform(
         frozenset(had - usable(after) - set(range(start, end))),
         bool(td.kvm.vm_bugged),
         sweep.without_use() - stray,
-        (pairs, len(paired(lab))),
+        (pairs, len(lab.module.pamt.paired())),
         tuple(references(lab, td)) if dpamt else (),
     )
 

@@ -201,6 +201,16 @@ class Pamt(Record):
         word = node.entries[i]
         return (page_in(word), page_in(node.bepochs[i])) if word & TYPE == NODE else None
 
+    def paired(self) -> dict[int, tuple[int, int]]:
+        """{2M range: its pair}, of the ranges that have one.  All are looked at: not for a step."""
+        nodes = [(n, chunk) for (level, n), chunk in self.pages.items() if level == LEVEL_2M and self.dynamic]
+        return {
+            n * PER_PAGE + i << SHIFTS[LEVEL_2M]: (page_in(word), page_in(chunk.bepochs[i]))
+            for n, chunk in nodes
+            for i, word in enumerate(chunk.entries)
+            if word & TYPE == NODE
+        }
+
     def lock_of(self, hpa: int) -> tuple[Sharex, int] | None:
         """The lock of a 4K page's entry, or None where there is no such entry."""
         return None if self.dynamic and self.pair(hpa) is None else self.page(hpa, LEVEL_4K).lock
