@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from tdxlab.engine.access import EVERYTHING, Access, Parts, given_back
 from tdxlab.engine.history import History, Step, Waited
 from tdxlab.engine.run import Execution, Program
-from tdxlab.engine.step import OTHERS, WRITE
+from tdxlab.engine.step import OTHERS, READ, WRITE
 from tdxlab.engine.wakeup import Branch, Moved, insert, without
 
 
@@ -208,8 +208,8 @@ class Search:
             touches += given_back(locks)
         for n, (cell, key, _) in enumerate((journal.log or [])[mark:], mark):
             # what was written under a lock may be looked at without it, and what was written without it under a share
-            for touched, at, _ in touches:
-                if touched is cell and (at is None or at == key):
+            for touched, at, mode in touches:
+                if touched is cell and mode != READ and (at is None or at == key):
                     break
             else:
                 touches.append((cell, key, WRITE))

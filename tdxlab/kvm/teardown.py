@@ -53,7 +53,9 @@ question = Question("teardown", __doc__)
 async def tdx_terminate_vm(kvm: Kvm) -> int:
     """No vCPU enters the guest any more, and each page that is zapped from now on costs one RECLAIM.
 
-    -EBUSY if a vCPU is in an ioctl.  One that has not got its mutex yet hears by its request that the VM is dead.
+    -EBUSY if a vCPU is in an ioctl.  One that has not got its mutex yet hears by its request that the VM is dead.  Who
+    punches a hole meanwhile may find the HKID there and, a call later, gone: a KVM bug of a VM that is dead anyway.  A
+    flag that is set under mmu_lock held for write was asked for (Adrian Hunter, 1 August 2025).
     """
     return await under([kvm.lock], _terminate(kvm))
 

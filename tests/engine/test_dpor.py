@@ -17,9 +17,9 @@ from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.claims import always
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.history import History, Step, Without
-from tdxlab.engine.locks import RwLock, Srcu
+from tdxlab.engine.locks import Mutex, RwLock, Srcu
 from tdxlab.engine.run import Execution, MachineDead, Program
-from tdxlab.engine.step import WRITE, Tried, step
+from tdxlab.engine.step import READ, WRITE, Tried, step
 from tests.engine import brute
 from tests.engine.brute import Program as Listing
 from tests.engine.programs import Machine, crowded, listing, readers, retrying, sections
@@ -271,3 +271,25 @@ def test_what_others_do_before_the_machine_stops_is_run_as_well() -> None:
 
     seen = [x.peek(0) for _ in Search(Program(journal, lambda: [stops(), writes()])).executions()]
     assert sorted(seen) == [0, 1, 2]
+
+
+def test_a_write_under_a_lock_is_one_even_where_the_step_tells_of_a_look() -> None:
+    """Else who looks without the lock would come only before it, or only after."""
+    journal = Journal()
+    lock = Mutex(journal, "lock")
+    x = Words(journal, "x", [0], guard=lambda _: (lock, 0))
+    seen: list[int] = []
+
+    async def writes() -> None:
+        await lock.lock()
+        await step((x, 0, READ))
+        if not x[0]:
+            x.put(0, 1)
+        lock.unlock()
+
+    async def looks() -> None:
+        await step((x, 0, READ))
+        seen.append(x[0])
+
+    assert len(list(Search(Program(journal, lambda: [writes(), looks()])).executions())) == 2
+    assert sorted(seen) == [0, 1]
