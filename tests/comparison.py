@@ -34,7 +34,6 @@ Scheduling = Callable[[Random, int], Scheduler]
 MOST = 1_000  # executions of each search; a walk makes as many runs
 SEED = 0
 BOUNDS = (0, 1, 2)
-LEFT_OUT = {"accept-race", "interrupted-demote"}  # whose lines have not been made yet
 WALKS: dict[str, Scheduling] = {
     "random": any_cpu,
     "PCT 2": partial(by_priority, depth=2),
@@ -49,7 +48,7 @@ HEAD = f"""# How soon each search finds each bug
 
 Made by `python -m tests.comparison`: every scenario that runs CPUs side by side and of which a design breaks a claim;
 of designs that break the same claims the first. All are the shipped programs on the emulated module, at the grain of
-locks, with as many CPUs as they have. Not made yet: {", ".join(sorted(LEFT_OUT))}.
+locks, with as many CPUs as they have.
 
 * *DPOR, first bug*: its executions up to the first that breaks a claim; *to the end*: all that it has.
 * *bound n*: executions of the plain search of all schedules with at most n preemptions, up to the first bug.
@@ -224,7 +223,7 @@ def broken() -> tuple[Key, ...]:
     """Every scenario of which there is a line, and of its designs that break the same claims the first."""
     found: list[Key] = []
     for name in concurrent():
-        breaks = [] if name in LEFT_OUT else [*load_all()[name].breaks.items()]
+        breaks = load_all()[name].breaks.items()
         first = {claims: design for design, claims in reversed(breaks) if claims}
         found += [(name, design) for design, claims in breaks if first.get(claims) == design]
     return tuple(found)
