@@ -20,10 +20,12 @@ from typing import Any
 from tdxlab import data
 from tdxlab.engine import language
 from tdxlab.engine.dpor import Search
+from tdxlab.engine.run import Program
 from tdxlab.engine.step import step
 from tdxlab.hw.cpu import Regs
 from tdxlab.lab import Lab
 from tdxlab.replay import replay
+from tdxlab.scenarios.play import Setting
 from tdxlab.spec.leaves import TDH_MEM_PAGE_AUG
 from tdxlab.spec.levels import PAGE_SIZE
 
@@ -32,6 +34,7 @@ REPLAY_LIMIT = 6.0
 AUG_LIMIT = 3.0
 EXPLORE_LIMIT = 25.0
 SEARCHED = {"lastzero": 10, "indexer": 15, "filesystem": 19}  # programs of data/programs.json, and their sizes
+EMULATED = "handler-order", "pamt-races", "pamt-stale-count"  # scenarios: two vCPUs that fault; counts of two CPUs
 GPA, PAGES = 1 << 39, 256  # where the measured pages are mapped, and how many
 DEPTH = 9  # coroutines between the driver and a pause in the midst of AUG
 
@@ -132,19 +135,29 @@ async def chain(depth: int, pauses: int) -> None:
             await step()
 
 
-def bench_explore(programs: Mapping[str, int] = SEARCHED) -> dict[str, float]:
-    """Searches against as many bare switches as they made steps; also the executions a second of each program."""
+def bench_explore(programs: Mapping[str, int] = SEARCHED, scenarios: Sequence[str] = EMULATED) -> dict[str, float]:
+    """Searches against as many bare switches as they made steps; also the executions a second of each program.
+
+    Of scenarios, whose steps are those of the emulated machine, only the executions a second.
+    """
     file = str(data.folder("data") / "programs.json")
     mine, theirs, rates = 0.0, 0.0, {}
     for name, size in programs.items():
-        search = Search(language.program(language.read(file, name), N=size))
-        start = time.process_time()
-        lengths = [len(execution.schedule) for execution in search.executions()]
-        seconds = time.process_time() - start
+        seconds, lengths = _searched(language.program(language.read(file, name), N=size))
         rates[f"{name}({size}) a second"] = len(lengths) / seconds
         mine += seconds
         theirs += _seconds(partial(drive, chain(2, sum(lengths))), time.process_time)
+    for name in scenarios:
+        seconds, lengths = _searched(Setting(name).filled.program())
+        rates[f"{name} a second"] = len(lengths) / seconds
     return {"yardstick": theirs, "ours": mine, "ratio": mine / theirs, "limit": EXPLORE_LIMIT, **rates}
+
+
+def _searched(program: Program) -> tuple[float, list[int]]:
+    # seconds, and the steps of each execution
+    start = time.process_time()
+    lengths = [len(execution.schedule) for execution in Search(program).executions()]
+    return time.process_time() - start, lengths
 
 
 BENCHMARKS: dict[str, Callable[[list[Path]], dict[str, float]]] = {
