@@ -55,7 +55,8 @@ async def tdx_terminate_vm(kvm: Kvm) -> int:
 
     -EBUSY if a vCPU is in an ioctl.  One that has not got its mutex yet hears by its request that the VM is dead.  Who
     punches a hole meanwhile may find the HKID there and, a call later, gone: a KVM bug of a VM that is dead anyway.  A
-    flag that is set under mmu_lock held for write was asked for (Adrian Hunter, 1 August 2025).
+    flag that is set under mmu_lock held for write was asked for (Adrian Hunter, 1 August 2025).  Left out: where a leaf
+    goes `hkid` is read without a touch, so a search of the two need not have every execution.
     """
     return await under([kvm.lock], _terminate(kvm))
 
