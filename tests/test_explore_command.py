@@ -126,6 +126,8 @@ def test_a_search_that_is_stopped_proves_nothing(capsys: pytest.CaptureFixture[s
         ([["set", "r", "__import__('os')"]], "is no integer expression"),
         ([["store", "x", "r"]], "can not go on"),
         ([["store", "x y", "1"]], "is no location"),
+        ([["set", "a=__import__('os');b", "1"]], "is no name of a register"),
+        ([["store", "x", "N"]], "can not go on: name 'N' is not defined"),
     ],
 )
 def test_a_program_that_makes_no_sense_is_one_sentence(
@@ -136,6 +138,21 @@ def test_a_program_that_makes_no_sense_is_one_sentence(
     assert main(["explore", "--program", str(file)]) == 2
     told = capsys.readouterr().err
     assert why in told and told.count("\n") == 1
+
+
+def test_a_register_may_have_any_name_and_a_size_that_is_missing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The translation to Python has names of its own, which end the same or are Python's."""
+    file = tmp_path / "program.json"
+    code = [["load", "k_", "x"], ["set", "range", "k_ + 1"], ["store", "x", "range"], ["await", "x", "_ == 3"]]
+    file.write_text(json.dumps({"program": "mine", "init": {"x": 2}, "threads": [{"var": "READ", "code": code}]}))
+    data = answer(capsys, "explore", "--program", str(file))
+    assert (data["executions"], data["stuck"]) == (1, 0)
+    assert main(["explore", "readers", "--program", PROGRAMS, "--size", "M=3"]) == 2
+    assert "N has no value; the sizes are M" in capsys.readouterr().err
+    file.write_text(json.dumps({"program": "mine", "init": ["x"], "threads": [{"code": code}]}))
+    assert main(["explore", "--program", str(file)]) == 2 and "init can not be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["explore"], ["explore", "--program", PROGRAMS], ["explore", "nobody"]])

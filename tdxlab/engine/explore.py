@@ -89,6 +89,8 @@ def explore(
         if how not in result.outcomes:
             continue
         result.livelock = result.livelock or livelock(program, result.outcomes[how][1])
+        if how == "livelock" and result.livelock is None:
+            result.complete = False  # the loop was not the same in each round, so that more would have to be run
     for verdict in result.claims.values():
         if verdict.schedule is not None and verdict.preemptions is None:
             verdict.preemptions = _preemptions(program, verdict.schedule)

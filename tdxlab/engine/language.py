@@ -80,15 +80,19 @@ def program(spec: Mapping[str, Any], **sizes: int) -> Program:
     for translation in translated:
         translation.translate()
     cells = {name: Table(journal, name) for name in names}
-    for location, value in spec.get("init", {}).items():
+    init = spec.get("init", {})
+    if not (isinstance(init, dict) and all(isinstance(value, int) for value in init.values())):
+        raise ValueError(f"init can not be {init!r}, but says what is at a location, as {{'x': 1}}")
+    for location, value in init.items():
         name, _, index = location.partition("[")
         if name in cells and index not in ("", "*]"):
             cells[name].put(_value(index.rstrip("]"), sizes), value)
         elif name in cells and value:
             cells[name].default = value
+    known = {_register(name): value for name, value in sizes.items()}
     threads: list[tuple[Thread, int]] = []
     for translation, thread in zip(translated, spec["threads"], strict=True):
-        made = translation.made({f"w_{name}": cell for name, cell in cells.items()} | dict(sizes), spec["program"])
+        made = translation.made({f"w_{name}": cell for name, cell in cells.items()} | known, spec["program"])
         count, first = (_value(str(thread.get(key, default)), sizes) for key, default in (("count", 1), ("first", 1)))
         threads += [(made, first + n) for n in range(count)]
 
@@ -99,7 +103,11 @@ def program(spec: Mapping[str, Any], **sizes: int) -> Program:
 
 
 def _value(text: str, sizes: Mapping[str, int]) -> int:
-    return int(eval(_expression(text), {"__builtins__": {}}, dict(sizes)))
+    known = {_register(name): value for name, value in sizes.items()}
+    try:
+        return int(eval(_expression(text), {"__builtins__": {}}, known))
+    except (ArithmeticError, NameError):
+        raise ValueError(f"{text} has no value; the sizes are {', '.join(sizes) or 'none'}") from None
 
 
 def _expression(text: Any) -> str:
@@ -111,9 +119,16 @@ def _expression(text: Any) -> str:
     for node in ast.walk(tree):
         if not isinstance(node, ALLOWED) or (isinstance(node, ast.Constant) and not isinstance(node.value, int)):
             raise ValueError(f"{text!r} is no integer expression over registers and sizes")
-        if isinstance(node, ast.Name) and node.id.startswith("w_"):
-            raise ValueError(f"{text!r}: a register can not begin with w_")
+        if isinstance(node, ast.Name) and node.id != "_":  # which is what an await looks at
+            node.id = _register(node.id)
     return f"({ast.unparse(tree)})"
+
+
+def _register(name: Any) -> str:
+    # what it is called in Python: the translation's own names begin otherwise
+    if not (isinstance(name, str) and name.isidentifier()):
+        raise ValueError(f"{name!r} is no name of a register")
+    return f"r_{name}"
 
 
 class _Translation:
@@ -135,11 +150,12 @@ class _Translation:
         """The function, which takes the thread's variable."""
         source = [
             "@coroutine",
-            f"def thread({self.thread.get('var', 'i')}):",
+            f"def thread({_register(self.thread.get('var', 'i'))}):",
             "    try:",
             *_indented(_indented(self.lines)),
             "    except (ArithmeticError, NameError) as wrong:",
-            f"        raise ValueError({name!r} + f' can not go on: {{wrong}}') from None",
+            "        why = f'{wrong}'.replace('r_', '', 1)",
+            f"        raise ValueError({name!r} + ' can not go on: ' + why) from None",
         ]
         known: dict[str, Any] = {
             "__builtins__": {}, "range": range, "coroutine": types.coroutine, "READ": READ, "WRITE": WRITE,
@@ -174,7 +190,7 @@ class _Translation:
 
     def _load(self, register: str, location: str) -> list[str]:
         words, key = self._place(location)
-        return [f"k_ = {key}", _pause(words, "k_", "READ"), f"{register} = {words}[k_]"]
+        return [f"k_ = {key}", _pause(words, "k_", "READ"), f"{_register(register)} = {words}[k_]"]
 
     def _store(self, location: str, value: Any) -> list[str]:
         words, key = self._place(location)
@@ -187,11 +203,12 @@ class _Translation:
             _pause(words, "k_", "WRITE"),
             f"v_ = {words}[k_]",
             f"{words}.put(k_, v_ + {_expression(value)})",
-            f"{register} = v_",
+            f"{_register(register)} = v_",
         ]
 
     def _cas(self, register: str, location: str, expected: Any, new: Any) -> list[str]:
         words, key = self._place(location)
+        register = _register(register)
         return [
             f"k_, e_, n_ = {key}, {_expression(expected)}, {_expression(new)}",
             _pause(words, "k_", "swapped(e_)"),
@@ -221,7 +238,7 @@ class _Translation:
         ]
 
     def _set(self, register: str, value: Any) -> list[str]:
-        return [f"{register} = {_expression(value)}"]
+        return [f"{_register(register)} = {_expression(value)}"]
 
     def _if(self, condition: Any, then: Sequence[Statement], otherwise: Sequence[Statement] = ()) -> list[str]:
         return [

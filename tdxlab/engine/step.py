@@ -25,7 +25,11 @@ Steps = Coroutine[Pause, list[Touch], Any]
 T = TypeVar("T")
 
 OTHERS = "others"
-"""As `ready`: let some other CPU make a step first (cond_resched in a retry loop); no effect if none can."""
+"""As `ready`: let some other CPU make a step first (cond_resched in a retry loop); no effect if none can.
+
+For the later rounds of a loop whose rounds are alike.  A search does not go on where nothing that the last round looked
+at has been changed: a loop that counts its rounds, or its first round, would be taken to try for ever.
+"""
 
 
 class Tried(str):
@@ -91,14 +95,3 @@ def covers(touch: Touch, cell: Cell, key: Key) -> bool:
     if told_cell is not cell:
         return False
     return told is None or told == key or (isinstance(told, range) and isinstance(key, int) and key in told)
-
-
-def dependent(a: Touch, b: Touch) -> bool:
-    """Do two touches of different CPUs fail to commute?"""
-    if a[0] is not b[0] or (a[2] == b[2] != WRITE):
-        return False
-    if a[1] is None or b[1] is None or a[1] == b[1]:
-        return True
-    if isinstance(a[1], range) and isinstance(b[1], range):
-        return bool(set(a[1]) & set(b[1]))
-    return covers(a, b[0], b[1]) or covers(b, a[0], a[1])

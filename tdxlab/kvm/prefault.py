@@ -41,10 +41,10 @@ async def kvm_tdp_map_page(vcpu: KvmVcpu, gfn: int, private: bool | None = None)
 
     private: as the attribute says, if not told.  Context: SRCU or slots_lock, the vCPU's own CPU.
     """
-    kvm = vcpu.kvm
+    kvm, ready = vcpu.kvm, None
     while True:
         looks = (vcpu, "requests", READ), (vcpu, "signal", READ), (kvm.mem_attr_array, gfn, READ)
-        await step(*looks, (kvm, "memslots", READ), at="pre-fault", ready=OTHERS)
+        await step(*looks, (kvm, "memslots", READ), at="pre-fault", ready=ready)
         private = kvm.kvm_mem_is_private(gfn) if private is None else private
         fault = KvmPageFault(vcpu, gfn, PFERR_PRIVATE_ACCESS if private else 0, prefetch=True)
         if vcpu.signal:
@@ -54,6 +54,7 @@ async def kvm_tdp_map_page(vcpu: KvmVcpu, gfn: int, private: bool | None = None)
         ret = await kvm_tdp_mmu_page_fault(fault)
         if ret != RET_PF_RETRY:
             return ret, fault
+        ready = OTHERS
 
 
 async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:

@@ -53,11 +53,6 @@ def is_shadow_present_pte(spte: int) -> bool:
     return bool(spte & SPTE_MMU_PRESENT_MASK)
 
 
-def is_large_pte(spte: int) -> bool:
-    """A huge leaf."""
-    return bool(spte & PT_PAGE_SIZE_MASK)
-
-
 def spte_to_pfn(spte: int) -> int:
     """The frame that a leaf maps, or that holds a table."""
     return (spte & SPTE_BASE_ADDR_MASK) >> 12

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tdxlab.engine.cells import Journal
+from tdxlab.engine.claims import always
 from tdxlab.engine.explore import explore
 from tdxlab.engine.livelock import livelock
 from tdxlab.engine.lock_order import Place
@@ -165,3 +166,21 @@ def test_waiting_in_a_loop_for_who_can_go_on_is_no_livelock() -> None:
     assert livelock(Program(journal, lambda: [waits(), sets()]), []) is None
     found = explore(Program(journal, lambda: [waits()]), algorithm="dpor").livelock
     assert found is not None and found.cycle == [0, 0]
+
+
+def test_a_search_that_takes_a_loop_for_endless_and_finds_no_cycle_is_not_complete() -> None:
+    """It counts its rounds, so that they are not alike; a plain search lets it come to its end."""
+    journal = Journal()
+    x, z = Atomic(journal, "x"), Atomic(journal, "z")
+
+    async def tries_three_times() -> None:
+        for _ in range(3):
+            if await x.read():
+                return
+            await step(ready=OTHERS)
+        await z.set(1)
+
+    program = Program(journal, lambda: [tries_three_times()], (always("z is 0", lambda: not z.peek(0), over=[z]),))
+    assert not explore(program, algorithm="bounded").claims["z is 0"].holds
+    found = explore(program, algorithm="dpor")
+    assert found.livelock is None and not found.complete

@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 
 from tdxlab.engine.drive import alone
+from tdxlab.engine.explore import explore
 from tdxlab.guest.accept import map_gpa, touch
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.host import seamcall
@@ -241,3 +242,13 @@ def test_a_td_is_built_on_any_folio(order):
     alone(lab.journal, td.vcpu(0, touches(0)))
     it = descend(td.kvm.mirror_root, 0, PG_LEVEL_2M, [])
     assert it.is_leaf is (order == 9)
+
+
+@pytest.mark.parametrize("algorithm", ["bounded", "dpor"])
+def test_a_search_goes_on_to_the_next_page_of_a_pre_fault(algorithm: str) -> None:
+    """A page that is mapped already changes nothing: the loop around one page must not be taken for that of another."""
+    lab = Lab(design="mainline_616", cpus=1)
+    td = lab.create_td(memory="2M", vcpus=1)
+    lab.alone(td.prefault(0, 0, PAGE_SIZE))
+    result = explore(lab.program(lambda: [td.prefault(0, 0, 2 * PAGE_SIZE)]), algorithm=algorithm)
+    assert result.complete and [*result.outcomes] == ["done"]
