@@ -43,7 +43,8 @@ class Result:
     outcomes: how runs ended ("done", "deadlock", "fatal: ..."), each with a count and its first schedule.
     deadlocks: each once that differs in who waits for what.  livelock: looked for where a run was cut.
     lock_order: which blocking locks were taken while which were held, in any run.
-    storm: the longest run of calls that were refused as busy.
+    storm: the longest run of calls that were refused as busy, in the executions that were made: the same steps in
+    another order, of which a search makes one, may have a longer one.
     """
 
     claims: dict[str, Verdict]
@@ -110,8 +111,8 @@ def _deadlock(found: Deadlock, result: Result) -> None:
 
 
 def _judge(claim: Claim, execution: Execution, result: Result, schedule: list[int]) -> None:
-    # the schedule with the fewest preemptions is kept, then the shortest; of a search that does not count them the
-    # shortest
+    # the schedule with the fewest preemptions is kept, then the shortest; those of a search that does not count them
+    # come last
     found = execution.watch.seen if claim.kind == "sometimes" else execution.watch.broken
     retried = execution.trace.ended == "cut" and len(schedule) < execution.program.max_steps
     if claim.id not in found or (retried and claim.kind in FINAL):
@@ -119,5 +120,6 @@ def _judge(claim: Claim, execution: Execution, result: Result, schedule: list[in
     upto = schedule[: found[claim.id] + 1]
     switches = preemptions(upto, execution.runnables) if execution.runnables else None
     known = result.claims[claim.id]
-    if known.schedule is None or (switches or 0, len(upto)) < (known.preemptions or 0, known.steps or 0):
+    found_so_far = (known.preemptions is None, known.preemptions or 0, known.steps or 0)
+    if known.schedule is None or (switches is None, switches or 0, len(upto)) < found_so_far:
         result.claims[claim.id] = Verdict(claim.kind == "sometimes", upto, len(upto), switches)

@@ -13,7 +13,7 @@ Busy = Callable[[Note], "bool | None"]
 
 @dataclass(frozen=True)
 class Storm:
-    """The longest run of calls that were refused as busy with no progress between them, of all executions.
+    """The longest run of calls that were refused as busy with no progress between them, of all executions made.
 
     calls: the notes.  schedule: the first execution that had it.
     """
