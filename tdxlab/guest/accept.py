@@ -29,7 +29,11 @@ def level_bytes(level: int) -> int:
 
 
 async def accept_page(guest: Guest, gpa: int, level: int) -> Status:
-    """TDG.MEM.PAGE.ACCEPT, again while the host holds the entry."""
+    """TDG.MEM.PAGE.ACCEPT, again while the host holds the entry.
+
+    Left out: Linux does not try again (`try_accept_one`, arch/x86/coco/tdx): a 2M ACCEPT that is refused as busy is
+    followed by 4K ones, and a 4K one stops the guest.
+    """
     while True:
         regs = await guest.tdcall(TDG_MEM_PAGE_ACCEPT, rcx=gpa | pg_level_to_tdx_sept_level(level))
         if regs.status.code != TDX_OPERAND_BUSY:
