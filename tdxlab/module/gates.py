@@ -48,10 +48,8 @@ def check_host_hpa(call: Call, hpa: int, operand: int, align: int = PAGE_SIZE) -
 
 def check_in_tdmr(call: Call, hpa: int, operand: int) -> None:
     """`hpa` lies in a block of a TDMR whose PAMT is initialised."""
-    for base, end in call.usable:
-        if base <= hpa < end:
-            return
-    raise Refuse(st.TDX_OPERAND_ADDR_RANGE_ERROR.at(operand))
+    if not any(base <= hpa < end for base, end in call.usable):
+        raise Refuse(st.TDX_OPERAND_ADDR_RANGE_ERROR.at(operand))
 
 
 async def hold_page(
