@@ -80,20 +80,20 @@ def program(spec: Mapping[str, Any], **sizes: int) -> Program:
     for translation in translated:
         translation.translate()
     cells = {name: Table(journal, name) for name in names}
+    known = {_register(name): value for name, value in sizes.items()}
     init = spec.get("init", {})
     if not (isinstance(init, dict) and all(isinstance(value, int) for value in init.values())):
         raise ValueError(f"init can not be {init!r}, but says what is at a location, as {{'x': 1}}")
     for location, value in init.items():
         name, _, index = location.partition("[")
         if name in cells and index not in ("", "*]"):
-            cells[name].put(_value(index.rstrip("]"), sizes), value)
+            cells[name].put(_value(index.rstrip("]"), known), value)
         elif name in cells and value:
             cells[name].default = value
-    known = {_register(name): value for name, value in sizes.items()}
     threads: list[tuple[Thread, int]] = []
     for translation, thread in zip(translated, spec["threads"], strict=True):
         made = translation.made({f"w_{name}": cell for name, cell in cells.items()} | known, spec["program"])
-        count, first = (_value(str(thread.get(key, default)), sizes) for key, default in (("count", 1), ("first", 1)))
+        count, first = (_value(str(thread.get(key, default)), known) for key, default in (("count", 1), ("first", 1)))
         threads += [(made, first + n) for n in range(count)]
 
     def actors() -> list[Steps]:
@@ -102,12 +102,13 @@ def program(spec: Mapping[str, Any], **sizes: int) -> Program:
     return Program(journal, actors, max_steps=10_000)
 
 
-def _value(text: str, sizes: Mapping[str, int]) -> int:
-    known = {_register(name): value for name, value in sizes.items()}
+def _value(text: str, known: dict[str, int]) -> int:
+    # known: the sizes, by what they are called in Python
     try:
         return int(eval(_expression(text), {"__builtins__": {}}, known))
     except (ArithmeticError, NameError):
-        raise ValueError(f"{text} has no value; the sizes are {', '.join(sizes) or 'none'}") from None
+        names = ", ".join(name.removeprefix("r_") for name in known) or "none"
+        raise ValueError(f"{text} has no value; the sizes are {names}") from None
 
 
 def _expression(text: Any) -> str:
