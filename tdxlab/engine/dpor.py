@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from tdxlab.engine.access import EVERYTHING, Access, Parts, given_back
 from tdxlab.engine.history import History, Step, Waited
+from tdxlab.engine.rounds import Place, alike, place
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import OTHERS, READ, WRITE
 from tdxlab.engine.wakeup import Branch, Moved, insert, without
@@ -43,27 +44,33 @@ class Search:
     """The executions of a program, each handed out at its end, before it is rewound.
 
     A CPU that lets others go first (`OTHERS`: a loop that tries again) goes on when what it looked at in its last round
-    has been changed, or when that round has changed something itself; else another round would come to the same.
-    retries: how often it does; then its run is cut.
+    has been changed, when that round has changed something itself, or when the loop's rounds are not alike (one that
+    counts them); else another round would come to the same.
+    retries: how often it does, in all; then its run is cut.
     redundant: runs that came to nothing new.  begun_again: is called where all that was handed out does not count,
-    since two writes that were thought to commute do not.
+    since two writes that were thought to commute do not, or rounds that were thought to be alike are not.
     """
-
-    left_out = False
 
     def __init__(
         self, program: Program, begun_again: Callable[[], None] = lambda: None, retries: int = RETRIES
     ) -> None:
         self.program, self.begun_again, self.retries = program, begun_again, retries
         self.claims = [claim for claim in program.claims if claim.over]
+        self.alike: dict[Place, bool] = {}  # of loops that try again: the rounds
         self._begin(set())
 
     def _begin(self, waited: set[str]) -> None:
         self.history = History(self.program.journal, waited)
         self.states = [State({})]
         self.again: list[int | None] = []  # of each step: the CPU, if it let others go first
+        self.unsure: dict[Place, tuple[list[int], int]] = {}  # after which steps a CPU was taken to try in vain there
         self.redundant = 0
         self.runs = 0
+
+    @property
+    def left_out(self) -> bool:
+        """Was a CPU kept from trying again where nobody knows whether that would have been in vain?"""
+        return bool(self.unsure)
 
     @property
     def left(self) -> float:
@@ -96,12 +103,16 @@ class Search:
                 else:
                     self.redundant += 1
             except Waited:
+                wrong = True
+            else:
+                wrong = False
+            finally:
+                execution.abandon()
+            if wrong or self._rounds_differ():
                 self._begin(self.history.waited)
                 self.begun_again()
                 earlier = None
                 continue
-            finally:
-                execution.abandon()
             earlier = execution
             if not self._back():
                 return
@@ -145,7 +156,9 @@ class Search:
     def _can_go(self, execution: Execution, cpu: int) -> bool:
         pause = execution.pauses[cpu]
         if pause is not None and pause[2] == OTHERS:
-            return self.again.count(cpu) < self.retries and (self._is_new(cpu) or self._woken_by(cpu) != 0)
+            if self.again.count(cpu) >= self.retries:
+                return False
+            return self._is_new(cpu) or self._woken_by(cpu) != 0 or not self._is_alike(execution, cpu)
         return execution.can_go(cpu)
 
     def _spins(self, execution: Execution, cpu: int) -> bool:
@@ -161,6 +174,27 @@ class Search:
     def _is_new(self, cpu: int) -> bool:
         mine = self._round(cpu)
         return not mine or self.history.left_something(mine)
+
+    def _is_alike(self, execution: Execution, cpu: int) -> bool:
+        # the round that would follow to the last; where that is not known yet, it is asked at the end of the run
+        at = place(execution.coroutines[cpu])
+        if at not in self.alike:
+            upto, mine = execution.yielded[cpu], self._round(cpu)
+            if self.history.changed_since(mine) & ((1 << upto) - 1):
+                upto = (mine & -mine).bit_length() - 1
+            self.unsure[at] = execution.schedule[:upto], cpu
+        return self.alike.get(at, True)
+
+    def _rounds_differ(self) -> bool:
+        # where they were taken to be alike?
+        for at, (schedule, cpu) in [*self.unsure.items()]:
+            found = alike(self.program, schedule, cpu, at)
+            if found is not None:
+                self.alike[at] = found
+                del self.unsure[at]
+                if not found:
+                    return True
+        return False
 
     def _woken_by(self, cpu: int) -> int:
         return self.history.changed_since(self._round(cpu))
@@ -188,7 +222,7 @@ class Search:
         more: Parts = ()
         looked_at: Parts = ()
         woken_by = 0
-        if ready == OTHERS and not self._is_new(cpu):
+        if ready == OTHERS and not self._is_new(cpu) and self._is_alike(execution, cpu):
             looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
         if known is not None:
             execution.again(cpu)

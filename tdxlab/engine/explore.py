@@ -29,7 +29,9 @@ class Executions(Protocol):
     left: an estimate of the runs still to be made, if it has one.
     """
 
-    left_out: bool
+    @property
+    def left_out(self) -> bool: ...
+
     redundant: int
 
     @property

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from tdxlab.engine.cells import Journal, Record, Table, Words
-from tdxlab.engine.run import Execution, Program, frames
-from tdxlab.engine.trace import plain
+from tdxlab.engine.identity import identity
+from tdxlab.engine.run import Execution, Program
 
 MOST_STATES, MOST_STEPS = 500, 100_000  # looked at; made to get there, since each state costs a run from the start
-ROUNDS, DEEP = 3, 3
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _on(program: Program, schedule: list[int]) -> Livelock | None:
     able: list[list[int]] = []
     try:
         for n, cpu in enumerate(schedule):
-            begins = first.setdefault(_identity(execution), n)
+            begins = first.setdefault(identity(execution), n)
             if begins < n and set(schedule[begins:n]).issuperset(chain(*able[begins:])):
                 return Livelock(schedule[:begins], schedule[begins:n], len(first))
             able.append([other for other in execution.unfinished if execution.can_go(other)])
@@ -90,7 +89,7 @@ def _follow(program: Program, schedule: list[int]) -> tuple[Hashable, list[int]]
         for cpu in schedule:
             execution.go(cpu)
         able = [cpu for cpu in execution.unfinished if execution.fatal is None and execution.can_go(cpu)]
-        return _identity(execution), able
+        return identity(execution), able
     finally:
         execution.abandon()
 
@@ -161,36 +160,3 @@ def _way(
 def _recurs(program: Program, schedule: list[int], cycle: list[int]) -> bool:
     states = [_follow(program, schedule + cycle * n)[0] for n in range(ROUNDS + 1)]
     return len(set(states)) == 1
-
-
-def _identity(execution: Execution) -> Hashable:
-    """What is in the cells, and where each CPU stands with which locals."""
-    changed = execution.journal.net(execution.mark)
-    cells = frozenset((name, key, repr(plain(new))) for (name, key), (_, new) in changed.items())
-    return cells, tuple(
-        _frames(coroutine) if execution.pauses[cpu] is not None else None
-        for cpu, coroutine in enumerate(execution.coroutines)
-    )
-
-
-def _frames(coroutine: Any) -> Hashable:
-    return tuple(
-        (frame.f_code, frame.f_lasti, tuple((name, _value(value, DEEP)) for name, value in frame.f_locals.items()))
-        for frame in frames(coroutine)
-    )
-
-
-def _value(value: Any, deep: int) -> Hashable:
-    if isinstance(value, Words | Table | Record):
-        return value.name  # its content is compared as a cell
-    if value is None or isinstance(value, bool | int | str | bytes):
-        return value
-    if not deep or isinstance(value, Journal):  # which grows with each step
-        return type(value).__qualname__
-    if isinstance(value, list | tuple | set | frozenset):
-        return tuple(_value(part, deep - 1) for part in value)
-    if isinstance(value, dict):
-        return tuple((_value(key, 1), _value(part, deep - 1)) for key, part in value.items())
-    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
-    parts = {name: getattr(value, name, None) for name in (*slots, *getattr(value, "__dict__", ()))}
-    return type(value).__qualname__, tuple((name, _value(part, deep - 1)) for name, part in parts.items())

@@ -48,7 +48,8 @@ def outcomes(
     ends = None if timeout is None else time.monotonic() + timeout
     executions, complete = 0, True
     try:
-        for execution in Search(program, known.clear).executions():
+        search = Search(program, known.clear)
+        for execution in search.executions():
             if executions == max_executions or (ends is not None and time.monotonic() > ends):
                 complete = False
                 break
@@ -57,6 +58,7 @@ def outcomes(
             complete = complete and execution.trace.ended != "cut"
             _count(known, state(execution), list(execution.schedule))
             progress(executions)
+        complete = complete and not search.left_out
     except KeyboardInterrupt:
         complete = False
     return Outcomes(list(known.values()), sum(outcome.executions for outcome in known.values()), complete)

@@ -7,7 +7,7 @@ for each execution.  `Execution` steps them; `run` drives one to its end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -87,7 +87,8 @@ def _guarded(cell: Cell, key: Key, journal: Journal, writing: bool, n: int) -> b
 class Execution:
     """One run in progress.  `check_reads` also audits reads (a test build); `tracing` builds `Event`s.
 
-    trusted: an earlier run of the same program has shown that its actors use nothing before their first steps.
+    trusted: earlier runs of the same program have shown that its actors use nothing before their first steps, and wait
+    for nothing but what their steps touch.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Execution:
         self.program = program
         self.journal = program.journal
         self.mark = self.journal.mark()
-        self.tracing, self.check_reads = tracing, check_reads
+        self.tracing, self.check_reads, self.trusted = tracing, check_reads, trusted
         self.schedule: list[int] = []
         self.runnables: list[list[int]] = []
         self.trace = Trace(schedule=self.schedule, meta=dict(program.meta))
@@ -116,16 +117,23 @@ class Execution:
     def _begin(self, cpu: int) -> None:
         # what stands before an actor's first step is run here and is no step: it must not use the machine
         journal = self.journal
-        journal.reads = []
         journal.notes.clear()
-        with audit():
+        with self._reading() as used:
             self.pauses.append(self._advance(cpu, None))
-        used, journal.reads = journal.reads, None
         assert journal.log is not None
         used += [(cell, key) for cell, key, _ in journal.log[self.mark :]]
         if used or journal.notes:
             what = sorted({cell.name for cell, _ in used} | {note["kind"] for note in journal.notes})
             raise Undeclared(f"CPU {cpu} uses {', '.join(what)} before its first step")
+
+    @contextmanager
+    def _reading(self) -> Iterator[list[tuple[Cell, Key]]]:
+        # what is read meanwhile
+        reads: list[tuple[Cell, Key]] = []
+        self.journal.reads = reads
+        with audit():
+            yield reads
+        self.journal.reads = None
 
     def _advance(self, cpu: int, reply: Any) -> Pause | None:
         try:
@@ -173,9 +181,9 @@ class Execution:
         return "running" if self.runnable() else "deadlock"
 
     def step(self, cpu: int) -> None:
-        """Let `cpu` go from where it is parked to its next step."""
+        """Let `cpu` go from where it is parked to its next step, even if it would let others go first."""
         runnable = self.runnable()
-        if cpu not in runnable:
+        if cpu not in runnable and (self.fatal is not None or cpu not in self.unfinished or not self.can_go(cpu)):
             raise ScheduleError(f"CPU {cpu} can not run at step {len(self.schedule)}; these can: {runnable}")
         self.go(cpu, runnable)
 
@@ -222,11 +230,13 @@ class Execution:
         self.schedule.append(cpu)
         if runnable is not None:
             self.runnables.append(runnable)
+        if callable(pause[2]) and not self.trusted:
+            with self._reading() as reads:
+                pause[2]()
+            self._complain(undeclared(reads, touches, journal, False), "waits for", n, cpu)
         if self.check_reads:
-            journal.reads = []
-            with audit():
+            with self._reading() as reads:
                 self.pauses[cpu] = self._advance(cpu, touches)
-            reads, journal.reads = journal.reads, None
             self._complain(undeclared(reads, touches, journal, False), "reads", n, cpu)
         else:
             self.pauses[cpu] = self._advance(cpu, touches)

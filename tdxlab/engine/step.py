@@ -27,8 +27,9 @@ T = TypeVar("T")
 OTHERS = "others"
 """As `ready`: let some other CPU make a step first (cond_resched in a retry loop); no effect if none can.
 
-For the later rounds of a loop whose rounds are alike.  A search does not go on where nothing that the last round looked
-at has been changed: a loop that counts its rounds, or its first round, would be taken to try for ever.
+For the later rounds of a loop.  Where its rounds are alike (`engine.rounds`) the optimal search does not go on before
+something that the last round looked at has been changed.  Where they are not, it goes on at once, as no scheduler is
+sure to let others go first; the plain searches always let them.
 """
 
 

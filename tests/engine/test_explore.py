@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
 
+from tdxlab.engine.bounded import Bounded
 from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.claims import ClaimReadsOutside, Invariant, always, at_end, of_history, sometimes
 from tdxlab.engine.dpor import Search
@@ -267,6 +269,43 @@ def test_a_loop_that_nobody_ends_is_a_livelock() -> None:
 def test_a_loop_that_changes_something_in_every_round_is_cut_and_said_so() -> None:
     result = loop([1], counts=True)
     assert set(result.outcomes) == {"cut"} and result.cut and not result.complete
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_loops_that_count_their_rounds_end_as_if_nobody_were_let_go_first(seed: int) -> None:
+    """Each looks at the other's word some times and writes what it has come to.  The schedules can be run again."""
+    dice = random.Random(seed)
+    journal = Journal()
+    words = Words(journal, "word", [0, 0])
+    rounds, writes = [dice.randrange(1, 4) for _ in range(2)], [dice.random() < 0.5 for _ in range(2)]
+
+    def program(ready: str | None) -> Program:
+        async def tries(cpu: int) -> None:
+            for tried in range(rounds[cpu]):
+                await step((words, 1 - cpu, READ))
+                if words[1 - cpu] > tried + writes[cpu]:
+                    break
+                if writes[cpu]:
+                    await step((words, cpu, WRITE))
+                    words.put(cpu, 1)
+                await step(ready=ready)
+            await step((words, cpu, WRITE))
+            words.put(cpu, 2 + tried)
+
+        return Program(journal, lambda: [tries(0), tries(1)])
+
+    every = {(words[0], words[1], run.ended) for run in Bounded(program(None)).executions()}
+    found: dict[tuple[int, int, str], list[int]] = {}
+    search = Search(program(OTHERS), found.clear)
+    for run in search.executions():
+        found[words[0], words[1], run.ended] = list(run.schedule)
+    assert found.keys() == every and not search.left_out
+    for schedule in found.values():
+        execution = Execution(program(OTHERS))
+        for cpu in schedule:
+            execution.step(cpu)
+        assert found[words[0], words[1], execution.ended] == schedule
+        execution.abandon()
 
 
 def test_who_is_waited_for_orders_what_would_commute() -> None:

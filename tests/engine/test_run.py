@@ -88,6 +88,19 @@ def test_an_undeclared_read_stops_a_test_build() -> None:
         run(program, check_reads=True)
 
 
+def test_who_waits_declares_what_for() -> None:
+    """Else a search would not know who ends the wait."""
+    journal = Journal()
+    flag = Words(journal, "flag", [0, 1])
+
+    async def waits(told: int) -> None:
+        await step((flag, told, READ), ready=lambda: flag[1] == 1)
+
+    run(Program(journal, lambda: [waits(1)]))
+    with pytest.raises(Undeclared, match=r"waits for.*'flag', 1"):
+        run(Program(journal, lambda: [waits(0)]))
+
+
 def guarded(take: Callable[[RwLock], Any] | None, writes: bool) -> Program:
     journal = Journal()
     lock = RwLock(journal, "lock")
