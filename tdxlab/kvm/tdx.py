@@ -2,7 +2,7 @@
 
 Interrupts for the guest are posted: a vector waits in `pir` until the vCPU is entered, or the processor sees it at
 once.  What the guest then does with it is its own affair.  Left out: NMIs, the local APIC's timer and IPIs.
-Source: 6.16; RFC v2 patch 14 for the accept level.
+Source: 6.16 and 7.0, which agree on every exit; RFC v2 patch 14 for the accept level.
 """
 
 from __future__ import annotations
@@ -33,15 +33,33 @@ from tdxlab.kvm.tdvmcall import KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, hand
 from tdxlab.kvm.tdx_sept import tdx_operand_busy
 from tdxlab.spec.bits import EptViolation, ExtendedQualification, field
 from tdxlab.spec.levels import PAGE_SHIFT
+from tdxlab.spec.status import (
+    TDX_NON_RECOVERABLE_TD,
+    TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE,
+    TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE,
+    TDX_NON_RECOVERABLE_VCPU,
+    TDX_SUCCESS,
+    Status,
+)
 from tdxlab.spec.tdstate import ExitReason, ExtendedExit
 from tdxlab.spec.vmcall import SHARED_BIT
 
 EXIT_NAMES: dict[int, str] = {
     ExitReason.EXTERNAL_INTERRUPT: "external interrupt",
     ExitReason.TRIPLE_FAULT: "triple fault",
+    ExitReason.SMI_OTHER: "SMI",
     ExitReason.TDCALL: "TDCALL",
     ExitReason.EPT_VIOLATION: "EPT violation",
 }
+TD_EXITS = (  # with what TDH.VP.ENTER answers when the guest was entered, or tried to be
+    TDX_SUCCESS,
+    TDX_NON_RECOVERABLE_VCPU,
+    TDX_NON_RECOVERABLE_TD,
+    TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE,
+    TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE,
+)
+FAILED_VMENTRY = 1 << 31  # of a VMX exit reason
+NO_EXIT = 0xFFFF_FFFF
 
 # What the exit handlers say to the run loop, if not -errno: to userspace, or into the guest again.
 EXIT_TO_USERSPACE, RESUME_GUEST = 0, 1
@@ -152,22 +170,37 @@ async def tdx_vcpu_run(vcpu: KvmVcpu, guest: Guest) -> bool:
 
 
 async def tdx_handle_exit(vcpu: KvmVcpu) -> int:
-    """Why did the TD exit?  Returns -errno, EXIT_TO_USERSPACE or a positive number for "resume the guest"."""
-    reason = vcpu.vp_enter_ret.detail
-    vcpu.kvm.journal.note("exit", vcpu=vcpu.vcpu_id, reason=EXIT_NAMES.get(reason, str(vcpu.vp_enter_ret)))
-    if reason == ExitReason.TRIPLE_FAULT:
+    """Why did the TD exit?  Returns -errno, EXIT_TO_USERSPACE or a positive number for "resume the guest".
+
+    An SMI has been handled when the host gets here.  One for a machine check has killed the TD, and comes out as any
+    other exit that KVM does not know: KVM_EXIT_INTERNAL_ERROR, which is no -errno.
+    Left out: exceptions and NMIs, EPT misconfigurations.
+    """
+    status, reason = vcpu.vp_enter_ret, tdx_to_vmx_exit_reason(vcpu.vp_enter_ret)
+    vcpu.kvm.journal.note("exit", vcpu=vcpu.vcpu_id, reason=EXIT_NAMES.get(reason, str(status)))
+    if status & seamcall.TDX_SW_ERROR == seamcall.TDX_SW_ERROR:
+        await kvm_vm_bugged(vcpu.kvm, f"TDH.VP.ENTER: {status}")
+    elif reason & FAILED_VMENTRY and reason != NO_EXIT:
+        vcpu.run = ("KVM_EXIT_FAIL_ENTRY", reason)
+        return EXIT_TO_USERSPACE
+    elif reason == ExitReason.TRIPLE_FAULT:
         vcpu.run = ("KVM_EXIT_SHUTDOWN",)
         return EXIT_TO_USERSPACE
-    if vcpu.vp_enter_ret == seamcall.TDX_SW_ERROR:
-        await kvm_vm_bugged(vcpu.kvm, "TDH.VP.ENTER: TDX_SW_ERROR")
-    if vcpu.vp_enter_ret.code or reason not in EXIT_NAMES:
-        vcpu.run = ("KVM_EXIT_INTERNAL_ERROR", vcpu.vp_enter_ret)
-        return -EIO
-    if reason == ExitReason.EPT_VIOLATION:
-        return await vcpu.kvm.srcu.reading(tdx_handle_ept_violation(vcpu))
-    if reason == ExitReason.TDCALL:
-        return handle_tdvmcall(vcpu)
-    return RESUME_GUEST
+    elif not status.code:
+        match reason:
+            case ExitReason.EPT_VIOLATION:
+                return await vcpu.kvm.srcu.reading(tdx_handle_ept_violation(vcpu))
+            case ExitReason.TDCALL:
+                return handle_tdvmcall(vcpu)
+            case ExitReason.EXTERNAL_INTERRUPT | ExitReason.SMI_OTHER:
+                return RESUME_GUEST
+    vcpu.run = ("KVM_EXIT_INTERNAL_ERROR", status)
+    return EXIT_TO_USERSPACE
+
+
+def tdx_to_vmx_exit_reason(status: Status) -> int:
+    """What VMX says without a TD: the low bits of RAX if there was a TD exit."""
+    return status.detail if status.code in TD_EXITS else NO_EXIT
 
 
 async def tdx_handle_ept_violation(vcpu: KvmVcpu) -> int:

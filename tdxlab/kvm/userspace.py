@@ -64,7 +64,7 @@ async def run_vcpu(vcpu: KvmVcpu, guest: Guest, on_exit: OnExit = stop) -> int:
                     await step(at="the guest will ask again", ready=OTHERS)
                 if ret in (-EAGAIN, -EINVAL):
                     answer, ret = -ret, 0
-            case ("KVM_EXIT_HLT",) | ("KVM_EXIT_SHUTDOWN", *_):
+            case ("KVM_EXIT_HLT" | "KVM_EXIT_SHUTDOWN" | "KVM_EXIT_FAIL_ENTRY" | "KVM_EXIT_INTERNAL_ERROR", *_):
                 return ret
             case run if not ret:
                 answer = await on_exit(run)
