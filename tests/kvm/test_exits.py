@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from tdxlab.hw.guest import Guest
-from tdxlab.kvm.kvm_main import KvmVcpu
-from tdxlab.kvm.tdx import FAILED_VMENTRY, kvm_arch_vcpu_ioctl_run
+from tdxlab.kvm.kvm_main import EIO, KvmVcpu
+from tdxlab.kvm.tdx import FAILED_VMENTRY, kvm_arch_vcpu_ioctl_run, tdx_is_pending_violation
 from tdxlab.kvm.userspace import run_vcpu
 from tdxlab.lab import Lab, Td
 from tdxlab.spec import status as st
+from tdxlab.spec.bits import EptViolation
+from tdxlab.spec.fields import Attributes
 from tdxlab.spec.operands import RCX
-from tdxlab.spec.tdstate import ExitReason
+from tdxlab.spec.tdstate import ExitReason, ExtendedExit
 
 DEAD, BAD_STATE = st.TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE, 33  # a VMX exit reason: the guest's state is invalid
 
@@ -81,3 +83,23 @@ def test_a_vcpu_that_can_not_go_on_is_the_end_of_its_thread(status: st.Status) -
 
     lab.fail("TDH.VP.ENTER", status=status)
     assert lab.alone(run_vcpu(td.kvm.vcpus[0], Guest(nothing), answers)) == 0 and not asked
+
+
+def test_a_guest_that_takes_no_ve_dies_of_a_page_that_it_did_not_accept_and_userspace_is_told_no_reason() -> None:
+    lab = Lab(cpus=2)
+    td = lab.create_td(memory="4M", attributes=Attributes.SEPT_VE_DISABLE)
+    vcpu = td.kvm.vcpus[0]
+    guest = Guest(lambda guest: guest.access(0, write=True))
+    assert (lab.alone(kvm_arch_vcpu_ioctl_run(vcpu, guest)), vcpu.run) == (-EIO, ())
+    assert (td.kvm.vm_dead, td.kvm.vm_bugged, td.kvm.stat["pages_2m"]) == (True, False, 1)
+    assert lab.alone(td.vcpu(1, nothing), 1) == -EIO
+
+
+@pytest.mark.parametrize("bit", [EptViolation.ENTRY_XU, 1 << 3])
+def test_what_the_entry_allows_is_no_access_before_accepting(bit: int) -> None:
+    """Bits 5:3 and 6 of the qualification: a write to a page that may be read, say."""
+    vcpu = Lab(cpus=1).create_td(memory="2M").kvm.vcpus[0]
+    vcpu.ext_exit_qualification, vcpu.exit_qualification = ExtendedExit.PENDING_EPT_VIOLATION, EptViolation.WRITE
+    assert tdx_is_pending_violation(vcpu)
+    vcpu.exit_qualification |= bit
+    assert not tdx_is_pending_violation(vcpu)
