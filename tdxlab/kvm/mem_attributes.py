@@ -4,8 +4,10 @@ Before a part of a 2M page goes away its leaf is split (see `split`): zapping it
 
 A known blemish: the memslots of a range are worked on one after the other.  Where one fails, those before it are split
 and zapped already, though no attribute has changed; the guest has to accept again what was zapped.
-Left out: reserving the xarray's entries.
-Source: RFC v2 patches 15 and 16; 6.16 for the early way out, and `mmu_invalidate_range_add` before a range changes.
+Left out: reserving the xarray's entries; and that patch 15 as posted returns a split's error with the invalidation
+still in progress, so that faults in the range are tried again for ever: here it comes to its end.
+Source: RFC v2 patches 15 and 16; 6.16 for the early way out, for `kvm_handle_gfn_range`, by which mmu_lock is taken for
+the first memslot that the range reaches, and for `mmu_invalidate_range_add` before a range changes.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from tdxlab.kvm.mmu_invalidate import mmu_invalidate_begin, mmu_invalidate_end, 
 from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, kvm_tdp_mmu_unmap_gfn_range
 from tdxlab.spec.levels import PG_LEVEL_1G, PG_LEVEL_2M
 
+Reached = list[tuple[KvmMemorySlot, int, int]]
+"""The memslots of a range, each with the first frame in it and the first behind it."""
+
 
 @ioctl
 async def kvm_vm_set_mem_attributes(kvm: Kvm, start: int, end: int, *, private: bool) -> int:
@@ -45,20 +50,22 @@ async def kvm_vm_set_mem_attributes(kvm: Kvm, start: int, end: int, *, private: 
 
 
 async def _change(kvm: Kvm, start: int, end: int, private: bool) -> int:
-    ret = await _pre_set(kvm, start, end, private)
+    slots = kvm.slots_in(start, end)
+    ret = await _pre_set(kvm, start, end, private, slots) if slots else 0
     if not ret:
         await step((kvm.mem_attr_array, range(start, end), WRITE), at="store attributes")
         for gfn in range(start, end):
             kvm.mem_attr_array.put(gfn, private)
-    await _post_set(kvm, start, end)
+    if slots:
+        await _post_set(kvm, slots)
     return ret
 
 
-async def _pre_set(kvm: Kvm, start: int, end: int, private: bool) -> int:
+async def _pre_set(kvm: Kvm, start: int, end: int, private: bool, slots: Reached) -> int:
     # mmu_invalidate_begin and, for what becomes shared, split and zap, in one locked section
     await kvm_mmu_write_lock(kvm, "set memory attributes")
     await mmu_invalidate_begin(kvm, start, end)
-    slots, ret, flush = kvm.slots_in(start, end), 0, False
+    ret, flush = 0, False
     for slot, first, last in slots:
         await invalidate_partly_changed(kvm, slot, first, last)
         ret = 0 if private else await kvm.design.split.in_section(kvm, first, last)
@@ -74,12 +81,12 @@ async def _pre_set(kvm: Kvm, start: int, end: int, private: bool) -> int:
     return ret
 
 
-async def _post_set(kvm: Kvm, start: int, end: int) -> None:
-    # MIXED is known for sure only now
+async def _post_set(kvm: Kvm, slots: Reached) -> None:
+    # MIXED is known for sure only now.  The invalidation ends before: mmu_lock keeps out who would map a huge page
     await kvm_mmu_write_lock(kvm, "set memory attributes, MIXED")
-    for slot, first, last in kvm.slots_in(start, end):
-        await hugepage_update_mixed(kvm, slot, first, last)
     await mmu_invalidate_end(kvm)
+    for slot, first, last in slots:
+        await hugepage_update_mixed(kvm, slot, first, last)
     kvm.mmu_lock.write_unlock()
 
 

@@ -156,3 +156,23 @@ def test_a_page_that_nobody_uses_at_the_end_is_found():
 
     with pytest.raises(AssertionError, match="1 pages are neither used nor free"):
         run(lab.program(lambda: [leaks()]))
+
+
+def test_a_conversion_ends_its_invalidation_before_it_says_what_is_mixed_under_the_same_lock():
+    lab = Lab(cpus=1)
+    td = lab.create_td()
+    trace = run(lab.program(lambda: [kvm_vm_set_mem_attributes(td.kvm, 1, 2, private=False)]))
+    order = [event.at for event in trace.events if event.at in ("mmu_invalidate_end", "update MIXED")]
+    assert order == ["mmu_invalidate_end", "update MIXED", "update MIXED"]
+    sections = [note["why"] for note in trace.notes("mmu_lock_write")]
+    assert sections[-1] == "set memory attributes, MIXED" and not td.kvm.mmu_invalidate_in_progress
+
+
+def test_a_conversion_where_there_is_no_memory_takes_no_mmu_lock_and_makes_no_fault_stale():
+    lab = Lab(cpus=1)
+    td = lab.create_td(memory="2M")
+    nowhere = 1 << 20
+    lab.journal.notes.clear()
+    assert lab.alone(kvm_vm_set_mem_attributes(td.kvm, nowhere, nowhere + 1, private=False)) == 0
+    assert not td.kvm.mem_attr_array[nowhere] and not td.kvm.mmu_invalidate_seq
+    assert "mmu_lock_write" not in [note["kind"] for note in lab.journal.notes]
