@@ -151,23 +151,26 @@ async def tdp_mmu_split_huge_page(kvm: Kvm, it: TdpIter, spt_hpa: int, external_
 
 
 async def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: int, end: int, attr_filter: int) -> bool:
-    """Zap [start, end) in the roots that the filter tells.  Returns whether the caller should flush TLBs."""
+    """Zap [start, end) in the roots that the filter tells.  Returns whether the caller should flush TLBs.
+
+    The direct root comes first: it was made last, and `tdp_mmu_roots` grows at its head (`list_add_rcu`).
+    """
     flush = False
-    if attr_filter & KVM_FILTER_PRIVATE and kvm.mirror_root:
-        flush = await tdp_mmu_zap_leafs(kvm, kvm.mirror_root, start, end)
-        await kvm.design.inhibit_lock.zapped(kvm, start, end)
     if attr_filter & KVM_FILTER_SHARED and kvm.direct_root:
-        flush = await tdp_mmu_zap_leafs(kvm, kvm.direct_root, start, end) or flush
+        flush = await tdp_mmu_zap_leafs(kvm, kvm.direct_root, start, end, flush)
+    if attr_filter & KVM_FILTER_PRIVATE and kvm.mirror_root:
+        flush = await tdp_mmu_zap_leafs(kvm, kvm.mirror_root, start, end, flush)
+        await kvm.design.inhibit_lock.zapped(kvm, start, end)
     return flush
 
 
-async def tdp_mmu_zap_leafs(kvm: Kvm, root: KvmMmuPage, start: int, end: int) -> bool:
+async def tdp_mmu_zap_leafs(kvm: Kvm, root: KvmMmuPage, start: int, end: int, flush: bool) -> bool:
     """Zap every leaf that overlaps [start, end), also one that reaches beyond: hence ranges are split before.
 
-    Context: mmu_lock held for write; it may be dropped between two leaves, after a flush.  Returns whether it has
-    zapped any since.
+    flush: is one due already?  Returns whether one is due now, for what was zapped since the last.
+    Context: mmu_lock held for write; it may be dropped between two leaves, after a flush.
     """
-    leaves, flush = await _leaves(kvm, root, start, end), False
+    leaves = await _leaves(kvm, root, start, end)
     while leaves:
         it, flush = leaves.popleft(), True
         await tdp_mmu_set_spte(kvm, it, SHADOW_NONPRESENT_VALUE)

@@ -136,8 +136,11 @@ async def kvm_mmu_zap_all(kvm: Kvm) -> None:
 
 
 async def kvm_mmu_uninit_tdp_mmu(kvm: Kvm) -> None:
-    """Zap both roots, of the mirror what is left: its tables.  Free them, and the roots, after a grace period."""
-    roots = [root for root in (kvm.mirror_root, kvm.direct_root) if root]
+    """Zap both roots, of the mirror what is left: its tables.  Free them, and the roots, after a grace period.
+
+    The direct root first, as in `kvm_tdp_mmu_unmap_gfn_range`.
+    """
+    roots = [root for root in (kvm.direct_root, kvm.mirror_root) if root]
     await kvm_mmu_write_lock(kvm, "kvm_mmu_uninit_tdp_mmu")
     for root in roots:
         await tdp_mmu_zap_root(kvm, root)

@@ -58,6 +58,24 @@ def test_row_22_a_slot_goes_with_each_of_its_leaves_and_one_flush(pages):
     assert td.kvm.stat["pages_2m"] == 1, "the other slot is left alone"
 
 
+@pytest.mark.parametrize("private", [(), ((SIZE_2M, PG_LEVEL_4K), (SIZE_2M + PAGE_SIZE, PG_LEVEL_4K))])
+def test_what_is_shared_goes_before_what_is_private_with_one_flush(private):
+    """The order of `tdp_mmu_roots`, where the mirror's root is behind the direct one, which was made after it."""
+    lab, td = two_slots(cpus=1)
+
+    async def guest(guest):
+        await guest.access(515 * PAGE_SIZE | SHARED_BIT, write=True)
+        await accepts(*private)(guest)
+
+    lab.alone(kvm_vm_set_mem_attributes(td.kvm, 515, 516, private=False))
+    lab.alone(td.vcpu(0, guest))
+    trace = run(lab.program(lambda: [kvm_delete_memslot(td.kvm, 512)]), check_reads=True)
+    [shared] = [e.n for e in trace.events if (e.at or "").startswith("shared EPT of")]
+    blocked = [e.n for e in trace.events for note in e.notes if note.get("leaf") == "TDH.MEM.RANGE.BLOCK"]
+    assert len(blocked) == len(private) and all(n > shared for n in blocked)
+    assert len(trace.notes("tlb_flush")) == 1
+
+
 def test_a_slot_that_comes_back_has_lost_what_was_in_it():
     lab, td = two_slots(cpus=1)
     slot = td.kvm.memslots[1]

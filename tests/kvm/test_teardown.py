@@ -11,10 +11,11 @@ from tdxlab.engine.run import Execution, run
 from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.host import seamcall
 from tdxlab.hw.guest import Guest
-from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
+from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole, kvm_gmem_release
 from tdxlab.kvm.kvm_main import EINVAL, EIO, kvm_vm_bugged
 from tdxlab.kvm.teardown import (
     kvm_destroy_vm,
+    kvm_mmu_uninit_tdp_mmu,
     tdx_flush_vp_on_cpu,
     tdx_mmu_release_hkid,
     tdx_phymem_cache_wb,
@@ -52,6 +53,19 @@ def test_a_terminated_vm_runs_no_more_and_each_page_costs_one_reclaim():
     assert [note["leaf"] for note in lab.journal.notes if note["kind"] == "seamcall"] == ["TDH.PHYMEM.PAGE.RECLAIM"]
     lab.alone(kvm_destroy_vm(td.kvm))
     assert not td.kvm.vm_bugged and not any(lab.host.hkids.values())
+
+
+def test_the_shared_ept_is_taken_down_before_the_mirror():
+    lab = Lab("mainline_616", cpus=1)
+    td = lab.create_td(memory="2M", folio="4K")
+    lab.alone(td.vcpu(0, touches(0)))
+    lab.alone(kvm_gmem_release(td.kvm, td.slot.gmem))
+    lab.alone(tdx_mmu_release_hkid(td.kvm))
+    lab.tds.clear()  # the invariants speak of TDs that live
+    trace = run(lab.program(lambda: [kvm_mmu_uninit_tdp_mmu(td.kvm)]), check_reads=True)
+    walks = [e.n for e in trace.events if (e.at or "").startswith("walk the shared EPT")]
+    tables = [e.n for e in trace.events for note in e.notes if note.get("leaf") == "TDH.PHYMEM.PAGE.RECLAIM"]
+    assert len(walks) == 4 and len(tables) == 3 and max(walks) < min(tables)
 
 
 def test_linux_knows_no_terminate():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from unittest.mock import patch
 
 import pytest
@@ -86,14 +87,12 @@ def test_a_leaf_that_went_meanwhile_is_not_zapped_again():
 
 def test_that_needs_the_walk_to_begin_anew():
     """What was read before the lock was dropped is out of date: the page would be removed twice, a KVM bug."""
-    real, first = tdp_mmu_write._leaves, []
+    real, first = tdp_mmu_write._leaves, {}
 
     async def as_before(kvm, root, start, end):
-        first.append(await real(kvm, root, 0, end))
-        if start:
-            first[-1].clear()
-            first[-1].extend(it for it in first[0] if it.gfn >= start)
-        return first[-1].copy()
+        if root not in first:
+            first[root] = await real(kvm, root, start, end)
+        return deque(it for it in first[root] if it.gfn >= start)
 
     async def shares_page_1(td):
         await step(at="begin")
