@@ -77,7 +77,7 @@ class Host:
         self.tdx_lock = Mutex(self.journal, "tdx_lock")
         self.tdx_features0 = 0  # the module's, known once it has been enabled
         self.global_hkid = hkids[0]
-        self.hkids = Table(self.journal, "hkids", None, lambda key: (self.tdx_lock, 0))  # {hkid: in use?}
+        self.hkids = Table(self.journal, "hkids", None)  # {hkid: in use?}, an IDA: every access is a touch
         for hkid in range(hkids[0] + 1, hkids[1]):
             self.hkids.restore(hkid, False)
 
@@ -135,15 +135,17 @@ class Host:
         key = self.journal.cpu, memcg
         self.charges.put(key, self.charges[key] + sign * size(level) // PAGE_SIZE)
 
-    def tdx_guest_keyid_alloc(self) -> int | None:
-        """An HKID for a TD, or None.  Context: tdx_lock."""
+    async def tdx_guest_keyid_alloc(self) -> int | None:
+        """An HKID for a TD, or None.  No lock: `tdx_guest_keyid_pool` is an IDA, which has its own inside."""
+        await step((self.hkids, None, WRITE), at="ida_alloc_range")
         hkid = next((hkid for hkid, used in self.hkids.items() if not used), None)
         if hkid is not None:
             self.hkids.put(hkid, True)
         return hkid
 
-    def tdx_guest_keyid_free(self, hkid: int) -> None:
-        """Context: tdx_lock."""
+    async def tdx_guest_keyid_free(self, hkid: int) -> None:
+        """Give it back.  No lock either."""
+        await step((self.hkids, hkid, WRITE), at="ida_free")
         self.hkids.put(hkid, False)
 
     async def local_irq_disable(self) -> None:

@@ -88,18 +88,14 @@ def setup_tdparams(host: Host, page: int, attributes: int) -> None:
 async def __tdx_td_init(kvm: Kvm, td_params: int) -> int:
     """From the HKID on.  On failure pages are free again, or leaked where the module does not give them back."""
     host = kvm.host
-    await host.tdx_lock.lock()
-    hkid = host.tdx_guest_keyid_alloc()
-    host.tdx_lock.unlock()
+    hkid = await host.tdx_guest_keyid_alloc()
     if hkid is None:
         return -ENOSPC
     pages = await tdx_alloc_control_pages(host, kvm.name, 1 + TDCS_PAGES)
     ret = -ENOMEM if pages is None else await _create(kvm, pages[0], hkid)
     if pages is None or ret:
         await tdx_free_control_pages(host, pages or ())
-        await host.tdx_lock.lock()
-        host.tdx_guest_keyid_free(hkid)
-        host.tdx_lock.unlock()
+        await host.tdx_guest_keyid_free(hkid)
         return ret
     await step((kvm, "hkid", WRITE), (kvm, "tdr_hpa", WRITE), at="the TD has a key and a root")
     kvm.hkid, kvm.tdr_hpa = hkid, pages[0]

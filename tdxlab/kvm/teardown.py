@@ -171,8 +171,8 @@ async def tdx_mmu_release_hkid(kvm: Kvm) -> None:
         await tdx_phymem_cache_wb(host)
         err = await seamcall.tdh_mng_key_freeid(host, kvm.tdr_hpa)
     if not err.error:
+        await host.tdx_guest_keyid_free(kvm.hkid)
         await step((kvm, "hkid", WRITE), at="tdx_hkid_free")
-        host.tdx_guest_keyid_free(kvm.hkid)
         kvm.hkid = -1
     elif err.code != TDX_FLUSHVP_NOT_DONE:  # for which the vCPU's flush has bugged the VM
         await kvm_vm_bugged(kvm, f"HKID {kvm.hkid} is leaked: {err}")

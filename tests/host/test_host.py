@@ -134,8 +134,10 @@ def test_a_seamcall_that_is_to_fail_does_not_reach_the_module():
 
 def test_an_hkid_is_used_once():
     lab = Lab()
-    hkids = {lab.host.tdx_guest_keyid_alloc() for _ in range(31)}
-    assert hkids == set(range(33, 64)) and lab.host.tdx_guest_keyid_alloc() is None
+    hkids = {lab.alone(lab.host.tdx_guest_keyid_alloc()) for _ in range(31)}
+    assert hkids == set(range(33, 64)) and lab.alone(lab.host.tdx_guest_keyid_alloc()) is None
+    lab.alone(lab.host.tdx_guest_keyid_free(40))
+    assert lab.alone(lab.host.tdx_guest_keyid_alloc()) == 40
 
 
 def test_a_memory_call_explains_a_refusal_in_two_registers():

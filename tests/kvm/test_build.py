@@ -271,7 +271,7 @@ def test_two_vcpus_that_load_the_roots_at_once_make_each_of_them_once(grain: str
 @pytest.mark.parametrize("design", ["seed", "mainline_72"])
 @pytest.mark.parametrize("grain", ["lock", "seamcall"])
 def test_two_vms_are_initialised_at_once(design: str, grain: str) -> None:
-    """tdx_lock keeps their HKIDs apart, and TDH.MNG.CREATE from being busy."""
+    """An IDA keeps their HKIDs apart, and tdx_lock TDH.MNG.CREATE from being busy."""
     lab = Lab(design, cpus=2, grain=grain)
     kvms = [Kvm(lab.journal, f"td{n}", lab.host, lab.design) for n in range(2)]
     hkids: list[int] = []
@@ -282,6 +282,18 @@ def test_two_vms_are_initialised_at_once(design: str, grain: str) -> None:
 
     assert run(lab.program(lambda: [init(kvm) for kvm in kvms]), seeded(0), check_reads=True).ended == "done"
     assert len(set(hkids)) == 2
+
+
+@pytest.mark.parametrize("fails", ["", "TDH.MNG.CREATE"])
+def test_an_hkid_is_got_and_given_back_without_tdx_lock(fails: str) -> None:
+    """So who creates another TD does not keep this one waiting for its key."""
+    lab = Lab(cpus=1)
+    kvm = Kvm(lab.journal, "td0", lab.host, lab.design)
+    if fails:
+        lab.fail(fails, status=TDX_OPERAND_BUSY.at(RCX))
+    trace = run(lab.program(lambda: [tdx_td_init(kvm)]), check_reads=True)
+    wanted = ("ida_alloc_range", "lock tdx_lock", "ida_free")
+    assert [e.at for e in trace.events if e.at in wanted] == list(wanted)[: 3 if fails else 2]
 
 
 def test_a_td_that_is_not_finalised_does_not_run() -> None:
