@@ -79,12 +79,18 @@ async def kvm_arch_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -
 
 @vcpu_ioctl
 async def kvm_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
-    """The whole range, page by page.  Returns the bytes done, or -errno if none; -EINVAL for what is no whole pages."""
+    """The whole range.  Returns the bytes done, or -errno if none; -EINVAL for what is no whole pages.
+
+    SRCU is held once over all of it, so whoever deletes a memslot waits for every page, wherever the slot is.
+    """
     if (gpa | nbytes) % PAGE_SIZE or gpa < 0 or nbytes <= 0:
         return -EINVAL
+    return await vcpu.kvm.srcu.reading(_page_by_page(vcpu, gpa, nbytes))
+
+
+async def _page_by_page(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
     done = ret = 0
     while done < nbytes and ret >= 0:
-        page = kvm_arch_vcpu_pre_fault_memory(vcpu, gpa + done, nbytes - done)
-        ret = await vcpu.kvm.srcu.reading(page)
+        ret = await kvm_arch_vcpu_pre_fault_memory(vcpu, gpa + done, nbytes - done)
         done += max(ret, 0)
     return done or ret

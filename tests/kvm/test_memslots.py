@@ -281,6 +281,17 @@ def test_a_prefault_in_a_slot_that_goes_is_told_to_come_back(design, answer):
     assert answers == [answer]
 
 
+def test_a_slot_elsewhere_goes_only_when_all_pages_of_a_prefault_are_there():
+    lab = Lab(cpus=2)
+    td = lab.create_td(memory=SLOTS, folio="4K")
+    program = lab.program(lambda: [td.prefault(0, 0, 3 * PAGE_SIZE), kvm_delete_memslot(td.kvm, 512)])
+    as_soon_as_it_can = story([(0, "unfreeze: the new SPTE")], lambda execution, runnable: max(runnable))
+    trace = run(program, as_soon_as_it_can, check_reads=True)
+    [first, second] = [e.n for e in trace.events if (e.at or "").startswith("synchronize_srcu")]
+    mapped = [e.n for e in trace.events for note in e.notes if note.get("leaf") == "TDH.MEM.PAGE.AUG"]
+    assert trace.ended == "done" and len(mapped) == 3 and mapped[-1] < first < second
+
+
 def test_a_prefault_looks_at_the_slots_twice_and_a_slot_may_come_in_between():
     """First for what is private, then for the frame: -EFAULT, since by then it is."""
     lab = Lab(grain="seamcall")
