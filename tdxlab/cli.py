@@ -33,6 +33,24 @@ VERDICT = (
 )
 PATIENCE_S = 3.0
 """So long nobody wonders."""
+UNUSED = {
+    "replay": ("scenario", "schedule", "seed", "design", "grain", "module", "cpus", "dpamt"),
+    "program": (
+        "design",
+        "grain",
+        "module",
+        "cpus",
+        "dpamt",
+        "algorithm",
+        "bound",
+        "outcomes",
+        "diff",
+        "counterexample",
+    ),
+    "diff": ("design", "outcomes", "algorithm", "bound", "counterexample", "size"),
+    "outcomes": ("algorithm", "bound", "counterexample", "size"),
+}
+"""What an option leaves no use for, of run and explore."""
 STAYS = "each CPU goes on as long as it can"
 
 
@@ -70,8 +88,6 @@ def _run(args: argparse.Namespace) -> Answer:
     from tdxlab.views.ran import run_data, run_text
 
     if args.replay:
-        if args.scenario:
-            raise ValueError(f"{args.replay} says itself which scenario it is of, so none is named beside it")
         return _replayed(args)
     setting = _setting(args)
     if not (args.schedule or args.seed) and _lacks_story(setting):
@@ -97,6 +113,15 @@ def _replayed(args: argparse.Namespace) -> Answer:
         f"{run_text(data)}\n\n{args.replay}: every step as recorded; {again.claim} {said}",
         int(not again.agrees),
     )
+
+
+def _check_use(args: argparse.Namespace) -> None:
+    """Raises ValueError for an option that another one leaves no use for."""
+    for option in UNUSED:
+        for other in UNUSED[option] if getattr(args, option, None) else ():
+            if getattr(args, other) not in (args.default(other), "dpor"):  # which is what they do
+                named = "a scenario" if other == "scenario" else f"--{other}"
+                raise ValueError(f"{named} has no use beside --{option}")
 
 
 def _lacks_story(setting: Setting) -> bool:
@@ -320,7 +345,7 @@ def _parser() -> Parser:
         name: str, run: Callable[[argparse.Namespace], Answer], help: str, takes: str = "", exits: str = ""
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help, epilog=exits)
-        sub.set_defaults(run=run, takes=takes, bar=False)
+        sub.set_defaults(run=run, takes=takes, bar=False, default=sub.get_default)
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
         return sub
 
@@ -462,6 +487,7 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         with _says_that_it_works(args):
+            _check_use(args)
             answer: Answer = args.run(args)
         data, text, code = answer
         print(json.dumps(data, default=str) if args.json else text, file=out)

@@ -73,6 +73,10 @@ def test_two_that_try_until_they_succeed_are_in_a_livelock(tmp_path: Path, capsy
         ((*STALE, "--max-executions", "2", "--counterexample", "x.doc"), "ends in .json, .txt, .png"),
         (("run", "--replay", "nowhere.json"), "No such file"),
         (("run",), "run takes a scenario"),
+        (("run", "pamt-hints", "--replay", "x.json"), "a scenario has no use beside --replay"),
+        (("explore", "SB", "--program", PROGRAMS, "--algorithm", "pct"), "--algorithm has no use beside --program"),
+        (("explore", "pamt-hints", "--outcomes", "--counterexample", "x.png"), "has no use beside --outcomes"),
+        (("explore", "pamt-hints", "--diff", "seed", "y2026", "--design", "seed"), "--design has no use beside --diff"),
     ],
 )
 def test_what_can_not_be_written_or_replayed_is_one_sentence(
@@ -130,6 +134,8 @@ def test_a_search_that_is_stopped_proves_nothing(capsys: pytest.CaptureFixture[s
         ([["store", "x y", "1"]], "is no location"),
         ([["set", "a=__import__('os');b", "1"]], "is no name of a register"),
         ([["store", "x", "N"]], "can not go on: name 'N' is not defined"),
+        ([["while", "1", []]], "can not go on: over 100,000 rounds of loops without a step"),
+        ([["repeat", "9**9", [["repeat", "9**9", [["set", "r", "1"]]]]]], "can not go on: over 100,000 rounds"),
     ],
 )
 def test_a_program_that_makes_no_sense_is_one_sentence(
@@ -155,6 +161,8 @@ def test_a_register_may_have_any_name_and_a_size_that_is_missing_is_named(
     assert "N has no value; the sizes are M" in capsys.readouterr().err
     file.write_text(json.dumps({"program": "mine", "init": ["x"], "threads": [{"code": code}]}))
     assert main(["explore", "--program", str(file)]) == 2 and "init can not be" in capsys.readouterr().err
+    file.write_text(json.dumps({"program": "mine", "threads": [{"count": -1, "code": code}]}))
+    assert main(["explore", "--program", str(file)]) == 2 and "can not be -1 threads" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["explore"], ["explore", "--program", PROGRAMS], ["explore", "nobody"]])

@@ -94,6 +94,8 @@ def program(spec: Mapping[str, Any], **sizes: int) -> Program:
     for translation, thread in zip(translated, spec["threads"], strict=True):
         made = translation.made({f"w_{name}": cell for name, cell in cells.items()} | known, spec["program"])
         count, first = (_value(str(thread.get(key, default)), known) for key, default in (("count", 1), ("first", 1)))
+        if count < 0:
+            raise ValueError(f"there can not be {count} threads")
         threads += [(made, first + n) for n in range(count)]
 
     def actors() -> list[Steps]:
@@ -140,7 +142,7 @@ class _Translation:
 
     def __init__(self, names: dict[str, Any], thread: Mapping[str, Any]) -> None:
         self.names, self.thread = names, thread
-        self.lines = ["if 0: yield"]  # it is a generator even if it makes no step
+        self.lines = ["if 0: yield", f"left_ = {ROUNDS}"]  # it is a generator even if it makes no step
         self.loops = 0
 
     def translate(self) -> None:
@@ -250,14 +252,23 @@ class _Translation:
         ]
 
     def _while(self, condition: Any, body: Sequence[Statement]) -> list[str]:
-        return [f"while {_expression(condition)}:", *_indented(self._block(body))]
+        return [f"while {_expression(condition)}:", *_indented(self._round(body))]
 
     def _repeat(self, count: Any, body: Sequence[Statement]) -> list[str]:
         self.loops += 1
-        return [f"for n_{self.loops} in range({_expression(count)}):", *_indented(self._block(body))]
+        return [f"for n_{self.loops} in range({_expression(count)}):", *_indented(self._round(body))]
+
+    def _round(self, body: Sequence[Statement]) -> list[str]:
+        # rounds that make a step are counted by the engine
+        if any(kind in STEPS for kind, *_ in body):
+            return self._block(body)
+        ends = f"    raise ArithmeticError('over {ROUNDS:,} rounds of loops without a step')"
+        return ["left_ -= 1", "if left_ < 0:", ends, *self._block(body)]
 
 
-STATEMENTS = "load", "store", "faa", "cas", "lock", "try", "unlock", "await", "set", "if", "while", "repeat"
+STEPS = "load", "store", "faa", "cas", "lock", "try", "unlock", "await"
+STATEMENTS = (*STEPS, "set", "if", "while", "repeat")
+ROUNDS = 100_000  # in which a thread may calculate
 
 
 def _pause(words: str, key: str, mode: str, ready: str = "None") -> str:

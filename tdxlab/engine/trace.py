@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -73,10 +73,6 @@ class Trace:
     def notes(self, kind: str) -> list[dict[str, Any]]:
         """The notes of one kind, each with its step `n` and `cpu`."""
         return [note for note in self.history() if note["kind"] == kind]
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """The events as plain dictionaries."""
-        return [asdict(event) for event in self.events]
 
     def to_frame(self) -> Any:
         """A pandas DataFrame with one row a step: n, cpu, function, label, changed, held, notes.

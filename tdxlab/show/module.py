@@ -180,7 +180,7 @@ def status_called(name: str) -> Status | None:
     """The value that a name, or a name and a detail, or a number stands for."""
     word, _, detail = name.upper().partition("|")
     try:
-        if word.startswith("0X"):
+        if word.startswith("0X") and word[2:].isalnum():
             return Status(int(word, 16))
         code = status.BY_NAME.get(word, status.BY_NAME.get(f"TDX_{word}"))
         named = Operand.__members__.get(detail)

@@ -189,12 +189,15 @@ class Design:
         if not isinstance(text, str):
             raise DesignError(f"a design is a name, name,question=variant, or a file, not {text!r}")
         choices: dict[str, str] = {}
+        changed: dict[str, str] = {}
         for i, part in enumerate(part.strip() for part in text.split(",")):
             if part.endswith(".py"):
                 choices.update(load(part))
             elif "=" in part:
-                question, _, chosen = part.partition("=")
-                choices[question.strip()] = chosen.strip()
+                question, _, chosen = (word.strip() for word in part.partition("="))
+                if changed.setdefault(question, chosen) != chosen:
+                    raise DesignError(f"{question} is either {changed[question]} or {chosen}")
+                choices[question] = chosen
             elif i == 0:
                 choices.update(cls.preset(part).choices)
             else:

@@ -39,13 +39,13 @@ def test_back_and_jump_equal_a_replay(choices: list[int], where: int) -> None:
             break
         stepper.step(stepper.runnable[choice % len(stepper.runnable)])
         pictures.append(stepper.picture())
-    path, events = list(stepper.path), stepper.trace.to_dicts()
+    path, events = list(stepper.path), list(stepper.trace.events)
     stepper.back()
     assert stepper.picture() == pictures[max(0, len(pictures) - 2)]
     stepper.jump(min(where, len(path)))
     assert stepper.picture() == pictures[stepper.n] and stepper.path == path
     stepper.jump(len(path))
-    assert stepper.trace.to_dicts() == events
+    assert stepper.trace.events == events
     stepper.close()
 
 
