@@ -3,7 +3,8 @@
 An *always* or *sometimes* claim names the cells that it reads (`over`) and is looked at after each step that writes
 one of them; reading another cell raises, because under partial-order reduction such a claim would miss
 interleavings.  A final-state claim needs no `over`.  A claim about the history (which SEAMCALLs, in which order on
-one CPU) reads the notes of the run and must not depend on the order of independent steps of different CPUs.
+one CPU) reads the notes of the run and must not depend on the order of independent steps of different CPUs: a search
+does not see that it does (tests/scenarios/test_reordered.py looks for it in those of the lab).
 A run that does not end by itself (deadlock, module fatal error, step limit) breaks its final-state and history claims.
 """
 
