@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from tdxlab.guest.accept import GuestProgram, accept_memory, accept_page, touch
 from tdxlab.hw.guest import Guest
-from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, SIZE_2M
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 
 
 def accepts(*pages: tuple[int, int]) -> GuestProgram:
@@ -63,7 +63,7 @@ def firmware_then_linux(low: Iterable[int], start: int, end: int) -> GuestProgra
 
     async def program(guest: Guest) -> None:
         for gpa in low:
-            await accept_memory(guest, gpa, gpa + PAGE_SIZE)
+            await accept_page(guest, gpa, PG_LEVEL_4K)
         await linux(start, end)(guest)
 
     return program

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tdxlab.engine.cells import Journal
-from tdxlab.guest.accept import GuestProgram, accept_page, level_bytes, map_gpa, touch
+from tdxlab.guest.accept import GuestProgram, accept_page, level_bytes, map_gpa, touch, try_accept_one
 from tdxlab.guest.linux import UnacceptedMemory
 from tdxlab.guest.programs import touches
 from tdxlab.hw.guest import Guest
@@ -36,7 +36,10 @@ def touch_first_4k(journal: Journal, start: int, end: int) -> list[GuestProgram]
 
 
 def converter(journal: Journal, start: int, end: int) -> list[GuestProgram]:
-    """A Linux that shares its bounce buffers page by page, and takes them back."""
+    """A Linux that shares its bounce buffers page by page, and takes them back.
+
+    A page that it can not accept at once is lost to it.
+    """
     pool = range(start, start + (end - start) // POOL_SHARE, PAGE_SIZE)
 
     async def program(guest: Guest) -> None:
@@ -45,7 +48,7 @@ def converter(journal: Journal, start: int, end: int) -> list[GuestProgram]:
             for page in pool:
                 await map_gpa(guest, page, PAGE_SIZE, shared=shared)
                 if not shared:
-                    await accept_page(guest, page, PG_LEVEL_4K)
+                    await try_accept_one(guest, page, PG_LEVEL_4K)
 
     return [program]
 
