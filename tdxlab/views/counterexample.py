@@ -5,6 +5,7 @@ The y axis counts steps; it is not time.  Steps that are folded are pale.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -20,9 +21,11 @@ from tdxlab.views.explored import proved, race_text
 
 TEXT, PAD, GAP = 0.19, 0.07, 0.05
 """Inches: a line of text, above and below a row's lines, between two rows."""
-HEAD, FOOT, LEFT, WIDTH = 0.8, 0.65, 0.9, 5.2
+HEAD, FOOT, LEFT, WIDTH = 0.8, 0.27, 0.9, 5.2
 CHARACTERS, SIZE = 57, 9.5
 """Of a row's text."""
+CHARACTER = 0.1
+"""Inches: of the schedule, which is wider than that of words."""
 
 
 def figure(it: Shown) -> Figure:
@@ -31,7 +34,12 @@ def figure(it: Shown) -> Figure:
     tall = [len(line.texts(CHARACTERS)) * TEXT + 2 * PAD for line in found]
     tops = [HEAD, *(HEAD + y + GAP * (n + 1) for n, y in enumerate(accumulate(tall)))]
     cpus = sorted({line.cpu for line in found if line.cpu >= 0})
-    fig, axes = sheets.sheet(_x(len(cpus)), tops[-1] + FOOT)
+    caption = "; ".join([proved(it), *(["the arrow: " + race_text(it)] if it.found.race else [])])
+    schedule, caption = (
+        textwrap.fill(text, int((_x(len(cpus)) - LEFT) / CHARACTER)) for text in (it.schedule, caption)
+    )
+    below = (schedule.count("\n") + caption.count("\n") + 2) * TEXT
+    fig, axes = sheets.sheet(_x(len(cpus)), tops[-1] + FOOT + below)
     sheets.heading(axes, _x(len(cpus)) / 2, f"{it.claim} is broken: {it.setting.scenario} under {it.setting.design}")
     for n, cpu in enumerate(cpus):
         axes.text(
@@ -41,8 +49,8 @@ def figure(it: Shown) -> Figure:
         axes.text(LEFT - 0.12, y + height / 2, line.steps, ha="right", va="center", fontsize=9.5, color=sheets.QUIET)
         _row(axes, line, cpus.index(line.cpu) if line.cpu in cpus else None, y, height, _x(len(cpus)))
     _arrow(axes, it, found, cpus, tops, tall)
-    axes.text(LEFT, tops[-1] + 0.12, it.schedule, va="top", fontsize=10, family="monospace")
-    sheets.caption(axes, "; ".join([proved(it), *(["the arrow: " + race_text(it)] if it.found.race else [])]))
+    axes.text(LEFT, tops[-1] + 0.12, schedule, va="top", fontsize=10, family="monospace")
+    sheets.caption(axes, caption)
     return fig
 
 

@@ -46,6 +46,16 @@ def test_where_a_cpu_is_left_its_locks_are_told(shown: Shown) -> None:
     assert left and any("mmu_lock:td0 (shared)" in text for line in left for text in line.below)
 
 
+def test_all_of_a_figure_is_on_its_paper() -> None:
+    """A run that does not end has the longest schedule, and the fewest steps to show."""
+    spin = Setting("pamt-spin", "seed,pamt_lock=spin").filled
+    drawn = figure(counterexample(spin, "DP17", [0, 1] * 100))
+    drawn.draw_without_rendering()
+    for text in drawn.axes[0].texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= drawn.bbox.width + 1, text.get_text()
+
+
 def test_the_figure_has_both_columns_an_arrow_and_the_schedule(shown: Shown) -> None:
     axes = figure(shown).axes[0]
     texts = [text.get_text() for text in axes.texts]
