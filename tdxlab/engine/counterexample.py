@@ -240,7 +240,7 @@ def _along(program: Program, goal: Goal, schedule: Sequence[int]) -> list[int] |
     execution = Execution(program)
     try:
         for cpu in schedule:
-            if len(execution.schedule) < program.max_steps and cpu in execution.runnable():
+            if len(execution.schedule) < program.max_steps and execution.able(cpu):
                 execution.step(cpu)
         to_the_end(execution)
         found = _told(execution, goal, program.max_steps)

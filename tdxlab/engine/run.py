@@ -145,7 +145,7 @@ class Execution:
             return None
 
     def runnable(self) -> list[int]:
-        """The CPUs that can make a step now, in order."""
+        """The CPUs that can make a step now, in order; not who lets others go first, if one can."""
         if self.fatal is not None:
             return []
         ready, polite = [], []
@@ -163,6 +163,10 @@ class Execution:
         """Does `cpu` wait for nothing?  Who lets others go first does not."""
         pause = self.pauses[cpu]
         return pause is not None and (pause[2] is None or pause[2] == OTHERS or pause[2]())  # type: ignore[operator]
+
+    def able(self, cpu: int) -> bool:
+        """Can this CPU make a step now, even if it would let others go first?"""
+        return self.fatal is None and cpu in self.unfinished and self.can_go(cpu)
 
     @property
     def unfinished(self) -> list[int]:
@@ -183,7 +187,7 @@ class Execution:
     def step(self, cpu: int) -> None:
         """Let `cpu` go from where it is parked to its next step, even if it would let others go first."""
         runnable = self.runnable()
-        if cpu not in runnable and (self.fatal is not None or cpu not in self.unfinished or not self.can_go(cpu)):
+        if not self.able(cpu):
             raise ScheduleError(f"CPU {cpu} can not run at step {len(self.schedule)}; these can: {runnable}")
         self.go(cpu, runnable)
 

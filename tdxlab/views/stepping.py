@@ -14,7 +14,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tdxlab.engine.schedule import read_schedule, show_schedule
+from tdxlab.engine.schedule import ScheduleError, read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.engine.trace import Trace
 from tdxlab.scenarios.play import Setting
@@ -118,10 +118,13 @@ class StepperWidget(anywidget.AnyWidget):
             self.cursor = 0
             with self.hold_sync():
                 for i, cpu in enumerate(wanted):
-                    if cpu not in self.frame["runnable"]:
+                    try:
+                        self._advance(cpu)
+                    except ScheduleError:
                         can = _listed(self.frame["runnable"])
-                        raise ValueError(f"Step {i} of the schedule is CPU {cpu}, but there only {can} can run.")
-                    self.step(cpu)
+                        raise ValueError(
+                            f"Step {i} of the schedule is CPU {cpu}, but there only {can} can run."
+                        ) from None
 
     # --- what is shown ---
 

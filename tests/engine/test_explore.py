@@ -15,7 +15,8 @@ from tdxlab.engine.dpor import Search
 from tdxlab.engine.explore import explore
 from tdxlab.engine.locks import Atomic
 from tdxlab.engine.result import Result
-from tdxlab.engine.run import Execution, Program
+from tdxlab.engine.run import Execution, Program, run
+from tdxlab.engine.schedule import given
 from tdxlab.engine.step import OTHERS, READ, WRITE, step
 from tests.engine.programs import adds
 
@@ -294,18 +295,15 @@ def test_loops_that_count_their_rounds_end_as_if_nobody_were_let_go_first(seed: 
 
         return Program(journal, lambda: [tries(0), tries(1)])
 
-    every = {(words[0], words[1], run.ended) for run in Bounded(program(None)).executions()}
+    every = {(words[0], words[1], end.ended) for end in Bounded(program(None)).executions()}
     found: dict[tuple[int, int, str], list[int]] = {}
     search = Search(program(OTHERS), found.clear)
-    for run in search.executions():
-        found[words[0], words[1], run.ended] = list(run.schedule)
+    for end in search.executions():
+        found[words[0], words[1], end.ended] = list(end.schedule)
     assert found.keys() == every and not search.left_out
-    for schedule in found.values():
-        execution = Execution(program(OTHERS))
-        for cpu in schedule:
-            execution.step(cpu)
-        assert found[words[0], words[1], execution.ended] == schedule
-        execution.abandon()
+    for (*_, ended), schedule in found.items():
+        again = run(program(OTHERS), given(schedule))
+        assert (again.schedule, again.ended) == (schedule, ended)
 
 
 def test_who_is_waited_for_orders_what_would_commute() -> None:
