@@ -37,8 +37,10 @@ async def try_accept_one(guest: Guest, gpa: int, level: int) -> Status:
 
 async def accept_page(guest: Guest, gpa: int, level: int) -> Status:
     """The same, again while the host holds the entry: a guest that is more patient than Linux."""
+    loop = guest.regs.rip
     while (status := await try_accept_one(guest, gpa, level)).code == TDX_OPERAND_BUSY:
         await step(at="guest: the entry is busy", ready=OTHERS)
+        guest.regs.rip = loop
     return status
 
 

@@ -29,7 +29,7 @@ GRAINS = "lock", "seamcall"
 
 
 class Regs:
-    """The registers that calls use.  rip counts the instructions that the guest has retired."""
+    """The registers that calls use.  rip counts the instructions of a guest on its way; a loop may go back."""
 
     __slots__ = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rax", "rbx", "rcx", "rdi", "rdx", "rip", "rsi")
 

@@ -51,9 +51,12 @@ class Told:
 
     def __init__(self, *answers):
         self.answers, self.asked = list(answers), []
+        self.regs, self.rips = Regs(), []
 
     async def tdcall(self, leaf, rcx):
         self.asked.append((rcx & -PAGE_SIZE, rcx % PAGE_SIZE))
+        self.rips.append(self.regs.rip)
+        self.regs.rip += 1
         return Regs(self.answers.pop(0) if self.answers else TDX_SUCCESS)
 
 
@@ -80,6 +83,7 @@ def test_a_firmware_waits_for_an_entry_that_is_busy():
     told = Told(BUSY, BUSY)
     Lab(cpus=1).alone(accept_memory(told, 0, SIZE_2M, accept_page))
     assert told.asked == [(0, LEVEL_2M)] * 3
+    assert len(set(told.rips)) == 1, "a loop comes back to the same instruction"
 
 
 def test_a_page_that_linux_can_not_take_back_is_lost_and_nothing_more():
