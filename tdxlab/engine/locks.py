@@ -126,14 +126,16 @@ class RwSem(RwLock):
 class Srcu(Words):
     """`struct srcu_struct`: readers never wait; a writer waits for those that were there before it.
 
-    Word 0 says at which of words 1 and 2 a new reader counts itself in.  Left out: weak memory order, a second flip.
+    Word 0 says at which of words 1 and 2 a new reader counts itself in; word 3 is 1 in a grace period.  One follows the
+    other, for a second writer would wait only for the other counter's readers.  Left out: weak memory order, a second
+    flip, a grace period for several writers.
     """
 
     __slots__ = ()
     ORDERS = SHARES = True
 
     def __init__(self, journal: Journal, name: str) -> None:
-        super().__init__(journal, name, [0, 0, 0])
+        super().__init__(journal, name, [0, 0, 0, 0])
 
     async def reading(self, inside: Coroutine[Pause, list[Touch], T]) -> T:
         """Run `inside` between `srcu_read_lock` and `srcu_read_unlock`."""
@@ -151,10 +153,12 @@ class Srcu(Words):
 
     async def synchronize(self) -> None:
         """`synchronize_srcu`: wait until all have left who may still see what was there before."""
-        await step((self, None, WRITE), at=f"flip {self.name}")
+        await step((self, None, WRITE), at=f"flip {self.name}", ready=lambda: self.peek(3) == 0)
         counter = 1 + self.peek(0)
         self.put(0, 1 - self.peek(0))
+        self.put(3, 1)
         await step((self, None, WRITE), at=f"synchronize_srcu {self.name}", ready=lambda: self.peek(counter) == 0)
+        self.put(3, 0)
 
 
 class Atomic(Words):

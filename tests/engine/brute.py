@@ -53,6 +53,8 @@ def enabled(memory: Memory, op: Operation, thread: Thread) -> bool:
         return value == op[2]
     if kind == "again":
         return memory.get(writes_of(x), 0) != thread.saw
+    if kind == "flip":
+        return memory.get(period(x), 0) == 0
     if kind == "drain":
         return memory.get(thread.inside[-1], 0) == 0
     return True
@@ -61,6 +63,11 @@ def enabled(memory: Memory, op: Operation, thread: Thread) -> bool:
 def writes_of(x: str) -> str:
     """The object that counts how often x was written."""
     return f"writes of {x}"
+
+
+def period(x: str) -> str:
+    """Is a grace period of the SRCU x under way?"""
+    return f"period of {x}"
 
 
 def perform(memory: Memory, thread: Thread, op: Operation) -> Access:
@@ -108,7 +115,7 @@ def perform(memory: Memory, thread: Thread, op: Operation) -> Access:
     elif kind in ("enter", "flip"):
         thread.inside += (f"{x}{value}",)
         if kind == "flip":
-            memory[x] = 1 - value
+            memory[x], memory[period(x)] = 1 - value, 1
         else:
             memory[thread.inside[-1]] = memory.get(thread.inside[-1], 0) + 1
             return [(x, SHARE)]
@@ -118,6 +125,7 @@ def perform(memory: Memory, thread: Thread, op: Operation) -> Access:
         if kind == "leave":
             memory[last] -= 1
             return [(x, SHARE)]
+        memory[period(x)] = 0
     elif kind in ("share", "alone"):
         return [(x, module_try(memory, thread, kind, x, op[2]))]
     elif kind == "give":

@@ -11,7 +11,7 @@ from tdxlab.engine.locks import Atomic, RwLock, SpinLock, Srcu
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import OTHERS, READ, WRITE, Tried, step
 from tdxlab.hw.sharex import Held, Refuse, Sharex
-from tests.engine.brute import Operation
+from tests.engine.brute import Operation, period
 from tests.engine.brute import Program as Listing
 
 PLAIN, SPINS, RWLOCKS, SRCUS, TRIES, MODULE = ("x", "y"), ("L",), ("rw",), ("S",), ("T",), ("M", "N")
@@ -40,6 +40,7 @@ class Machine:
         memory |= {x: -1 if lock.peek(0) else lock.peek(1) for x, lock in self.rwlocks.items()}
         memory |= {x: lock.peek(0) for x, lock in (self.tries | self.module | self.srcus).items()}
         memory |= {f"{x}{n}": srcu.peek(1 + n) for x, srcu in self.srcus.items() for n in (0, 1)}
+        memory |= {period(x): srcu.peek(3) for x, srcu in self.srcus.items()}
         return tuple(sorted((x, v) for x, v in memory.items() if v)), tuple(unfinished)
 
 
