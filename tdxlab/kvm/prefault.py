@@ -91,6 +91,7 @@ async def kvm_vcpu_pre_fault_memory(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int
 async def _page_by_page(vcpu: KvmVcpu, gpa: int, nbytes: int) -> int:
     done = ret = 0
     while done < nbytes and ret >= 0:
-        ret = await kvm_arch_vcpu_pre_fault_memory(vcpu, gpa + done, nbytes - done)
+        await step((vcpu, "signal", READ), at="KVM_PRE_FAULT_MEMORY")
+        ret = -EINTR if vcpu.signal else await kvm_arch_vcpu_pre_fault_memory(vcpu, gpa + done, nbytes - done)
         done += max(ret, 0)
     return done or ret

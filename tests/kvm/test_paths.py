@@ -60,6 +60,15 @@ def test_a_signal_ends_a_prefault():
     assert lab.alone(td.prefault(0, 0, PAGE_SIZE)) == -EINTR and not td.kvm.stat["pages_2m"]
 
 
+def test_a_signal_is_seen_before_all_that_only_the_architecture_refuses():
+    lab = Lab(cpus=1)
+    td = lab.create_td(finalize=False)
+    td.kvm.vcpus[0].signal = True
+    assert lab.alone(td.prefault(0, 0, PAGE_SIZE)) == -EINTR
+    assert lab.alone(td.prefault(0, SHARED_BIT, PAGE_SIZE)) == -EINTR
+    assert lab.alone(td.prefault(0, 1, PAGE_SIZE)) == -EINVAL
+
+
 def test_prefault_of_4k_needs_no_split(go):
     async def prefault_then_accept(td):
         await td.prefault(0, 0, 0x1000)
