@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tdxlab.engine.run import frames
+from tdxlab.engine.run import suspended
 from tdxlab.engine.step import Steps
 from tdxlab.hw.cpu import Regs
 from tdxlab.kvm.guest_memfd import Gmem
@@ -27,7 +27,7 @@ def in_flight(actors: Sequence[Steps], hpas: int) -> dict[int, int]:
     return {
         page: cpu
         for cpu, actor in enumerate(actors)
-        for frame in frames(actor)
+        for _, frame in suspended(actor)
         for number in numbers(list(frame.f_locals.values()))
         for page in (number & hpas, number << PAGE_SHIFT & hpas)
     }

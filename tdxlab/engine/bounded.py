@@ -15,7 +15,7 @@ from tdxlab.engine.schedule import stay
 class Bounded:
     """The executions of a program within `bound` preemptions, each handed out at its end, before it is rewound.
 
-    left_out: the bound kept some away.  redundant: none is run twice.
+    left_out: the bound kept some away, or a CPU that lets others go first did.  redundant: none is run twice.
     """
 
     redundant, left = 0, None
@@ -35,6 +35,7 @@ class Bounded:
                     execution.step(cpu)
                 to_the_end(execution)
                 self._alternatives(execution, len(prefix))
+                self.left_out = self.left_out or execution.polite
                 yield execution
             finally:
                 execution.abandon()

@@ -41,12 +41,10 @@ class Claim:
         """Is `cell` one of `over`?"""
         return any(o is cell if not isinstance(o, str) else cell.name.split(":", 1)[0] == o for o in self.over)
 
-    def look(self, journal: Journal, history: History, *, audited: bool = True) -> bool:
-        """Evaluate the predicate now, and see that it keeps to its cells where that is audited."""
+    def look(self, journal: Journal, history: History) -> bool:
+        """Evaluate the predicate now, and see that it keeps to its cells."""
         if self.kind == "history":
             return bool(self.predicate(history))
-        if not audited:
-            return bool(self.predicate())
         outside = journal.reads
         journal.reads = []
         try:
@@ -101,16 +99,16 @@ class Invariant:
 class Watch:
     """The claims of one execution as it goes on: which always-claims broke and which sometimes-claims came true.
 
-    broken, seen: {claim: the step}; -1 is before the first.  audited: does a look see that claims keep to their cells?
+    broken, seen: {claim: the step}; -1 is before the first.  known: an earlier run has looked at that.
     """
 
-    def __init__(self, claims: Iterable[Claim], journal: Journal, *, audited: bool = True) -> None:
+    def __init__(self, claims: Iterable[Claim], journal: Journal, *, known: bool = False) -> None:
         self.claims = tuple(claims)
-        self.journal, self.audited = journal, audited
+        self.journal = journal
         self.history: History = []
         self.broken: dict[str, int] = {}
         self.seen: dict[str, int] = {}
-        if audited:
+        if not known:
             self.after(None, -1)
 
     def carry_on(self, earlier: Watch, n: int) -> None:
@@ -124,7 +122,7 @@ class Watch:
             if claim.kind in FINAL or claim.id in self.broken or claim.id in self.seen:
                 continue
             if writes is None or any(claim.names(cell) for cell, _, _ in writes):
-                value = claim.look(self.journal, self.history, audited=self.audited)
+                value = claim.look(self.journal, self.history)
                 if claim.kind == "always" and not value:
                     self.broken[claim.id] = n
                 elif claim.kind == "sometimes" and value:
@@ -133,7 +131,7 @@ class Watch:
     def finish(self, n: int, done: bool) -> None:
         """Look at the final-state and history claims.  done: did the run end by itself?"""
         for claim in self.claims:
-            if claim.kind in FINAL and not (done and claim.look(self.journal, self.history, audited=self.audited)):
+            if claim.kind in FINAL and not (done and claim.look(self.journal, self.history)):
                 self.broken[claim.id] = n
 
     def holds(self, claim: Claim) -> bool:

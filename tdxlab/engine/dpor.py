@@ -12,11 +12,12 @@ the same where it comes earlier: no execution is lost if that is as much as it c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tdxlab.engine.access import EVERYTHING, Access, Parts, given_back
-from tdxlab.engine.history import History, Step, Waited
+from tdxlab.engine.history import History, Step, Waited, bits
+from tdxlab.engine.identity import standing
 from tdxlab.engine.rounds import Place, alike, place
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.step import OTHERS, READ, WRITE
@@ -36,7 +37,7 @@ class State:
     tried: int = 0
 
 
-AUDITED = 20  # first runs of a search in which claims are seen to keep to their cells
+AUDITED = 20  # first runs of a search in which it is seen what actors do before their first step, and wait for
 RETRIES = 10
 
 
@@ -52,18 +53,26 @@ class Search:
     """
 
     def __init__(
-        self, program: Program, begun_again: Callable[[], None] = lambda: None, retries: int = RETRIES
+        self,
+        program: Program,
+        begun_again: Callable[[], None] = lambda: None,
+        retries: int = RETRIES,
+        *,
+        check_reads: bool = False,
     ) -> None:
-        self.program, self.begun_again, self.retries = program, begun_again, retries
+        self.program, self.begun_again, self.retries, self.check_reads = program, begun_again, retries, check_reads
         self.claims = [claim for claim in program.claims if claim.over]
-        self.alike: dict[Place, bool] = {}  # of loops that try again: the rounds
+        self.alike: set[tuple[tuple[int, ...], int]] = set()  # (schedule, CPU): its next round is in vain, as the last
+        self.counting: set[Place] = set()  # where another round is not
         self._begin(set())
 
     def _begin(self, waited: set[str]) -> None:
         self.history = History(self.program.journal, waited)
         self.states = [State({})]
         self.again: list[int | None] = []  # of each step: the CPU, if it let others go first
-        self.unsure: dict[Place, tuple[list[int], int]] = {}  # after which steps a CPU was taken to try in vain there
+        self.stood: list[Hashable] = []  # of each step ... how it stood before that
+        self.stands: dict[int, tuple[int, Hashable]] = {}  # of a CPU that lets others go first: since when, and how
+        self.unsure: dict[tuple[tuple[int, ...], int], Place] = {}  # as `alike`, where nobody has looked yet
         self.redundant = 0
         self.runs = 0
 
@@ -90,14 +99,17 @@ class Search:
         """One run after another.  What is taken from it must be read before the next is asked for."""
         earlier: Execution | None = None
         for n in itertools.count():
-            execution = Execution(self.program, trusted=n >= AUDITED)
+            trusted = n >= AUDITED and earlier is not None
+            execution = Execution(self.program, check_reads=self.check_reads, trusted=trusted)
             prefix = [step.cpu for step in self.history.steps]
             try:
                 if earlier is not None:
                     execution.replay(prefix, earlier.watch)
-                del self.again[len(prefix) :]
-                if self._run(execution):
-                    self._look_at_races(execution)
+                del self.again[len(prefix) :], self.stood[len(prefix) :]
+                self.stands.clear()
+                new = self._run(execution)
+                self._look_at_races(execution)
+                if new:
                     self.runs += 1
                     yield execution
                 else:
@@ -176,24 +188,40 @@ class Search:
         return not mine or self.history.left_something(mine)
 
     def _is_alike(self, execution: Execution, cpu: int) -> bool:
-        # the round that would follow to the last; where that is not known yet, it is asked at the end of the run
-        at = place(execution.coroutines[cpu])
-        if at not in self.alike:
-            upto, mine = execution.yielded[cpu], self._round(cpu)
-            if self.history.changed_since(mine) & ((1 << upto) - 1):
-                upto = (mine & -mine).bit_length() - 1
-            self.unsure[at] = execution.schedule[:upto], cpu
-        return self.alike.get(at, True)
+        # the round that would follow to the last; where that is not known, it is asked at the end of the run
+        if self.counting and place(execution.coroutines[cpu]) in self.counting:
+            return False
+        at = execution.yielded[cpu]
+        if self.stands.get(cpu, (-1,))[0] != at:
+            self.stands[cpu] = at, standing(execution.coroutines[cpu])
+        began = next((n for n in range(at - 1, -1, -1) if self.again[n] == cpu), None)
+        if began is not None and self.stood[began] == self.stands[cpu][1]:
+            return True
+        schedule = self._unwoken(cpu, at)
+        if schedule is not None and (schedule, cpu) not in self.alike:
+            self.unsure[schedule, cpu] = place(execution.coroutines[cpu])
+        return True
+
+    def _unwoken(self, cpu: int, at: int) -> tuple[int, ...] | None:
+        # The steps up to where it lets others go first, without those that changed what its last round had looked at.
+        # None if it would not come there without them.
+        gone, mine = 0, self._round(cpu)
+        for n in bits(self.history.changed_since(mine) & (1 << at) - 1):
+            gone |= self.history.gone(n)
+        if gone & self.history.of.get(cpu, 0):
+            return None
+        return tuple(step.cpu for n, step in enumerate(self.history.steps[:at]) if not gone >> n & 1)
 
     def _rounds_differ(self) -> bool:
         # where they were taken to be alike?
-        for at, (schedule, cpu) in [*self.unsure.items()]:
-            found = alike(self.program, schedule, cpu, at)
-            if found is not None:
-                self.alike[at] = found
-                del self.unsure[at]
-                if not found:
-                    return True
+        for (schedule, cpu), at in [*self.unsure.items()]:
+            found = alike(self.program, schedule, cpu)
+            if found is False:
+                self.counting.add(at)
+                return True
+            if found:
+                self.alike.add((schedule, cpu))
+                del self.unsure[schedule, cpu]
         return False
 
     def _woken_by(self, cpu: int) -> int:
@@ -222,6 +250,7 @@ class Search:
         more: Parts = ()
         looked_at: Parts = ()
         woken_by = 0
+        stood = standing(execution.coroutines[cpu]) if ready == OTHERS else None
         if ready == OTHERS and not self._is_new(cpu) and self._is_alike(execution, cpu):
             looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
         if known is not None:
@@ -232,6 +261,7 @@ class Search:
                 more = self._may_follow(cpu)
             did = self._go(execution, cpu, mark)
         self.again.append(cpu if ready == OTHERS else None)
+        self.stood.append(stood)
         condition = ready if callable(ready) else None
         return history.add(cpu, did, told, mark, condition, more, looked_at, woken_by).access
 

@@ -46,6 +46,7 @@ AUTO = (
     (Phase("bounded", 0), FIRST), (Phase("bounded", 1), FIRST), (Phase("random"), WALKS), (Phase("pct"), WALKS),
     (Phase("turns"), 1), (Phase("bounded", 2), FIRST), (Phase("dpor"), None),
 )  # fmt: skip
+FOR_A_CYCLE = 0.2  # of the time that the search has; a cycle on the run itself takes no search
 WALKED = {"random": 1_000, "pct": 1_000, "turns": 1}  # runs where nobody says how many
 
 
@@ -64,7 +65,8 @@ def explore(
     """Run `program` under many schedules, and judge its claims.
 
     One schedule is run first and last and must give the same trace: state outside cells would show here.
-    livelocks: is a cycle looked for where a run was cut?  That takes seconds.
+    livelocks: is a cycle looked for where a run was cut?  That takes seconds.  timeout: in seconds; one run is always
+    made.
     progress: is called after each run.  Ctrl-C ends the search with what it has.
     Raises AssertionError where an invariant fails at the end of a run, with the schedule.
     """
@@ -87,10 +89,11 @@ def explore(
     finally:
         program.journal.taking = None
     result.lock_order = order.edges()
+    until = start + timeout * (1 + FOR_A_CYCLE) if timeout else None
     for how in ("livelock", "cut") if livelocks else ():
         if how not in result.outcomes:
             continue
-        result.livelock = result.livelock or livelock(program, result.outcomes[how][1])
+        result.livelock = result.livelock or livelock(program, result.outcomes[how][1], until)
         if how == "livelock" and result.livelock is None:
             result.complete = False  # the loop was not the same in each round, so that more would have to be run
     for verdict in result.claims.values():
@@ -136,7 +139,8 @@ def _search(
     search = SEARCHES[phase.algorithm](program, phase.bound, check_reads, forget)
     stopped = False
     for execution in search.executions():
-        if (most is not None and phase.executions >= most) or (ends is not None and time.monotonic() > ends):
+        late = ends is not None and time.monotonic() > ends and result.executions  # one is always run
+        if (most is not None and phase.executions >= most) or late:
             stopped = True
             break
         record(execution, result, order)
@@ -152,7 +156,7 @@ def _search(
 
 
 SEARCHES: dict[str, Callable[[Program, int | None, bool, Callable[[], None]], Executions]] = {
-    "dpor": lambda program, bound, check_reads, forget: Search(program, forget),
+    "dpor": lambda program, bound, check_reads, forget: Search(program, forget, check_reads=check_reads),
     "bounded": lambda program, bound, check_reads, forget: Bounded(program, bound, check_reads=check_reads),
     "random": lambda program, bound, check_reads, forget: Walks(program, any_cpu),
     "pct": lambda program, bound, check_reads, forget: Walks(program, by_priority),

@@ -6,13 +6,14 @@ other objects in the next run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tdxlab.engine.access import COMMUTING, EVERYTHING, Access, Parts, commute, orders, shares
 from tdxlab.engine.cells import Cell, Journal, Key
-from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Touch, Tried, mode_now
+from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Open, Touch, Tried, mode_now
 
 
 class Waited(Exception):
@@ -241,8 +242,11 @@ class History:
     def moved_before(self, j: Step, i: int) -> Access:
         """What a step would access if it came before step i, with which it races.
 
-        Where step i decides what it comes to (a try-lock, a cmpxchg) that is looked up; else it is as it was.
+        Where step i decides what it comes to (a try-lock, a cmpxchg) that is looked up.  What is known only when it has
+        been made may be anything.  Else it is as it was.
         """
+        if isinstance(j.touches, Open):
+            return self.access(EVERYTHING)
         if not any(isinstance(mode, Tried) for _, _, mode in j.touches):
             return j.access
         with self.without(i, j.touches, len(self.journal.log or ())):
@@ -302,13 +306,16 @@ class Without:
         """The steps with which readers came that are there still, since how they left is gone."""
         found = 0
         for (cell, _), writes in self.writes.items():
-            came: dict[int, int] = {}
+            came: dict[int, list[int]] = {}  # a CPU may come in again before it has left
             for n, old, new in writes if shares(cell) else ():
                 if not self.gone >> n & 1 and (cell.name, None, SHARE) in self.history.steps[n].access.parts:
-                    cpu = self.history.steps[n].cpu
-                    came[cpu] = 1 << n if new > old else 0
-            for step in came.values():
-                found |= step
+                    mine = came.setdefault(self.history.steps[n].cpu, [])
+                    if new > old:
+                        mine.append(n)
+                    elif mine:
+                        mine.pop()
+            for n in itertools.chain(*came.values()):
+                found |= 1 << n
         return found
 
     def _writes(self) -> dict[tuple[Cell, Key], list[tuple[int, Any, Any]]]:

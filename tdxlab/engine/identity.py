@@ -1,15 +1,17 @@
 """When do two states come to the same?  If their cells do, and where each CPU stands with which locals.
 
-Left out: what a frame holds behind objects of objects of objects.
+Left out: what a frame holds behind objects of objects of objects.  (What CPUs share is in cells.)
 """
 
 from __future__ import annotations
 
+import gc
+from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
 from tdxlab.engine.cells import Journal, Record, Table, Words
-from tdxlab.engine.run import Execution, frames
+from tdxlab.engine.run import Execution, suspended
 from tdxlab.engine.trace import plain
 
 DEEP = 3
@@ -26,24 +28,44 @@ def identity(execution: Execution) -> Hashable:
 
 
 def standing(coroutine: Any) -> Hashable:
-    """Where a coroutine stands, with which locals."""
+    """Where a coroutine stands, with which locals, and how far its loops have come."""
+    chain = [*suspended(coroutine, driven=True)]
+    awaited = {id(inner) for inner, _ in chain}
     return tuple(
-        (frame.f_code, frame.f_lasti, tuple((name, _value(value, DEEP)) for name, value in frame.f_locals.items()))
-        for frame in frames(coroutine, driven=True)
+        (
+            frame.f_code,
+            frame.f_lasti,
+            tuple((name, _value(value, DEEP)) for name, value in frame.f_locals.items() if id(value) not in awaited),
+            tuple(
+                _value(value, DEEP)
+                for value in gc.get_referents(owner)
+                if hasattr(value, "__next__") and id(value) not in awaited
+            ),
+        )
+        for owner, frame in chain
     )
 
 
 def _value(value: Any, deep: int) -> Hashable:
     if isinstance(value, Words | Table | Record):
         return value.name  # its content is compared as a cell
-    if value is None or isinstance(value, bool | int | str | bytes):
+    if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
     if not deep or isinstance(value, Journal):  # which grows with each step
         return type(value).__qualname__
-    if isinstance(value, list | tuple | set | frozenset):
+    if hasattr(value, "__next__"):
+        return _iterator(value, deep)
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return tuple(_value(part, deep - 1) for part in value)
     if isinstance(value, dict):
         return tuple((_value(key, 1), _value(part, deep - 1)) for key, part in value.items())
     slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
     parts = {name: getattr(value, name, None) for name in (*slots, *getattr(value, "__dict__", ()))}
     return type(value).__qualname__, tuple((name, _value(part, deep - 1)) for name, part in parts.items())
+
+
+def _iterator(value: Any, deep: int) -> Hashable:
+    try:
+        return _value(value.__reduce__(), deep)
+    except TypeError:  # one that can not tell how far it has come is never as it was
+        return object()

@@ -10,6 +10,7 @@ before it is told.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import chain
@@ -39,15 +40,18 @@ class _State:
     to: dict[int, Hashable] = field(default_factory=dict)
 
 
-def livelock(program: Program, start: list[int]) -> Livelock | None:
-    """The first cycle that is met: on the schedule `start` itself, else in the states after it."""
+def livelock(program: Program, start: list[int], until: float | None = None) -> Livelock | None:
+    """The first cycle that is met: on the schedule `start` itself, else in the states after it.
+
+    until: when the search for those ends, as time.monotonic() tells it.
+    """
     itself = _on(program, start)
     if itself and _recurs(program, itself.schedule, itself.cycle):
         return itself
     states: dict[Hashable, _State] = {}
     todo = [start]
     most = min(MOST_STATES, MOST_STEPS // (len(start) + 1))
-    while todo and len(states) < most:
+    while todo and len(states) < most and (until is None or time.monotonic() < until):
         schedule = todo.pop(0)
         here, able = _follow(program, schedule)
         if here in states:

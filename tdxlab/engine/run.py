@@ -15,7 +15,7 @@ from typing import Any
 from tdxlab.engine.cells import Cell, Journal, Key, audit
 from tdxlab.engine.claims import Claim, Invariant, Watch
 from tdxlab.engine.schedule import ScheduleError, Scheduler, stay
-from tdxlab.engine.step import OTHERS, READ, Pause, Steps, Touch, covers, mode_now
+from tdxlab.engine.step import OTHERS, READ, Open, Pause, Steps, Touch, covers, mode_now
 from tdxlab.engine.storm import Busy
 from tdxlab.engine.trace import Event, Trace, placed, plain
 
@@ -104,6 +104,7 @@ class Execution:
         self.coroutines = list(program.actors())
         self.pauses: list[Pause | None] = []
         self.yielded: dict[int, int] = {}  # CPU -> length of the schedule when it let others go first
+        self.polite = False  # did a CPU let others go first where it could have gone on?
         self.fatal: str | None = None
         self.spinning: list[int] = []  # who tries again for ever: nobody is left who could change what it looks at
         for cpu in range(len(self.coroutines)):
@@ -112,7 +113,7 @@ class Execution:
                 self.pauses.append(self._advance(cpu, None))
             else:
                 self._begin(cpu)
-        self.watch = Watch(program.claims, self.journal, audited=not trusted)
+        self.watch = Watch(program.claims, self.journal, known=trusted)
 
     def _begin(self, cpu: int) -> None:
         # what stands before an actor's first step is run here and is no step: it must not use the machine
@@ -157,6 +158,7 @@ class Execution:
                 polite.append(cpu)
             elif condition is None or condition == OTHERS or condition():  # type: ignore[operator]
                 ready.append(cpu)
+        self.polite = self.polite or bool(ready and polite)
         return ready or polite
 
     def can_go(self, cpu: int) -> bool:
@@ -244,6 +246,8 @@ class Execution:
             self._complain(undeclared(reads, touches, journal, False), "reads", n, cpu)
         else:
             self.pauses[cpu] = self._advance(cpu, touches)
+        if len(touches) > len(pause[1]) and not isinstance(pause[1], Open):
+            raise Undeclared(f"step {n} of CPU {cpu}, {pause[0]}, adds touches and has not said so (more=True)")
         after = self.pauses[cpu]
         if after is not None and after[2] == OTHERS:
             self.yielded[cpu] = len(self.schedule)
@@ -322,16 +326,16 @@ class Execution:
         self.journal.cpu = 0
 
 
-def frames(coroutine: Any, *, driven: bool = False) -> Iterator[FrameType]:
-    """The frames that are suspended in a coroutine, outermost first.
+def suspended(coroutine: Any, *, driven: bool = False) -> Iterator[tuple[Any, FrameType]]:
+    """The coroutines that are suspended in each other, outermost first, each with its frame.
 
-    driven: also of a coroutine that one of them runs by hand, as its local variable of that name.
+    driven: also one that one of them runs by hand, as its local variable of that name.
     """
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
         if frame is None:
             return
-        yield frame
+        yield coroutine, frame
         inner = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
         coroutine = inner or (frame.f_locals.get("driven") if driven else None)
 
@@ -340,7 +344,7 @@ def _stack(coroutine: Steps) -> list[tuple[str, str, int]]:
     """(function, file, line) of each model frame that is suspended in `coroutine`, outermost first."""
     return [
         (frame.f_code.co_qualname, frame.f_code.co_filename, frame.f_lineno)
-        for frame in frames(coroutine, driven=True)
+        for _, frame in suspended(coroutine, driven=True)
         if not frame.f_code.co_filename.startswith(ENGINE)
     ]
 

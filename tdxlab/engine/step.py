@@ -53,20 +53,26 @@ def mode_now(cell: Cell, key: Key, mode: str) -> str:
     return mode.comes_to(cell, key) if isinstance(mode, Tried) else mode
 
 
+class Open(tuple[Touch, ...]):
+    """The touches of a step that may add to them: what it accesses is known only when it has been made."""
+
+    __slots__ = ()
+
+
 @types.coroutine
 def step(
-    *touches: Touch, at: str | None = None, ready: Ready | str | None = None
+    *touches: Touch, at: str | None = None, ready: Ready | str | None = None, more: bool = False
 ) -> Generator[Pause, list[Touch], list[Touch]]:
     """Another CPU may run before this.
 
     touches: all that is shared and accessed until the next step.  at: names a hook point or explains the step to
     a reader.  ready: the CPU waits until this is true (a blocking lock, an IPI's answer).
-    Returns the event's own list of touches, to which what is found on the way can be added.
+    Returns the event's own list of touches; more: what is found on the way may be added to it.
     Within a call that runs alone there is no pause: nobody comes in, and nobody asks (`Journal.alone`).
     """
     if touches and ready is None and touches[0][0].journal.alone:
         return [*touches]
-    return (yield at, touches, ready)
+    return (yield at, Open(touches) if more else touches, ready)
 
 
 @types.coroutine
@@ -77,7 +83,7 @@ def one_step(leaf: Coroutine[Pause, list[Touch], T], at: str | None = None) -> G
     """
     reply: Any = None
     try:
-        footprint = yield at, (), None
+        footprint = yield at, Open(), None
         while True:
             _, touches, ready = leaf.send(reply)
             if ready is not None:

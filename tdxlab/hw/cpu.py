@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tdxlab.engine.cells import Journal, Record
-from tdxlab.engine.step import READ, Pause, Touch, one_step, step
+from tdxlab.engine.step import READ, Open, Pause, Touch, one_step, step
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.tlb import Tlb
 from tdxlab.spec.bits import EptViolation, GpaLevel, SeptEntry, field
@@ -249,7 +249,7 @@ def first_poll(driven: Coroutine[Pause, list[Touch], T]) -> Generator[Pause, lis
                 reply.extend(pause[1])
             else:
                 polled = polled or pause[0] == "poll"
-                reply = yield pause
+                reply = yield (pause[0], Open(pause[1]), pause[2]) if polled else pause
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:

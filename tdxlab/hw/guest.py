@@ -115,7 +115,7 @@ class Guest:
     async def _access(self, gpa: int, cause: int) -> Access | tuple[int, list[Touch]]:
         # the exception that came instead, or where the data is: the caller uses it in the same step
         while True:
-            mine = await self._boundary(f"guest: {CAUSES[cause]} {gpa:#x}")
+            mine = await self._boundary(f"guest: {CAUSES[cause]} {gpa:#x}", more=True)
             hpa = await self.cpu.access(self.regs, gpa, cause, mine)
             if hpa is not None:
                 return hpa, mine
@@ -128,11 +128,11 @@ class Guest:
         await step(at="guest: PAUSE", ready=OTHERS)
         await self._boundary("guest: PAUSE")
 
-    async def _boundary(self, at: str) -> list[Touch]:
+    async def _boundary(self, at: str, more: bool = False) -> list[Touch]:
         # between two instructions a pending interrupt makes a TD exit
         while True:
             lp = self.cpu.lp
-            mine = await step((lp, "interrupt", READ), at=at)
+            mine = await step((lp, "interrupt", READ), at=at, more=more)
             if not lp.interrupt:
                 return mine
             await self.cpu.at_grain(self.cpu.module.external_interrupt(self.cpu, self.regs), "external interrupt")

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from tdxlab.engine.cells import Cell, Journal, Key, Lock, Words
 from tdxlab.engine.run import MachineDead
-from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Pause, Touch, Tried, step
+from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Open, Pause, Touch, Tried, step
 from tdxlab.spec.bits import SeptEntry, SharexWord
 from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_BUSY_HOST_PRIORITY, Status
 
@@ -94,7 +94,8 @@ class Held:
     would read them?  How much more they would be is in `unwritten`, and `locks` has those of Secure-EPT entries only.
 
     The key of a Secure-EPT entry's own lock is ("entry", index), or ("entry", None) for all entries of a page.
-    `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step.
+    `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step; more:
+    others may be added.
     The dispatcher alone calls `release`, so an abandoned call gives nothing back.
     """
 
@@ -117,12 +118,15 @@ class Held:
         return True
 
     @types.coroutine
-    def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
+    def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch, more: bool = False) -> Attempt[list[Touch]]:
         """Take a share, or refuse BUSY with `operand`."""
         if self.at_once(lock, i):
             return []
         self.write_out()
-        mine = [] if self.journal.alone else (yield None, (*reads, (lock, i, SHARED[self.host])), None)
+        mine: list[Touch] = []
+        if not self.journal.alone:
+            touches = *reads, (lock, i, SHARED[self.host])
+            mine = yield None, Open(touches) if more else touches, None
         word = lock[i]
         if word & TAKEN_OR_HP:
             if word & EXCLUSIVE or not self.host:
@@ -133,14 +137,17 @@ class Held:
         return mine
 
     @types.coroutine
-    def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch) -> Attempt[list[Touch]]:
+    def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch, more: bool = False) -> Attempt[list[Touch]]:
         """Take the lock alone, or refuse BUSY with `operand`."""
         if (unwritten := self.unwritten) is not None:
             if not lock[i] and (lock, i) not in unwritten:
                 unwritten[lock, i] = EXCLUSIVE
                 return []
             self.write_out()
-        mine = [] if self.journal.alone else (yield None, (*reads, (lock, i, EXCLUSIVELY[self.host])), None)
+        mine: list[Touch] = []
+        if not self.journal.alone:
+            touches = *reads, (lock, i, EXCLUSIVELY[self.host])
+            mine = yield None, Open(touches) if more else touches, None
         word = lock[i]
         if word and (word != HP or not self.host):
             raise self._refused(lock, i, operand)

@@ -194,7 +194,7 @@ async def tdx_init_mem_populate(vcpu: KvmVcpu, gpa: int, source: int, measure: b
 
 async def kvm_tdp_mmu_gpa_is_mapped(kvm: Kvm, gfn: int) -> int:
     """The frame that the mirror has at 4K, or 0.  Context: mmu_lock held for read."""
-    touches = await step(at=f"is {gfn:#x} mapped?")
+    touches = await step(at=f"is {gfn:#x} mapped?", more=True)
     it = descend(kvm.mirror, gfn, PG_LEVEL_4K, touches)
     return spte_to_pfn(it.old_spte) if it.is_leaf and it.level == PG_LEVEL_4K else 0
 

@@ -50,6 +50,6 @@ async def next_writable(kvm: Kvm, slot: KvmMemorySlot) -> TdpIter | None:
     if root is None:
         return None
     first = slot.base_gfn + kvm_gfn_root_bits(root)
-    touches = await step(at=f"walk the shared EPT from {slot.base_gfn:#x} on")
+    touches = await step(at=f"walk the shared EPT from {slot.base_gfn:#x} on", more=True)
     entries = for_each_tdp_pte(root, first, first + slot.npages, touches=touches)
     return next((it for it in entries if it.is_leaf and it.old_spte & PT_WRITABLE_MASK), None)

@@ -84,7 +84,7 @@ async def to_private(gmem: Gmem, start: int, end: int) -> int:
     """
     whole = gmem.first_of(start), gmem.first_of(end - 1) + (1 << gmem.order)
     await gmem.filemap_invalidate_lock.write_lock()
-    touches = await step(at="are references as expected?")
+    touches = await step(at="are references as expected?", more=True)
     ret = 0 if gmem.is_safe(start, end, touches) else -EAGAIN
     if not ret:
         around = gmem.bindings(*whole)
@@ -101,7 +101,7 @@ async def split_folios(gmem: Gmem, start: int, end: int) -> int:
     """Make folios of 4K of those in [start, end).  Returns 0, or -EAGAIN for one that is referenced."""
     for first in gmem.firsts(start, end) if gmem.order else ():
         pages = range(first, first + (1 << gmem.order))
-        touches = await step((gmem.split, first, WRITE), at=f"split folio {first:#x}")
+        touches = await step((gmem.split, first, WRITE), at=f"split folio {first:#x}", more=True)
         if gmem.split[first]:
             continue
         if not gmem.is_safe(pages.start, pages.stop, touches):
@@ -114,7 +114,9 @@ async def merge_folios(gmem: Gmem, start: int, end: int) -> None:
     """Make one folio again of what is private as a whole and not referenced."""
     for first in gmem.firsts(start, end) if gmem.order else ():
         pages = range(first, first + (1 << gmem.order))
-        touches = await step((gmem.split, first, WRITE), (gmem.shared, pages, READ), at=f"merge folio {first:#x}")
+        touches = await step(
+            (gmem.split, first, WRITE), (gmem.shared, pages, READ), at=f"merge folio {first:#x}", more=True
+        )
         if gmem.is_safe(pages.start, pages.stop, touches) and not any(gmem.shared[page] for page in pages):
             gmem.split.put(first, False)
 

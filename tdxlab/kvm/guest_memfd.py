@@ -115,7 +115,7 @@ class Gmem:
             pages = range(first, first + (1 << self.order))
             kept: list[Touch] = [(self.references, pages, READ), (self.kept, pages, READ)]
             changes = (self.folios, first, WRITE), (self.split, first, WRITE)
-            touches = await step(*changes, *kept, at=f"truncate folio {first:#x}")
+            touches = await step(*changes, *kept, at=f"truncate folio {first:#x}", more=True)
             if not (hpa := self.folios[first]):
                 continue
             self.folios.put(first, 0)
@@ -171,7 +171,7 @@ async def kvm_gmem_get_pfn(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
     gmem, index = slot.gmem, slot.gmem_index(gfn)
     first, at = gmem.first_of(index), f"guest_memfd: folio of {gfn:#x}"
     while True:
-        touches = await step(*gmem.touches(index, READ), (gmem.poisoned, first, READ), at=at)
+        touches = await step(*gmem.touches(index, READ), (gmem.poisoned, first, READ), at=at, more=True)
         if gmem.poisoned[first]:
             return -EHWPOISON, 0
         if hpa := gmem.folios[first]:
@@ -189,7 +189,7 @@ async def kvm_release_faultin_page(gmem: Gmem, index: int, pfn: int) -> None:
     """Put the frame of a fault.  Of a folio that has left the file meanwhile, who is last frees it."""
     hpa = (pfn - index + gmem.first_of(index)) << PAGE_SHIFT
     mode = Tried(ADD, lambda *_: WRITE if gmem.removed.peek(hpa) else ADD)
-    touches = await step((gmem.held, pfn, mode), (gmem.removed, hpa, READ), at=f"folio_put {pfn:#x}")
+    touches = await step((gmem.held, pfn, mode), (gmem.removed, hpa, READ), at=f"folio_put {pfn:#x}", more=True)
     gmem.held.put(pfn, gmem.held[pfn] - 1)
     if gmem.removed[hpa] and not gmem.is_held(hpa, touches):
         touches.append((gmem.removed, hpa, WRITE))

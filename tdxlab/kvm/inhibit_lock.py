@@ -138,7 +138,7 @@ async def inhibit_then_upgrade(kvm: Kvm, slot: KvmMemorySlot, gfn: int, level: i
         return 0
     await kvm.mmu_lock.read_lock()
     await inhibit_above(slot, gfn, level)
-    touches = await step(at="is there a larger leaf?")
+    touches = await step(at="is there a larger leaf?", more=True)
     larger = descend(kvm.mirror, gfn, PG_LEVEL_4K, touches)
     kvm.mmu_lock.read_unlock()
     if not larger.is_leaf or larger.level <= level:

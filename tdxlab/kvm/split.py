@@ -222,7 +222,7 @@ async def split_block_under_read_lock(kvm: Kvm, gfn: int) -> int:
     if pages is None:
         return -ENOMEM
     await kvm.mmu_lock.read_lock()
-    touches = await step(at="is there a huge leaf?")
+    touches = await step(at="is there a huge leaf?", more=True)
     it = descend(kvm.mirror, gfn, PG_LEVEL_2M, touches)
     huge = it.level == PG_LEVEL_2M and it.is_leaf
     ret = await tdp_mmu_set_spte_atomic(kvm, it, TableSpte(child_of_huge(kvm, it, *pages))) if huge else 0

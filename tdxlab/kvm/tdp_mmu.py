@@ -46,7 +46,9 @@ async def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> int:
     kvm.mmu_lock.assert_held_read()
     parent = tdp_mmu_get_root_for_fault(fault)
     while True:
-        touches = await step(at=f"walk the {'mirror' if parent.is_mirror else 'shared EPT'} to {fault.gfn:#x}")
+        touches = await step(
+            at=f"walk the {'mirror' if parent.is_mirror else 'shared EPT'} to {fault.gfn:#x}", more=True
+        )
         it = tdp_mmu_walk(parent, fault, touches)
         if it.old_spte == FROZEN_SPTE:
             return RET_PF_RETRY

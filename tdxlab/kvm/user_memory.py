@@ -16,7 +16,7 @@ from tdxlab.spec.levels import ENTRIES, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K
 
 async def hva_to_pfn(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:
     """The frame at the memslot's address for `gfn`, a page of zeros if nobody has used it; 0 without memory."""
-    touches = await step((kvm.mm, gfn, READ), at=f"hva_to_pfn {gfn:#x}")
+    touches = await step((kvm.mm, gfn, READ), at=f"hva_to_pfn {gfn:#x}", more=True)
     if not kvm.mm[gfn]:
         hpa = kvm.host.alloc_page(PG_LEVEL_4K, GFP_KERNEL_ACCOUNT, "hva_to_pfn", kvm.name)
         if hpa is None:

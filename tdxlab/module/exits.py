@@ -88,7 +88,7 @@ async def begin(vm_exit: VmExit, reason: ExitReason, at: str, **outputs: int) ->
     Returns the touches of the step, which touches the vCPU, or None: the guest has left.
     """
     vcpu = vm_exit.vcpu
-    touches = await step((vcpu, None, WRITE), at=at)
+    touches = await step((vcpu, None, WRITE), at=at, more=True)
     vm_exit.td = td = vm_exit.module.tds[vcpu.tdr]
     touches.append((td, "fatal", READ))
     vcpu.last_exit_tsc = vm_exit.cpu.tsc()
@@ -115,7 +115,7 @@ async def leave(
     """
     vcpu, lp, regs = vm_exit.vcpu, vm_exit.cpu.lp, vm_exit.regs
     if touches is None:
-        touches = await step((vcpu, None, WRITE), at="TD exit")
+        touches = await step((vcpu, None, WRITE), at="TD exit", more=True)
     td = vm_exit.module.tds[vcpu.tdr]
     count = refcount_of(vcpu.epoch)
     touches += ((td, count, ADD), *vm_exit.pamt.node(vcpu.tdvpr), *vm_exit.pamt.node(td.tdr))
@@ -163,7 +163,7 @@ async def complete(call: Call, status: Status | None) -> None:
 async def end_in_exit(call: Call, exit: TdExit) -> None:
     """A TDCALL ends in a TD exit, before anybody looks at for how long the guest has been kept off a lock."""
     await call.held.release()
-    touches = await step((call.vcpu, None, WRITE), at="TD exit")
+    touches = await step((call.vcpu, None, WRITE), at="TD exit", more=True)
     call.vcpu.first_busy_tsc = call.busy_since
     await leave(call, exit, touches=touches)
 

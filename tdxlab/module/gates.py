@@ -129,7 +129,7 @@ def split_gpa_level(td: Td, gpa_level: int, lowest: int, highest: int) -> tuple[
 async def hold_entry(call: Call, td: Td, gpa: int, level: int, *, tree_exclusive: bool = False) -> tuple[Entry, Rule]:
     """The tree's lock, the walk to `level`, the entry's lock: what the leaf may do in its state."""
     take = call.held.exclusive if tree_exclusive else call.held.shared
-    touches = await take(td.sept_tree, 0, Operand.SEPT_TREE)
+    touches = await take(td.sept_tree, 0, Operand.SEPT_TREE, more=True)
     entry = sept.walk(call.memory, td, gpa, level, touches)
     check_reached(entry, level)
     return entry, await lock_entry(call, entry)
@@ -146,7 +146,7 @@ async def lock_entry(call: Call, entry: Entry) -> Rule:
 
 async def walk_alone(call: Call, td: Td, gpa: int) -> Entry:
     """The walk to a 4K entry for a leaf that has the TD to itself (TDR exclusive) and locks nothing of the tree."""
-    touches = await step(at="walk")
+    touches = await step(at="walk", more=True)
     return sept.walk(call.memory, td, gpa, LEVEL_4K, touches)
 
 

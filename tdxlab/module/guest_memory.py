@@ -80,7 +80,7 @@ async def operand_page(call: Call, gpa: int, operand: int, *, write: bool = Fals
     td = call.td
     if gpa >= 2 * td.shared_bit or (gpa & td.shared_bit and not shared):
         raise Refuse(st.TDX_OPERAND_INVALID.at(operand))
-    touches = await step((call.vcpu, None, WRITE), at="walk")
+    touches = await step((call.vcpu, None, WRITE), at="walk", more=True)
     if gpa & td.shared_bit:
         (level, word, _), key = call.cpu.walk(gpa, touches), 0
     else:

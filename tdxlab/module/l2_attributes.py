@@ -52,7 +52,7 @@ async def check(call: Call, gpa: int, level: int, attributes: int, flags: int) -
         if told & NEVER or (told & NEED_R and not told & PageAttributes.R):
             wrong |= of(vm, attributes) << BITS * vm
             continue
-        touches = await step(at=f"walk of L2 VM {vm}")
+        touches = await step(at=f"walk of L2 VM {vm}", more=True)
         entry = l2_sept.walk(call, call.td, vm, gpa, level, touches)
         if entry.level != level:
             raise Refuse(st.TDX_L2_SEPT_WALK_FAILED.at(vm << 16 | entry.level), {"rcx": 0, "rdx": 0})

@@ -81,7 +81,7 @@ async def hold_new(
     for vm, hpa in given.items():
         if vm > td.num_l2_vms:
             raise Refuse(st.TDX_OPERAND_INVALID.at(OPERANDS[vm]))
-        touches = await step(at=f"walk of L2 VM {vm}")
+        touches = await step(at=f"walk of L2 VM {vm}", more=True)
         entry = walk(call, td, vm, gpa, level, touches)
         where = vm << 16 | entry.level
         if entry.level != level:
@@ -121,7 +121,7 @@ def vms_at(td: Td, parent: Entry) -> list[int]:
 
 async def hold_old(call: Call, td: Td, vm: int, gpa: int, parent: Entry) -> L2Page:
     """The page of a VM at an L1 entry whose own page is about to go, locked."""
-    touches = await step(at=f"walk of L2 VM {vm}")
+    touches = await step(at=f"walk of L2 VM {vm}", more=True)
     entry = walk(call, td, vm, gpa, parent.level, touches)
     return L2Page(vm, entry, await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX))
 

@@ -46,7 +46,7 @@ async def hold_word(call: Call, gpa: int, tdr: int) -> tuple[Words, int]:
         raise Refuse(st.TDX_TD_NON_DEBUG)
     if gpa % WORD_BYTES:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
-    touches = await call.held.shared(td.sept_tree, 0, Operand.SEPT_TREE)
+    touches = await call.held.shared(td.sept_tree, 0, Operand.SEPT_TREE, more=True)
     if gpa >= td.shared_bit:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     entry = sept.walk(call.memory, td, gpa, LEVEL_4K, touches)

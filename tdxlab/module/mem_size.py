@@ -152,6 +152,7 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
         *counted(call.pamt, large, has_pair),
         (td, "chldcnt", ADD),
         at="update",
+        more=True,
     )
     write_entry(call, entry, sept.leaf(td, first.hpa, state))
     table.free()

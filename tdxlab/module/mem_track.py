@@ -19,7 +19,7 @@ async def tdh_mem_track(call: Call, tdr: int) -> None:
     Source: [S01:tdh_mem_track.c]
     """
     td = await hold_td(call, tdr, RCX)
-    touches = await call.held.exclusive(td.epoch_lock, 0, Operand.TD_EPOCH, (td, "td_epoch", WRITE))
+    touches = await call.held.exclusive(td.epoch_lock, 0, Operand.TD_EPOCH, (td, "td_epoch", WRITE), more=True)
     previous = refcount_of(td.td_epoch - 1)
     touches.append((td, previous, READ))
     if getattr(td, previous):

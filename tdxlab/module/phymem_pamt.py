@@ -64,7 +64,7 @@ async def tdh_phymem_pamt_remove(call: Call, hpa_level: int) -> None:
     node = await pamt.walk(call.held, hpa, LEVEL_2M, True, RCX)
     if node.type is not PT_PAMT:
         raise Refuse(st.TDX_NO_PAMT_PAGE_PAIR.at(RCX))
-    touches = await step(node.bepoch(READ), at="512 PAMT entries")
+    touches = await step(node.bepoch(READ), at="512 PAMT entries", more=True)
     pages = node.pair()
     for n, chunk in enumerate(pamt.given(*pages)):
         touches.append((chunk.entries, None, READ))
@@ -105,7 +105,7 @@ async def take_donors(call: Call, *pages: tuple[int, int]) -> None:
     """Set the bits of (HPA, operand)s one after the other; a bit that is set already gives the earlier ones back."""
     taken: list[int] = []
     for hpa, operand in pages:
-        touches = await step((*call.pamt.bit(hpa), WRITE), at="bitset")
+        touches = await step((*call.pamt.bit(hpa), WRITE), at="bitset", more=True)
         if call.pamt.serves(hpa):
             for page in taken:
                 touches.append((*call.pamt.bit(page), WRITE))

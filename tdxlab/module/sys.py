@@ -155,7 +155,7 @@ async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
     # --- all checks passed ---
     start, end = tdmr.next, tdmr.next + (BITMAP_CHUNK_BYTES if call.pamt.dynamic else CHUNK_BYTES)
     written = [cell for hpa in range(start, end, SIZE_2M) for cell in _reserve(call, tdmr, hpa)]
-    touches = await step(*((cell, None, WRITE) for cell, _ in written), at="update")
+    touches = await step(*((cell, None, WRITE) for cell, _ in written), at="update", more=True)
     for cell, values in written:
         cell.fill(values)
     tdmr.next = end

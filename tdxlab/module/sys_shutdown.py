@@ -46,7 +46,7 @@ async def tdh_sys_shutdown(call: Call, handoff: int) -> None:
         raise Refuse(st.TDX_OPERAND_INVALID.at(RCX))
     await hold_global(call)
     tables = own_tables(call.module)
-    touches = await step((sys, None, WRITE), *((table, None, READ) for table in tables), at="shut down")
+    touches = await step((sys, None, WRITE), *((table, None, READ) for table in tables), at="shut down", more=True)
     vcpus = call.module.vcpus.values()
     touches += ((vcpu, "state", READ) for vcpu in vcpus)
     if any(vcpu.state is VcpuState.ACTIVE for vcpu in vcpus):

@@ -43,7 +43,7 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
     assert rule.result is not None
     hpa, polled = entry.hpa, ((call.cpu.lp, "interrupt", READ), entry.touch())
     pages, first, alone = call.memory.pages, (hpa | call.td.key) & call.memory.keyed, call.cpu.journal.alone
-    touches = await step(entry.touch(), at="accept")
+    touches = await step(entry.touch(), at="accept", more=True)
     chunk, chunks = field(entry.word, PROGRESS) if level == LEVEL_2M else 0, ENTRIES**level
     while True:
         if (page := pages.get(first + chunk * PAGE_SIZE)) is not None:
@@ -52,7 +52,7 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
         if chunk == chunks:
             break
         if not alone:
-            touches = await step(*polled, at="poll")
+            touches = await step(*polled, at="poll", more=True)
         if call.cpu.interrupt_pending():
             write_entry(call, entry, sept.leaf(call.td, hpa, entry.state) | place(chunk, PROGRESS))
             raise Interrupted
@@ -122,7 +122,7 @@ async def walk_and_lock(call: Call, gpa: int, level: int | None) -> Entry:
 
     level: None for wherever it ends.
     """
-    touches = await step(at="walk")
+    touches = await step(at="walk", more=True)
     entry = sept.walk(call.memory, call.td, gpa, LEVEL_4K if level is None else level, touches)
     if level in (None, entry.level):
         entry.word = await call.held.entry(entry.page, entry.i, RCX)

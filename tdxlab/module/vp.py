@@ -55,7 +55,7 @@ async def associate(call: Call, td: Td, vcpu: Vcpu, *, disabled: bool = False) -
 
     disabled: one that will never run again will do.
     """
-    touches = await step((vcpu, None, WRITE), at="associate")
+    touches = await step((vcpu, None, WRITE), at="associate", more=True)
     check_pages(td, vcpu)
     if vcpu.state is not VcpuState.READY and not (disabled and vcpu.state is VcpuState.DISABLED):
         raise bad_state(call, vcpu)
@@ -185,7 +185,9 @@ async def enter_epoch(call: Call, td: Td, vcpu: Vcpu) -> None:
 
     Another vCPU on this LP flushes too; INFERRED: here, where the module does it with the ASIDs.
     """
-    touches = await call.held.shared(td.epoch_lock, 0, Operand.TD_EPOCH, (td, "td_epoch", READ), (vcpu, None, WRITE))
+    touches = await call.held.shared(
+        td.epoch_lock, 0, Operand.TD_EPOCH, (td, "td_epoch", READ), (vcpu, None, WRITE), more=True
+    )
     count = refcount_of(td.td_epoch)
     touches.append((td, count, ADD))
     setattr(td, count, getattr(td, count) + 1)

@@ -65,7 +65,7 @@ async def check(call: Call, td: Td, vcpu: Vcpu) -> None:
 
 async def count_out(td: Td, vcpu: Vcpu) -> None:
     """The vCPU is not entered after all: it leaves its epoch again."""
-    touches = await step((vcpu, None, WRITE), at="not entered")
+    touches = await step((vcpu, None, WRITE), at="not entered", more=True)
     name = refcount_of(vcpu.epoch)
     touches.append((td, name, ADD))
     setattr(td, name, getattr(td, name) - 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -13,9 +16,9 @@ from tdxlab.engine.cells import Journal, Words
 from tdxlab.engine.claims import ClaimReadsOutside, Invariant, always, at_end, of_history, sometimes
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.explore import explore
-from tdxlab.engine.locks import Atomic
+from tdxlab.engine.locks import Atomic, RwLock
 from tdxlab.engine.result import Result
-from tdxlab.engine.run import Execution, Program, run
+from tdxlab.engine.run import Execution, Program, Undeclared, run
 from tdxlab.engine.schedule import given
 from tdxlab.engine.step import OTHERS, READ, WRITE, step
 from tests.engine.programs import adds
@@ -232,7 +235,7 @@ def test_a_claim_about_what_is_between_steps_takes_part_in_the_partial_order(mon
     assert missed.claims["never both"].holds and missed.executions == 1
 
 
-def loop(writes: Sequence[int], *, counts: bool = False) -> Result:
+def loop(writes: Sequence[int], *, counts: bool = False, algorithm: str = "dpor") -> Result:
     """A CPU that looks at a word until it is 2, and one that writes it.  counts: every round leaves something."""
     journal = Journal()
     x, rounds = Words(journal, "x", [0]), Atomic(journal, "rounds")
@@ -251,7 +254,7 @@ def loop(writes: Sequence[int], *, counts: bool = False) -> Result:
             await step((x, 0, WRITE))
             x.put(0, value)
 
-    return explore(Program(journal, lambda: [tries(), sets()]), algorithm="dpor")
+    return explore(Program(journal, lambda: [tries(), sets()]), algorithm=algorithm)
 
 
 def test_a_loop_that_tries_again_waits_for_a_change() -> None:
@@ -304,6 +307,132 @@ def test_loops_that_count_their_rounds_end_as_if_nobody_were_let_go_first(seed: 
     for (*_, ended), schedule in found.items():
         again = run(program(OTHERS), given(schedule))
         assert (again.schedule, again.ended) == (schedule, ended)
+
+
+@pytest.mark.parametrize("limits", [(2, None), (None, 2)])
+@pytest.mark.parametrize("counts", ["a local", "an iterator", "a float", "a deque"])
+def test_one_loop_counts_though_another_at_the_same_place_does_not(limits: Sequence[int | None], counts: str) -> None:
+    """Whoever asks first."""
+    journal = Journal()
+    x, gave_up = Atomic(journal, "x"), Atomic(journal, "gave up")
+
+    async def retry(limit: int | None) -> None:
+        tries: Any = {
+            "a local": [0],
+            "an iterator": iter(range(limit or 0)),
+            "a float": 0.0,
+            "a deque": deque(range(limit or 0)),
+        }[counts]
+        while not await x.read():
+            if limit is not None:
+                match tries:
+                    case float():
+                        tries += 1.0
+                        over = tries > limit
+                    case list():
+                        tries[0] += 1
+                        over = tries[0] > limit
+                    case deque():
+                        over = not tries
+                        over or tries.pop()
+                    case _:
+                        over = next(tries, None) is None
+                if over:
+                    await gave_up.set(1)
+                    return
+            await step(ready=OTHERS)
+
+    program = Program(
+        journal,
+        lambda: [*(retry(limit) for limit in limits), x.set(1)],
+        (always("nobody gives up", lambda: not gave_up.peek(0), over=[gave_up]),),
+    )
+    assert not explore(program, algorithm="bounded").claims["nobody gives up"].holds
+    assert not explore(program, algorithm="dpor").claims["nobody gives up"].holds
+
+
+def test_plain_searches_have_not_run_all_where_somebody_let_others_go_first() -> None:
+    assert not loop([1, 2], algorithm="bounded").complete
+    assert explore(chains(2, 2), algorithm="bounded").complete
+
+
+@pytest.mark.parametrize("algorithm", ["bounded", "dpor"])
+def test_reads_are_audited_by_any_search(algorithm: str) -> None:
+    journal = Journal()
+    x = Words(journal, "x", [0])
+
+    async def careless() -> None:
+        await step()
+        _ = x[0]
+
+    with pytest.raises(Undeclared):
+        explore(Program(journal, lambda: [careless()]), algorithm=algorithm, check_reads=True)
+
+
+def test_a_claim_that_looks_elsewhere_in_one_late_run_is_found_out() -> None:
+    journal = Journal()
+    words, x, y = Words(journal, "words", [0] * 3), Atomic(journal, "x"), Atomic(journal, "y")
+
+    async def writes(value: int) -> None:
+        for n in range(3):
+            await step((words, n, WRITE))
+            words.put(n, value)
+        await x.set(int([*words] == [2, 1, 2]))
+
+    late = always("x is 0, or y is", lambda: not x[0] or not y[0], over=[x])
+    with pytest.raises(ClaimReadsOutside):
+        explore(Program(journal, lambda: [writes(1), writes(2)], (late,)), algorithm="dpor")
+
+
+def test_a_search_that_begins_again_looks_at_the_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdxlab.engine.dpor.AUDITED", 0)
+    journal = Journal()
+    sum, w = Atomic(journal, "sum"), Atomic(journal, "w")
+
+    async def add() -> None:
+        await sum.add(1)
+
+    async def waits() -> None:
+        if await w.read():
+            return
+        await step((sum, 0, READ), ready=lambda: sum.peek(0) == 1)
+
+    wrong = always("w is 1", lambda: w.peek(0) == 1, over=[w])
+    found = explore(Program(journal, lambda: [add(), add(), waits()], (wrong,)), algorithm="dpor")
+    assert found.claims["w is 1"].schedule == []
+
+
+def test_who_reads_twice_keeps_a_writer_out_until_it_has_left_twice() -> None:
+    """It waits inside for what only the other reader does; a writer comes before both or after both."""
+    journal = Journal()
+    lock, x, y = RwLock(journal, "lock"), Atomic(journal, "x"), Atomic(journal, "y")
+
+    async def waits() -> None:
+        await lock.read_lock()
+        await lock.read_lock()
+        await x.read()
+        lock.read_unlock()
+        await step((x, 0, READ), ready=lambda: x.peek(0) == 1)
+        await y.set(1)
+        lock.read_unlock()
+
+    async def sets() -> None:
+        await lock.read_lock()
+        await lock.read_lock()
+        lock.read_unlock()
+        await x.set(1)
+        await step((y, 0, READ), ready=lambda: y.peek(0) == 1)
+        lock.read_unlock()
+
+    async def writes() -> None:
+        await lock.write_lock()
+        await x.set(2)
+        lock.write_unlock()
+
+    for actors in itertools.permutations((waits, sets, writes)):
+        program = Program(journal, lambda actors=actors: [actor() for actor in actors])
+        every = {(x.peek(0), y.peek(0), end.ended) for end in Bounded(program).executions()}
+        assert {(x.peek(0), y.peek(0), end.ended) for end in Search(program).executions()} == every
 
 
 def test_who_is_waited_for_orders_what_would_commute() -> None:
