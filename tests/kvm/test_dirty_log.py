@@ -13,10 +13,12 @@ from tdxlab.kvm import dirty_log
 from tdxlab.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
 from tdxlab.kvm.kvm_main import EEXIST, EFAULT, EINVAL
 from tdxlab.kvm.memslots import kvm_create_memslot, kvm_move_memslot, kvm_set_memslot_log_dirty, slot_at
+from tdxlab.kvm.spte import PT_WRITABLE_MASK
+from tdxlab.kvm.tdp_iter import descend, kvm_gfn_root_bits
 from tdxlab.kvm.tdx import kvm_arch_vcpu_ioctl_run
 from tdxlab.kvm.user_memory import read_user
 from tdxlab.lab import Lab
-from tdxlab.spec.levels import PAGE_SIZE
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K
 from tdxlab.spec.vmcall import SHARED_BIT
 
 BASE, PAGES = 0x4000, 8
@@ -74,7 +76,7 @@ def test_that_needs_w_to_be_taken_away():
 
     lab, td = td_with_shared_slot(log_dirty=True)
     lab.alone(td.vcpu(0, writes(BASE)))
-    with patch.object(dirty_log, "kvm_mmu_slot_remove_write_access", nothing):
+    with patch.object(dirty_log, "clear_dirty_pt_masked", nothing):
         assert dirty(lab, td) == [0]
     lab.alone(td.vcpu(0, writes(BASE)))
     assert dirty(lab, td) == []
@@ -90,6 +92,31 @@ def test_and_a_flush_of_the_tlbs():
         dirty(lab, td)
     lab.alone(td.vcpu(0, writes(BASE)))
     assert dirty(lab, td) == []
+
+
+def test_only_what_is_told_loses_w():
+    lab, td = td_with_shared_slot(log_dirty=True)
+    lab.alone(td.vcpu(0, writes(BASE + 1, BASE + 2)))
+    slot_at(td.kvm, BASE).dirty_bitmap.put(BASE + 1, False)
+    assert dirty(lab, td) == [2]
+    root = td.kvm.direct_root
+    leaves = [descend(root, BASE + n | kvm_gfn_root_bits(root), PG_LEVEL_4K, []).old_spte for n in (1, 2)]
+    assert [bool(leaf & PT_WRITABLE_MASK) for leaf in leaves] == [True, False]
+
+
+def test_asking_keeps_faults_out_and_beginning_does_not():
+    """The one takes mmu_lock for write, the other for read."""
+    lab, td = td_with_shared_slot()
+    lab.alone(td.vcpu(0, writes(BASE)))
+    lab.journal.notes.clear()
+    assert lab.alone(kvm_set_memslot_log_dirty(td.kvm, BASE, True)) == 0
+    assert mmu_lock_write(lab) == []
+    dirty(lab, td)
+    assert mmu_lock_write(lab) == ["KVM_GET_DIRTY_LOG"]
+
+
+def mmu_lock_write(lab):
+    return [note["why"] for note in lab.journal.notes if note["kind"] == "mmu_lock_write"]
 
 
 @pytest.mark.parametrize("seed", range(6))
