@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tdxlab.engine.step import WRITE, step
-from tdxlab.kvm.guest_memfd import Binding, Gmem
+from tdxlab.kvm.guest_memfd import Binding, Gmem, set_page_hwpoison
 from tdxlab.kvm.kvm_main import KVM_REQ_TLB_FLUSH, Kvm, kvm_make_all_cpus_request, kvm_mmu_write_lock, publish
 from tdxlab.kvm.mmu_invalidate import mmu_invalidate_begin, mmu_invalidate_end, mmu_invalidate_range_add
 from tdxlab.kvm.tdp_mmu_write import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, kvm_tdp_mmu_unmap_gfn_range
@@ -60,15 +59,13 @@ async def kvm_gmem_release(kvm: Kvm, gmem: Gmem) -> None:
 
 
 async def kvm_gmem_error_folio(gmem: Gmem, index: int) -> int:
-    """memory_failure(): the folio of `index` is poisoned.  It stays in the file, but nobody maps it any more.
+    """memory_failure() in a page that is there: its folio, as it is now, stays, but nobody maps it any more.
 
     What to do is userspace's decision, which the next fault asks with -EHWPOISON.  Returns MF_DELAYED.
     """
     await gmem.filemap_invalidate_lock.read_lock()
-    first = gmem.first_of(index)
-    files = gmem.bindings(first, first + (1 << gmem.order))
-    await step((gmem.poisoned, first, WRITE), at=f"SetPageHWPoison {first:#x}")
-    gmem.poisoned.put(first, True)
+    pages = await set_page_hwpoison(gmem, index)
+    files = gmem.bindings(pages.start, pages.stop)
     await kvm_gmem_invalidate_begin(files)
     await kvm_gmem_zap(files, BOTH)
     await kvm_gmem_invalidate_end(files)

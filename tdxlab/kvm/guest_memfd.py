@@ -6,6 +6,9 @@ folios of 4K, which keep their places and are merged again (`gmem_convert`).  A 
 A fault refers to its folio from when it has found the frame until it has mapped it, or given up.  Where a hole is
 punched meanwhile the folio leaves the file, and who drops the last reference frees it.
 
+A folio with a memory error stays in the file, and no fault finds its frame.  memory_failure() keeps a reference, so
+such a folio is neither split nor merged, and is never free again (GEN).
+
 Left out: 1G folios, NUMA, a file larger than its memslots; a hole in a part of a folio leaves that part as it was.
 """
 
@@ -35,7 +38,7 @@ class Gmem:
     folios: {first index: HPA}, the page cache.
     split: {first index: is this 2M folio split?}.  references: {index: of a 4K page, beside the page cache's own}.
     kept: {index: must this page never be freed?}.  shared: {index: is it shared, in this file?}.
-    poisoned: {first index: has this folio a memory error?}.
+    poisoned: {first frame of a folio: has it a memory error?}.
     held: {frame: faults under way that refer to it}.  removed: {HPA: has this folio left the file while it was held?}.
     kvms: the VMs that opened it; a memslot of theirs that uses it is a binding.
     """
@@ -84,6 +87,16 @@ class Gmem:
     def folio_order(self, index: int) -> int:
         """The order of the folio at `index` as it is now.  The caller has touched it."""
         return 0 if self.split[self.first_of(index)] else self.order
+
+    def folio_pages(self, index: int) -> range:
+        """The pages of that folio.  The caller has touched it."""
+        npages = 1 << self.folio_order(index)
+        return range(index & -npages, (index & -npages) + npages)
+
+    def frame(self, index: int) -> int:
+        """What backs the page, if its folio is there.  The caller has touched it."""
+        first = self.first_of(index)
+        return int((self.folios[first] >> PAGE_SHIFT) + index - first)
 
     async def alloc_folio(self, index: int) -> int:
         """Put a new folio into the page cache, if memory is left.  Returns what is there then.
@@ -160,6 +173,18 @@ async def folio_ref_add(gmem: Gmem, index: int, npages: int, change: int) -> Non
         gmem.references.put(page, gmem.references[page] + change)
 
 
+async def set_page_hwpoison(gmem: Gmem, index: int) -> range:
+    """A memory error in a page that is there: no fault maps its folio any more, as it is now.  Returns its pages."""
+    kept = gmem.references, index, ADD
+    touches = await step(*gmem.touches(index, READ), kept, at=f"SetPageHWPoison {index:#x}", more=True)
+    pages = gmem.folio_pages(index)
+    frame = gmem.frame(pages.start)
+    touches.append((gmem.poisoned, frame, WRITE))
+    gmem.poisoned.put(frame, True)
+    gmem.references.put(index, gmem.references[index] + 1)
+    return pages
+
+
 async def kvm_gmem_get_pfn(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
     """(frame that backs `gfn`, order of its folio), allocated if need be; or (-errno, 0).
 
@@ -171,11 +196,12 @@ async def kvm_gmem_get_pfn(slot: KvmMemorySlot, gfn: int) -> tuple[int, int]:
     gmem, index = slot.gmem, slot.gmem_index(gfn)
     first, at = gmem.first_of(index), f"guest_memfd: folio of {gfn:#x}"
     while True:
-        touches = await step(*gmem.touches(index, READ), (gmem.poisoned, first, READ), at=at, more=True)
-        if gmem.poisoned[first]:
-            return -EHWPOISON, 0
-        if hpa := gmem.folios[first]:
-            pfn = (hpa >> PAGE_SHIFT) + index - first
+        touches = await step(*gmem.touches(index, READ), at=at, more=True)
+        if gmem.folios[first]:
+            pfn, folio = gmem.frame(index), gmem.frame(gmem.folio_pages(index).start)
+            touches.append((gmem.poisoned, folio, READ))
+            if gmem.poisoned[folio]:
+                return -EHWPOISON, 0
             touches.append((gmem.held, pfn, ADD))
             gmem.held.put(pfn, gmem.held[pfn] + 1)
             return pfn, gmem.folio_order(index)

@@ -16,7 +16,7 @@ the mapping and not before.
 from __future__ import annotations
 
 from tdxlab.engine.step import WRITE, step
-from tdxlab.kvm.guest_memfd import Gmem, folio_ref_add
+from tdxlab.kvm.guest_memfd import Gmem, folio_ref_add, set_page_hwpoison
 from tdxlab.kvm.kvm_main import Kvm
 from tdxlab.kvm.levels import KVM_PAGES_PER_HPAGE
 from tdxlab.spec.design import Question
@@ -42,11 +42,7 @@ async def drop(kvm: Kvm, gfn: int, level: int) -> None:
 
 async def poison(kvm: Kvm, gfn: int, level: int) -> None:
     """As if the memory were broken: the folio is never mapped again, nor are the good pages beside this one."""
-    gmem, index = _page(kvm, gfn)
-    first = gmem.first_of(index)
-    await step((gmem.poisoned, first, WRITE), at=f"SetPageHWPoison {first:#x}")
-    gmem.poisoned.put(first, True)
-    await keep(kvm, gfn, level)
+    await set_page_hwpoison(*_page(kvm, gfn))
 
 
 async def keep(kvm: Kvm, gfn: int, level: int) -> None:

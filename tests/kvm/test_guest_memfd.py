@@ -287,6 +287,36 @@ def test_a_poisoned_folio_is_unmapped_and_stays():
     assert enter(lab, td, SIZE_2M) == (0, ("KVM_EXIT_HLT",)), "another folio is as good as ever"
 
 
+def test_a_memory_error_in_a_folio_that_was_split_is_of_one_page():
+    lab, td, gmem = in_place(accepted=False)
+    assert convert(lab, td, 5, 6, private=False) == 0
+    for page in (7, 100):
+        assert lab.alone(td.prefault(0, page * PAGE_SIZE, PAGE_SIZE)) == PAGE_SIZE
+    lab.alone(kvm_gmem_error_folio(gmem, 7))
+    assert td.kvm.stat["pages_4k"] == 1, "the other is not even unmapped"
+    assert lab.alone(td.prefault(0, 7 * PAGE_SIZE, PAGE_SIZE)) == -EHWPOISON
+    assert lab.alone(td.prefault(0, 101 * PAGE_SIZE, PAGE_SIZE)) == PAGE_SIZE
+
+
+def test_a_folio_with_a_memory_error_is_neither_split_nor_merged():
+    lab, td, gmem = in_place(accepted=False)
+    assert convert(lab, td, 5, 6, private=False) == 0
+    lab.alone(kvm_gmem_error_folio(gmem, 7))
+    assert convert(lab, td, 5, 6, private=True) == 0 and gmem.folio_order(5) == 0
+    assert lab.alone(td.prefault(0, 512 * PAGE_SIZE, PAGE_SIZE)) == PAGE_SIZE
+    lab.alone(kvm_gmem_error_folio(gmem, 512 + 7))
+    assert convert(lab, td, 512, 513, private=False) == -EAGAIN and gmem.folio_order(512) == 9
+
+
+def test_a_folio_with_a_memory_error_is_never_free_again_but_another_may_take_its_place():
+    lab, td, gmem = in_place("seed")
+    broken = gmem.folios[0]
+    lab.alone(kvm_gmem_error_folio(gmem, 5))
+    assert lab.alone(kvm_gmem_punch_hole(gmem, 0, 512)) == 0
+    assert lab.alone(td.prefault(0, 0, PAGE_SIZE)) == PAGE_SIZE and gmem.folios[0] not in (0, broken)
+    assert broken not in [hpa for hpa, _ in lab.host.allocator.came_back()]
+
+
 # --- pages that could not be unmapped ---
 
 
@@ -391,11 +421,13 @@ def test_a_folio_is_split_and_merged_in_steps_that_say_what_they_look_at():
 def test_a_folio_is_poisoned_in_a_step_that_says_so():
     lab = Lab(cpus=1)
     td, poisoned = lab.create_td(memory="2M"), []
+    lab.alone(td.prefault(0, 0, PAGE_SIZE))
+    gmem = td.slot.gmem
 
     async def memory_failure():
         await step(at="memory_failure")
-        await kvm_gmem_error_folio(td.slot.gmem, 0)
-        poisoned.append(td.slot.gmem.poisoned.peek(0))
+        await kvm_gmem_error_folio(gmem, 5)
+        poisoned.append((gmem.poisoned.peek(gmem.folios.peek(0) // PAGE_SIZE), gmem.references.peek(5)))
 
     run(lab.program(lambda: [memory_failure()]), check_reads=True)
-    assert poisoned == [True]
+    assert poisoned == [(True, 1)]
