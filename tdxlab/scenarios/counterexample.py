@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tdxlab.engine import counterexample as engine
@@ -23,6 +24,14 @@ from tdxlab.engine.trace import Event, Trace, plain
 from tdxlab.scenarios.play import Setting
 
 FORMAT = "tdxlab counterexample 1"
+WITHIN: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("scenario", "design", "grain", "module", "claim", "ended", "schedule"), (str,)),
+    "cpus": (int, NoneType),
+    "dpamt": (bool,),
+    "holds": (bool,),
+    "steps": (list,),
+}
+"""What of a file is read again."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +177,11 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is no JSON: {wrong}") from None
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise ValueError(f"{file} is no counterexample as `tdxlab explore --counterexample` writes them")
-    wanted = {field.name for field in fields(Setting)} | {"claim", "holds", "ended", "schedule", "steps"}
-    if missing := sorted(wanted - told.keys()):
+    if missing := sorted(WITHIN.keys() - told.keys()):
         raise ValueError(f"{file} says nothing of {', '.join(missing)}")
-    texts = [told[key] for key in ("scenario", "design", "grain", "module", "claim", "schedule")]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(told["cpus"], int | None):
-        raise ValueError(f"{file} has something else than a text where one belongs")
+    for key, kinds in WITHIN.items():
+        if type(told[key]) not in kinds:
+            raise ValueError(f"{file}: {key} can not be {told[key]!r}")
     if len(told["steps"]) != len(read_schedule(told["schedule"])):
         raise ValueError(f"{file} does not tell of as many steps as its schedule has")
     return told

@@ -85,7 +85,12 @@ def test_code_that_acts_otherwise_is_found_at_its_step(stale: Path, tmp_path: Pa
     [
         ({"format": "1"}, "is no counterexample"),
         ({"claim": "HP99"}, "has no claim HP99"),
-        ({"claim": 5}, "something else than a text"),
+        ({"claim": 5}, "claim can not be 5"),
+        ({"steps": 5}, "steps can not be 5"),
+        ({"steps": None}, "steps can not be None"),
+        ({"dpamt": "no"}, "dpamt can not be 'no'"),
+        ({"dpamt": [1]}, "dpamt can not be"),
+        ({"cpus": True}, "cpus can not be True"),
         ({"design": "none"}, "none"),
         ({"schedule": "0"}, "as many steps"),
     ],
