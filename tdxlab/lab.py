@@ -30,19 +30,25 @@ from tdxlab.invariants import Sweep
 from tdxlab.kvm.kvm_main import Kvm, KvmMemorySlot, KvmVcpu, kvm_vm_ioctl_create_vcpu
 from tdxlab.kvm.mmu_load import kvm_mmu_load
 from tdxlab.kvm.prefault import kvm_vcpu_pre_fault_memory
-from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
+from tdxlab.kvm.tdx_build import (
+    KVM_SUPPORTED_TD_ATTRS,
+    tdx_td_finalize,
+    tdx_td_init,
+    tdx_td_vcpu_init,
+    tdx_vcpu_init_mem_region,
+)
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.kvm.userspace import OnExit, kvm_set_memory_region, run_vcpu, stop
 from tdxlab.ledger import Ledger
 from tdxlab.module.dispatch import TdxModule
-from tdxlab.module.td_params import ATTRIBUTES, MAX_VCPUS_PER_TD
+from tdxlab.module.td_params import MAX_VCPUS_PER_TD
 from tdxlab.picture import outcome, picture
 from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.design import Design
 from tdxlab.spec.features import modelled
 from tdxlab.spec.leaves import TDH_VP_ENTER, Leaf, named
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, SIZE_1G, SIZE_2M
-from tdxlab.spec.status import TDX_OPERAND_BUSY, Status
+from tdxlab.spec.status import TDX_OPERAND_BUSY, TDX_OPERAND_INVALID, Status
 
 T = TypeVar("T")
 SIZE = re.compile("([0-9]+)([KMGTkmgt])")
@@ -294,8 +300,8 @@ class Lab:
             raise ValueError("an image is added by vCPU 0, so with vcpus=0 there is none")
         if not isinstance(finalize, bool):
             raise ValueError(f"finalize is True or False, not {finalize!r}")
-        if type(attributes) is not int or attributes & ~ATTRIBUTES:
-            raise ValueError(f"a TD's attributes are some of {ATTRIBUTES:#x}, not {attributes!r}")
+        if type(attributes) is not int or attributes & ~KVM_SUPPORTED_TD_ATTRS:
+            raise ValueError(f"KVM supports {KVM_SUPPORTED_TD_ATTRS:#x} of a TD's attributes, not {attributes!r}")
         wanted, most = sum(size for _, size in slots), self._room(count)
         if wanted > most:
             raise ValueError(f"a TD of {wanted / UNITS['M']:g}M does not fit: this machine has room for {most >> 20}M")
@@ -433,10 +439,17 @@ class Td:
 
         on_exit: what userspace answers where the guest asks for a device, or the like.  Raises ValueError.
         """
+        if not callable(program):
+            raise ValueError(f"a guest's program is a function of the guest, not {program!r}")
         return await run_vcpu(self._vcpu(n), Guest(program), on_exit)
 
     async def prefault(self, n: int, gpa: int, nbytes: int) -> int:
-        """KVM_PRE_FAULT_MEMORY on vCPU n: an actor for CPU n, or part of one.  Returns the bytes done, or -errno."""
+        """KVM_PRE_FAULT_MEMORY on vCPU n: an actor for CPU n, or part of one.  Returns the bytes done, or -errno.
+
+        Raises ValueError with a sentence.
+        """
+        if type(gpa) is not int or type(nbytes) is not int:
+            raise ValueError(f"a pre-fault is of some bytes at a GPA, not of {nbytes!r} at {gpa!r}")
         return await kvm_vcpu_pre_fault_memory(self._vcpu(n), gpa, nbytes)
 
     def _vcpu(self, n: int) -> KvmVcpu:
@@ -445,6 +458,13 @@ class Td:
         return self.kvm.vcpus[n]
 
     def entry(self, gpa: int, level: int) -> tuple[int, int]:
-        """TDH.MEM.SEPT.RD at a PG_LEVEL: (entry, level and state)."""
+        """TDH.MEM.SEPT.RD at a PG_LEVEL: (entry, level and state), of the level that is reached.
+
+        Raises ValueError with a sentence for what the module refuses.
+        """
+        if type(gpa) is not int or type(level) is not int or gpa % PAGE_SIZE:
+            raise ValueError(f"an entry is at the GPA of a page and a level, not at {gpa!r} and {level!r}")
         regs: dict[str, Any] = self.lab.seamcall("TDH.MEM.SEPT.RD", rcx=gpa | level - 1, rdx=self.kvm.tdr_hpa)
+        if Status(regs["rax"]).code == TDX_OPERAND_INVALID:
+            raise ValueError(f"there is no entry at GPA {gpa!r} and level {level!r}: {Status(regs['rax'])}")
         return regs["rcx"], regs["rdx"]

@@ -48,7 +48,7 @@ def test_what_cannot_be_made_is_refused_with_a_sentence(options):
         *({"memory": odd} for odd in (5, [5], [(0,)], [("0", "4M")], [(-PAGE_SIZE, "4M")], [(1 << 60, "4M")])),
         *({"memory": odd} for odd in ([], (), {}, b"4M", "", "-4M", "4 M", [(0, "4M"), (SIZE_2M, "4M")], [(8, "4M")])),
         *({"image": odd} for odd in (-1, "x", 1 << 20, None, True, 1.0)),
-        *({"attributes": odd} for odd in ("x", -1, 1 << 40, None, 1.0)),
+        *({"attributes": odd} for odd in ("x", -1, 1 << 40, None, 1.0, 1, 1 << 30, 1 << 63)),
         *({"vcpus": odd} for odd in (-1, 3, "1", True, 1.0)),
         *({"folio": odd} for odd in ("1G", None, 2)),
         *({"finalize": odd} for odd in (None, "no", 0)),
@@ -111,6 +111,26 @@ def test_a_vcpu_that_there_is_not_is_told():
     for n in (1, -1, "0", None):
         with pytest.raises(ValueError, match="td0 has 1 vCPUs, counted from 0, so there is no"):
             lab.alone(td.prefault(n, 0, PAGE_SIZE))
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [lambda td: td.vcpu(0, None), lambda td: td.prefault(0, "x", 1), lambda td: td.prefault(0, 0, None)],
+)
+def test_what_a_vcpu_can_not_do_is_told_before_it_is_taken(begun):
+    lab = Lab(cpus=1)
+    td = lab.create_td()
+    with pytest.raises(ValueError, match=r"\w+ .* \w+"):
+        lab.alone(begun(td))
+    assert not lab.journal.locks_of(0) and lab.alone(td.vcpu(0, touches(0))) == 0
+
+
+@pytest.mark.parametrize("place", [(5, 1), (1, 1), (0, 9), (0, 0), ("x", 1), (0, None), (1 << 47, 1), (PAGE_SIZE, 2)])
+def test_an_entry_that_the_module_refuses_to_tell_is_refused_with_a_sentence(place):
+    td = Lab(cpus=1).create_td()
+    with pytest.raises(ValueError, match=r"\w+ .* \w+"):
+        td.entry(*place)
+    assert td.entry(0, 1) == td.entry(0, 4)  # there is no table yet
 
 
 @pytest.mark.parametrize("span", [(0x123, PAGE_SIZE), (0, 5), (0, 0), (0, -PAGE_SIZE), (-PAGE_SIZE, PAGE_SIZE)])
