@@ -90,9 +90,9 @@ def _run(args: argparse.Namespace) -> Answer:
     if args.replay:
         return _replayed(args)
     setting = _setting(args)
+    trace = run(setting.scenario, schedule=args.schedule, seed=args.seed, **setting.choices)
     if not (args.schedule or args.seed) and _lacks_story(setting):
         print(f"tdxlab: no story is told of this design: {STAYS}", file=sys.stderr)
-    trace = run(setting.scenario, schedule=args.schedule, seed=args.seed, **setting.choices)
     if args.trace:
         from tdxlab.views.export import write
 
@@ -144,7 +144,7 @@ def _setting(args: argparse.Namespace) -> Setting:
         args.design or made.design,
         args.grain or made.grain,
         args.module or made.module,
-        args.cpus,
+        made.cpus if args.cpus is None else args.cpus,
         args.dpamt or made.dpamt,
     ).filled
     _say_of_module(setting.design, setting.module)

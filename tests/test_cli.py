@@ -93,6 +93,19 @@ def test_a_schedule_says_by_itself_what_it_was_made_with(capsys: pytest.CaptureF
         assert "the schedule was made for touch-first@force_4k/seamcall/1.5.25" in capsys.readouterr().err
 
 
+def test_a_schedule_says_on_how_many_cpus_and_from_which_file_it_was_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "my design.py"
+    file.write_text(OWN.replace('"mine"', '"of_a_spaced_file"'))
+    try:
+        for argv in (["pamt-races", "--cpus", "3"], ["touch-first", "--design", str(file)]):
+            made = answer(capsys, "run", *argv)
+            assert answer(capsys, "run", "--schedule", made["schedule"])["events"] == made["events"]
+    finally:
+        Question.all["accept_level"].variants.pop("of_a_spaced_file", None)
+
+
 def test_a_run_that_no_story_guides_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     for design, told in (("seed", False), ("seed,accept_level=per_vcpu", True)):
         main(["run", "pamt-races", "--design", design])

@@ -1,11 +1,14 @@
 """Run, explore or step a scenario by its name: the public surface of the lab.
 
 A schedule's text carries what it was made with, "accept-level@seed/lock/1.5.01 0*12 1*3", so that it can be pasted
-back; bare run lengths are taken too.  With Dynamic PAMT it says so: "pamt-races@seed/lock/1.5.25+dpamt 0*7".
+back; bare run lengths are taken too.  With Dynamic PAMT, or more CPUs than the scenario needs, it says so:
+"pamt-races@seed/lock/1.5.25+dpamt+3cpus 0*7".
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +25,8 @@ from tdxlab.spec.design import Design
 
 GRAINS = ("seamcall", "lock")
 MOST_CPUS = 8
-DPAMT = "+dpamt"
+HEAD = re.compile(r"([^@\s]*)@(.*)/(\w*)/([^/+\s]*)(\+dpamt)?(?:\+([0-9]{1,3})cpus)?(?!\S)")
+"""What a schedule was made with, as `Setting` shows it.  A design may be a file, in whose path anything goes."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Setting:
     """What a scenario is run with.  grain: "seamcall" (a leaf is one step) or "lock".
 
     module: a version; if it is not told the one that the design is made for.
+    cpus: how many, if more than the scenario needs.
     dpamt: with Dynamic PAMT, which a scenario about it has anyway.
     """
 
@@ -41,19 +46,17 @@ class Setting:
     dpamt: bool = False
 
     def __str__(self) -> str:
-        return f"{self.scenario}@{self.design}/{self.grain}/{self.module}{DPAMT if self.dpamt else ''}"
+        dpamt = "+dpamt" if self.dpamt else ""
+        cpus = f"+{self.cpus}cpus" if self.cpus is not None else ""
+        return f"{self.scenario}@{self.design}/{self.grain}/{self.module}{dpamt}{cpus}"
 
     @classmethod
     def of(cls, schedule: str) -> Setting | None:
         """What a schedule's text says that it was made with; None of bare run lengths."""
-        head, _, _ = schedule.partition(" ")
-        name, at, rest = head.partition("@")
-        dpamt = rest.endswith(DPAMT)
-        design, *parts = rest.removesuffix(DPAMT).rsplit("/", 2)
-        if not at or len(parts) != 2:
+        if (head := HEAD.match(schedule)) is None:
             return None
-        grain, module = parts
-        return cls(name, design, grain, module, dpamt=dpamt)
+        name, design, grain, module, dpamt, cpus = head.groups()
+        return cls(name, design, grain, module, int(cpus) if cpus else None, bool(dpamt))
 
     @property
     def filled(self) -> Setting:
@@ -64,9 +67,12 @@ class Setting:
         known = get(self.scenario)
         if self.grain not in GRAINS:
             raise ValueError(f"the grain is {' or '.join(GRAINS)}, not {self.grain!r}")
+        if self.cpus is not None and not (type(self.cpus) is int and known.cpus <= self.cpus <= MOST_CPUS):
+            raise ValueError(f"{self.scenario} runs on {known.cpus} to {MOST_CPUS} CPUs, not {self.cpus!r}")
+        cpus = None if self.cpus == known.cpus else self.cpus
         design = self.design or next(iter(known.breaks))
         module, dpamt = self.module or Design.parse(design).module, self.dpamt or "dpamt" in known.machine
-        return replace(self, design=design, module=module, dpamt=dpamt)
+        return replace(self, design=design, module=module, cpus=cpus, dpamt=dpamt)
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -74,14 +80,9 @@ class Setting:
         return {name: value for name, value in vars(self).items() if name != "scenario"}
 
     def program(self) -> Program:
-        """Build the machine and what runs on it."""
+        """Build the machine and what runs on it.  Raises ValueError with a sentence."""
         known = get(self.scenario)
-        machine: dict[str, Any] = {"dpamt": self.dpamt, **known.machine}
-        if self.cpus is not None:
-            least = machine.get("cpus", 2)
-            if not least <= self.cpus <= MOST_CPUS:
-                raise ValueError(f"{self.scenario} runs on {least} to {MOST_CPUS} CPUs, not {self.cpus}")
-            machine["cpus"] = self.cpus
+        machine: dict[str, Any] = {"dpamt": self.dpamt, **known.machine, "cpus": self.cpus or known.cpus}
         lab = Lab(design=self.design, module=self.module or None, grain=self.grain, **machine)
         meta = {
             "scenario": self.scenario,
@@ -92,22 +93,31 @@ class Setting:
         meta["cpus"] = str(len(lab.cpus))
         if lab.host.dpamt:
             meta["dpamt"] = "on"
-        return replace(known.build(lab), meta=meta)
+        try:
+            return replace(known.build(lab), meta=meta)
+        except RuntimeError as failed:
+            bugs = [note["what"] for note in lab.journal.notes if note["kind"] == "kvm_bug_on"]
+            raise ValueError(f"{self} can not be set up: {'; '.join([str(failed), *bugs])}") from failed
 
-    def parse_schedule(self, text: str) -> list[int]:
-        """CPU numbers from "0*5 1", or from the full text if it speaks of this setting.  Raises ValueError."""
-        head, _, rest = text.partition(" ")
-        if "@" in head:
-            if head != str(self):
-                raise ValueError(f"the schedule was made for {head}, not for {self}")
-            text = rest
-        return read_schedule(text)
+    def parse_schedule(self, schedule: str | Sequence[int]) -> list[int]:
+        """CPU numbers as they are, or from "0*5 1", or from the full text if it speaks of this setting.
+
+        Raises ValueError.
+        """
+        if not isinstance(schedule, str):
+            if not isinstance(schedule, list | tuple) or not all(type(cpu) is int for cpu in schedule):
+                raise ValueError(f"a schedule is CPU numbers, or a text of them like '0*5 1', not {schedule!r}")
+            return [*schedule]
+        head = HEAD.match(schedule)
+        if head and head[0] != str(self):
+            raise ValueError(f"the schedule was made for {head[0]}, not for {self}")
+        return read_schedule(schedule[head.end() :] if head else schedule)
 
     def show_schedule(self, schedule: list[int]) -> str:
         """The schedule with what it was made with."""
         return f"{self} {show_schedule(schedule)}"
 
-    def scheduler(self, schedule: str | None, seed: int | None) -> Scheduler:
+    def scheduler(self, schedule: str | Sequence[int] | None, seed: int | None) -> Scheduler:
         """Follow `schedule`, else a random walk from `seed`, else the scenario's story for this design.
 
         A story speaks of the grain of locks; with whole SEAMCALLs each CPU goes on as long as it can.
@@ -115,6 +125,8 @@ class Setting:
         if schedule is not None:
             return given(self.parse_schedule(schedule))
         if seed is not None:
+            if type(seed) is not int:
+                raise ValueError(f"a seed is a whole number, not {seed!r}")
             return seeded(seed)
         return story(get(self.scenario).stories.get(self.design, ()) if self.grain == "lock" else ())
 
@@ -122,7 +134,7 @@ class Setting:
 def run(
     scenario: str,
     *,
-    schedule: str | None = None,
+    schedule: str | Sequence[int] | None = None,
     seed: int | None = None,
     check_reads: bool = False,
     **setting: Any,

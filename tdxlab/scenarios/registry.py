@@ -73,6 +73,11 @@ class Scenario:
     shows: Mapping[str, Shows] = field(default_factory=dict)
     reliefs: tuple[Control, ...] = ()
 
+    @property
+    def cpus(self) -> int:
+        """How many it runs on where nobody says otherwise, which is the least."""
+        return int(self.machine.get("cpus", 2))
+
     def expected(self, design: str, claim: str, grain: str = "lock") -> bool | None:
         """Should `claim` hold under `design`?
 

@@ -51,7 +51,7 @@ def explore_data(found: Result, setting: Setting, shown: Mapping[str, Shown]) ->
         "design": setting.design,
         "algorithm": found.algorithm,
         "grain": setting.grain,
-        "cpus": setting.cpus or known.machine.get("cpus", 2),
+        "cpus": setting.cpus or known.cpus,
         "dpamt": setting.dpamt,
         **{key: getattr(found, key) for key in REACHED},
         "phases": [vars(phase) for phase in found.phases],

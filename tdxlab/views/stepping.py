@@ -7,7 +7,7 @@ itself.  Only a step onto new ground runs the machine.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class StepperWidget(anywidget.AnyWidget):
         meta = stepper.program.meta
         named: dict[str, Any] = {key: meta[key] for key in ("scenario", "design", "grain", "module") if key in meta}
         self.setting = Setting(**named, dpamt="dpamt" in meta) if "scenario" in meta else None
+        if self.setting and "cpus" in meta:
+            self.setting = replace(self.setting, cpus=int(meta["cpus"])).filled
         super().__init__(path=[0], static={**_static(stepper), "setting": str(self.setting or "")}, **traits)
         self.on_msg(self._on_message)
 

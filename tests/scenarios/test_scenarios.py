@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tdxlab.engine import run as engine_run
@@ -90,3 +92,46 @@ def test_schedules_carry_what_they_were_made_with() -> None:
     assert setting.parse_schedule(text) == setting.parse_schedule("0*2 1") == [0, 0, 1]
     with pytest.raises(ValueError, match="was made for"):
         Setting("accept-level", grain="seamcall").filled.parse_schedule(text)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting("pamt-races", "seed", cpus=3),
+        Setting("pamt-races", "seed", cpus=2),
+        Setting("touch-first", "seed", "seamcall", "1.5.28", 8, dpamt=True),
+        Setting("accept-level", "seed,docs/my design.py", module="1.5.25"),
+        Setting("accept-level", "/a@b/+3cpus/lock/1 0*5/d.py", module="1.5.25", cpus=2),
+    ],
+    ids=str,
+)
+def test_a_schedule_pastes_back_whatever_it_was_made_with(setting: Setting) -> None:
+    text = setting.filled.show_schedule([0, 0, 1])
+    back = Setting.of(text)
+    assert back and back.filled == setting.filled and setting.filled.parse_schedule(text) == [0, 0, 1]
+
+
+def test_more_cpus_than_usual_are_told_and_as_many_are_not() -> None:
+    shown = [str(Setting("pamt-races", "seed", cpus=cpus).filled) for cpus in (None, 2, 3)]
+    assert shown == ["pamt-races@seed/lock/1.5.25+dpamt"] * 2 + ["pamt-races@seed/lock/1.5.25+dpamt+3cpus"]
+    with pytest.raises(ValueError, match=r"was made for .*\+3cpus, not for"):
+        Setting("pamt-races", "seed").filled.parse_schedule(f"{shown[2]} 0*2 1")
+
+
+def test_a_schedule_may_be_a_list_of_cpu_numbers() -> None:
+    assert run("accept-level", schedule=[0, 0]).schedule == run("accept-level", schedule="0*2").schedule
+
+
+@pytest.mark.parametrize("odd", [{"schedule": 5}, {"schedule": ["0"]}, {"schedule": [9]}, {"seed": "x"}, {"cpus": "2"}])
+def test_what_a_run_can_not_be_given_is_refused_with_a_sentence(odd: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"\w+ .* \w+"):
+        run("accept-level", **odd)
+
+
+@pytest.mark.parametrize("scenario", ["split-sequence", "handler-order", "busy-and-kick", "pamt-demote"])
+def test_a_scenario_that_a_design_can_not_set_up_says_what_failed(scenario: str) -> None:
+    """A range with its pair is refused at 2M, which DP23 tells."""
+    failed = r"failed with -5; tdh_mem_page_aug: TDX_PAGE_METADATA_INCORRECT\|R8"
+    for design in "y2026,pamt_guest_page=guest_memfd", "seed_nak,pamt_guest_page=guest_memfd,huge_pages=always":
+        with pytest.raises(ValueError, match=rf"^{scenario}@{design}/lock/.*\+dpamt can not be set up: .*{failed}$"):
+            run(scenario, design=design, dpamt=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tdxlab.engine.schedule import read_schedule, show_schedule
 from tdxlab.engine.stepper import Stepper
 from tdxlab.lessons import window
+from tdxlab.scenarios import play
 from tdxlab.views.frames import frame
 from tdxlab.views.stepping import StepperWidget
 from tests.views.toy import program
@@ -77,6 +78,13 @@ def test_a_schedule_with_what_it_was_made_with_is_taken_and_another_s_is_refused
     widget.follow("toy@ignore/lock/ 0")
     assert widget.message == f"the schedule was made for toy@ignore/lock/, not for {head}"
     assert widget.schedule == "0*3"
+
+
+def test_a_widget_tells_of_more_cpus_than_usual() -> None:
+    setting = play.Setting("pamt-races", cpus=3).filled
+    widget = StepperWidget(play.Stepper("pamt-races", cpus=3))
+    widget.follow(setting.show_schedule([0, 1]))
+    assert (widget.schedule, widget.static["setting"]) == ("0 1", str(setting))
 
 
 def test_a_program_without_a_scenario_takes_cpu_numbers_alone() -> None:
