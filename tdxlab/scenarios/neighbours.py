@@ -39,6 +39,12 @@ class Neighbours:
             self.lab.journal.note("fault_failed", ret=ret)
         return not ret
 
+    def begin_mapped(self, *which: int) -> None:
+        """The set-up ends with the pages of these TDs mapped.  Raises RuntimeError where one can not be."""
+        for n in which:
+            if not self.lab.alone(self.map(n), n):
+                raise RuntimeError(f"the fault of TD {n} failed")
+
     async def unmap(self, n: int) -> None:
         """TD n's page is zapped."""
         kvm = self.tds[n].kvm

@@ -44,7 +44,7 @@ def pamt_hints(lab: Lab) -> Program:
     the only one in use there.
     """
     both = neighbours(lab)
-    assert lab.alone(both.map(1), 1)
+    both.begin_mapped(1)
     return both.program(
         lambda: [both.comes(0), both.goes(1)],
         [of_history("DP08", found_its_pair)],

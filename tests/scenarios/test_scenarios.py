@@ -135,3 +135,9 @@ def test_a_scenario_that_a_design_can_not_set_up_says_what_failed(scenario: str)
     for design in "y2026,pamt_guest_page=guest_memfd", "seed_nak,pamt_guest_page=guest_memfd,huge_pages=always":
         with pytest.raises(ValueError, match=rf"^{scenario}@{design}/lock/.*\+dpamt can not be set up: .*{failed}$"):
             run(scenario, design=design, dpamt=True)
+
+
+@pytest.mark.parametrize(("scenario", "cpus"), [("pamt-hints", 2), ("pamt-races", 3)])
+def test_neighbours_that_can_not_be_mapped_are_told(scenario: str, cpus: int) -> None:
+    with pytest.raises(ValueError, match=r"can not be set up: the fault of TD \d failed; tdh_mem_page_aug: "):
+        run(scenario, design="seed,pamt_guest_page=guest_memfd", cpus=cpus)
