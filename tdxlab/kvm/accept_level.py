@@ -159,7 +159,7 @@ async def split_shared_root(kvm: Kvm, gfn: int, level: int) -> int:
     """Nothing private is mapped there, so nothing is split; GUEST_INHIBIT then says that it was."""
     root, start = kvm.direct_root, gfn_round_for_level(gfn, level)
     assert root is not None
-    bits, touches = kvm_gfn_root_bits(root), await step(at="walk the shared EPT for huge leaves")
+    bits, touches = kvm_gfn_root_bits(root), await step(at="walk the shared EPT for huge leaves", more=True)
     end = start + KVM_PAGES_PER_HPAGE(level)
     assert not any(it.is_leaf for it in for_each_tdp_pte(root, start + bits, end + bits, level + 1, touches))
     return 0

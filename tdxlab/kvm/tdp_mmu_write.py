@@ -183,7 +183,7 @@ async def tdp_mmu_zap_leafs(kvm: Kvm, root: KvmMmuPage, start: int, end: int, fl
 async def _leaves(kvm: Kvm, root: KvmMmuPage, start: int, end: int) -> deque[TdpIter]:
     kvm.mmu_lock.assert_held_write()
     # mmu_lock covers the mirror, but not what processors walk
-    touches = None if root.is_mirror else await step(at=f"walk the shared EPT from {start:#x} on")
+    touches = None if root.is_mirror else await step(at=f"walk the shared EPT from {start:#x} on", more=True)
     bits = kvm_gfn_root_bits(root)
     return deque(it for it in for_each_tdp_pte(root, start + bits, end + bits, touches=touches) if it.is_leaf)
 
@@ -217,7 +217,7 @@ async def tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage) -> None:
     bits = kvm_gfn_root_bits(root)
     end = bits + 512 * KVM_PAGES_PER_HPAGE(root.level)
     for level in range(PG_LEVEL_4K, root.level + 1):
-        touches = None if root.is_mirror else await step(at=f"walk the shared EPT at level {level}")
+        touches = None if root.is_mirror else await step(at=f"walk the shared EPT at level {level}", more=True)
         for it in [it for it in for_each_tdp_pte(root, bits, end, level, touches) if it.level == level]:
             if is_shadow_present_pte(it.old_spte):
                 await tdp_mmu_set_spte(kvm, it, SHADOW_NONPRESENT_VALUE)

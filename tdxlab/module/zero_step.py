@@ -45,7 +45,9 @@ async def check(call: Call, td: Td, vcpu: Vcpu) -> None:
     """
     take = call.held.exclusive if call.features.zero_step_tree_exclusive else call.held.shared
     try:
-        touches = await take(td.sept_tree, 0, Operand.SEPT_TREE, (vcpu, None, WRITE), (td, "notify_enables", READ))
+        touches = await take(
+            td.sept_tree, 0, Operand.SEPT_TREE, (vcpu, None, WRITE), (td, "notify_enables", READ), more=True
+        )
     except Refuse:
         await count_out(td, vcpu)
         raise
