@@ -185,6 +185,8 @@ def _explore(args: argparse.Namespace) -> Answer:
 
     if args.program:
         return _explore_program(args)
+    if args.size:
+        raise ValueError("--size is of a --program")
     if args.outcomes or args.diff:
         return _outcomes(args)
     setting = _setting(args)
@@ -208,6 +210,7 @@ def _explore(args: argparse.Namespace) -> Answer:
         print("tdxlab: interrupted; what was run until then:", file=sys.stderr)
     if args.counterexample and shown:
         write(shown, args.counterexample)
+        print(f"tdxlab: {args.counterexample} shows {next(iter(shown))}", file=sys.stderr)
     elif args.counterexample:
         print(f"tdxlab: no claim was broken, so {args.counterexample} is not written", file=sys.stderr)
     data = explore_data(found, setting, shown)
@@ -432,7 +435,12 @@ def _parser() -> Parser:
     )
     search.add_argument("--size", action="append", metavar="N=3", help="of that program (default: its smallest)")
     scenario(command("step", _step, "step a scenario by hand in the terminal"))
-    boot = command("boot", _boot, "boot a whole Linux TD and take it down: what it costs its host (minutes)", "minutes")
+    boot = command(
+        "boot",
+        _boot,
+        "boot a whole Linux TD and take it down: what it costs its host (minutes where all is 4K)",
+        "minutes at most",
+    )
     guests = command("guests", _guests, "what each style of guest costs its host, per GiB", "half a minute")
     for sub, memory in (boot, "4G"), (guests, "32M"):
         sub.add_argument("--design", default="seed", type=spelled, help="as for run (default: %(default)s)")

@@ -18,6 +18,8 @@ from tdxlab.spec.design import Design, Question, load
 from tdxlab.spec.presets import PRESETS
 from tdxlab.views import text
 
+ONE_RUN = "(Along the stories that are told of the two; `tdxlab explore SCENARIO --design ...` tries other schedules.)"
+
 
 def diff(question: str, a: str, b: str, dpamt: bool = False) -> dict[str, Any]:
     """{question, text, variants: {name: {source, code}}, verdicts: {"scenario claim": {variant: holds}}}.
@@ -90,7 +92,7 @@ def show(found: dict[str, Any]) -> str:
     verdicts = (
         text.compare(found["verdicts"], "scenario and claim") if found["verdicts"] else "no scenario tells them apart"
     )
-    return "\n\n".join([found["text"], text.side_by_side(code[a], code[b], titles), verdicts])
+    return "\n\n".join([found["text"], text.side_by_side(code[a], code[b], titles), verdicts, ONE_RUN])
 
 
 def _code(question: Question, name: str) -> str:

@@ -18,6 +18,7 @@ from tdxlab.invariants import Sweep
 from tdxlab.kvm.tdp_iter import PAGE_STAT
 from tdxlab.kvm.teardown import kvm_destroy_vm
 from tdxlab.lab import Lab, Td, nbytes
+from tdxlab.module.td_params import MAX_VCPUS_PER_TD
 from tdxlab.scenarios.tally import Tally
 from tdxlab.spec.levels import SIZE_1G, SIZE_2M
 
@@ -110,6 +111,8 @@ def boot(
     dpamt: with Dynamic PAMT, whose pages count too.  thin: one of so many conversions is made, for tests.
     Raises ValueError with a sentence: sizes that do not fit, or a design under which the guest does not go on.
     """
+    if not 1 <= vcpus <= MAX_VCPUS_PER_TD:
+        raise ValueError(f"a TD has 1 to {MAX_VCPUS_PER_TD} vCPUs, not {vcpus}")
     size = nbytes(memory)
     slots = firmware.memslots(size)
     machine = 1 + -(-(size + vcpus * SIZE_2M) // SIZE_1G)

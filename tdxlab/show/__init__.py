@@ -127,7 +127,7 @@ def _functions() -> dict[str, list[tuple[str, str]]]:
     """{name: [(file:line, docstring)]} of every function and class in the machine's rooms."""
     found: dict[str, list[tuple[str, str]]] = {}
     for room in ROOMS:
-        for path in sorted((PACKAGE / room).glob("*.py")):
+        for path in sorted((PACKAGE / room).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                     place = f"tdxlab/{path.relative_to(PACKAGE).as_posix()}:{node.lineno}"
