@@ -26,10 +26,11 @@ from tdxlab.engine.step import READ, WRITE, Pause, Steps, Touch, Tried
 Thread = Callable[..., Coroutine[Pause, list[Touch], None]]
 
 OPERATORS = (
-    ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.BitAnd, ast.BitOr, ast.BitXor, ast.UAdd, ast.USub,
-    ast.Invert, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Not, ast.And, ast.Or,
+    ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.Pow, ast.LShift, ast.RShift, ast.BitAnd, ast.BitOr,
+    ast.BitXor, ast.UAdd, ast.USub, ast.Invert, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
+    ast.Not, ast.And, ast.Or,
 )  # fmt: skip
-"""What makes ints of ints; ** and shifts are left out, which soon make some that no memory holds."""
+"""What makes ints of ints."""
 ALLOWED = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,
     *OPERATORS,
@@ -57,6 +58,38 @@ OPERANDS: dict[str, type | types.UnionType] = {
 LOCATION = re.compile(r"([^\[]*)(?:\[(.*)\])?")
 ROUNDS = 100_000  # in which a thread may calculate
 MOST_THREADS = 1_000  # a schedule's text has three digits for each
+MOST_EXPONENT = 128
+
+
+def power(base: int, exponent: int) -> int:
+    """Of numbers that fit in a word or two."""
+    if not 0 <= exponent <= MOST_EXPONENT:
+        raise ArithmeticError(f"an exponent, or a shift, is 0 to {MOST_EXPONENT}, not {exponent}")
+    return int(base**exponent)
+
+
+def left(value: int, by: int) -> int:
+    """Shifted."""
+    return value * power(2, by)
+
+
+def right(value: int, by: int) -> int:
+    """Shifted back."""
+    return value // power(2, by)
+
+
+GUARDED = {ast.Pow: "power", ast.LShift: "left", ast.RShift: "right"}
+"""Operators that Python might work at for ever, and what stands for them."""
+
+
+FUNCTIONS = {"power": power, "left": left, "right": right}
+
+
+class _Guards(ast.NodeTransformer):
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        name = GUARDED.get(type(node.op))
+        return node if name is None else ast.Call(ast.Name(name), [node.left, node.right], [])
 
 
 def free(lock: Table, key: int) -> Callable[[], bool]:
@@ -146,7 +179,7 @@ def _program(spec: Mapping[str, Any], known: dict[str, int]) -> Program:
 
 def _value(text: Any, known: dict[str, int]) -> int:
     try:
-        return int(eval(_expression(text), {"__builtins__": {}}, known))
+        return int(eval(_expression(text), {"__builtins__": {}, **FUNCTIONS}, known))
     except (ArithmeticError, NameError):
         names = ", ".join(name.removeprefix("r_") for name in known) or "none"
         raise ValueError(f"{text} has no value; the sizes are {names}") from None
@@ -163,7 +196,7 @@ def _expression(text: Any) -> str:
             raise ValueError(f"{reprlib.repr(text)} is no integer expression over registers and sizes")
         if isinstance(node, ast.Name) and node.id != "_":  # which is what an await looks at
             node.id = _register(node.id)
-    return f"({ast.unparse(tree)})"
+    return f"({ast.unparse(_Guards().visit(tree))})"
 
 
 def _location(text: str) -> tuple[str, str | None]:
@@ -210,7 +243,7 @@ class _Translation:
         known: dict[str, Any] = {
             "__builtins__": {}, "range": range, "coroutine": types.coroutine, "READ": READ, "WRITE": WRITE,
             "free": free, "swapped": functools.cache(swapped), "ArithmeticError": ArithmeticError,
-            "NameError": NameError, "stopped": self._stopped, **scope,
+            "NameError": NameError, "stopped": self._stopped, **FUNCTIONS, **scope,
         }  # fmt: skip
         exec(compile("\n".join(source), "<program>", "exec"), known)
         thread: Thread = known["thread"]

@@ -37,7 +37,8 @@ class Phase:
 class Result:
     """executions: runs made.  cut: runs stopped at a limit of steps or of retries.
 
-    complete: every schedule within the bound was run to its end, or for dpor one of each class.
+    complete: every schedule within the bound was run to its end (and nobody let others go first), or for dpor one of
+    each class.
     interrupted: somebody stopped it.  at_first: it stopped itself, where a claim was broken.
     left: an estimate of the executions that are still owed, while dpor runs or where it was stopped.
     outcomes: how runs ended ("done", "deadlock", "fatal: ..."), each with a count and its first schedule.
