@@ -82,8 +82,8 @@ def took(monkeypatch: pytest.MonkeyPatch) -> list[Took]:
     def watched(name: str) -> Any:
         original = getattr(Held, name)
 
-        async def attempt(held: Held, lock: Cell, *rest: Any) -> Any:
-            answer = await original(held, lock, *rest)
+        async def attempt(held: Held, lock: Cell, *rest: Any, **named: Any) -> Any:
+            answer = await original(held, lock, *rest, **named)
             key = {"entry": ("entry", rest[0]), "all_entries": ("entry", None)}.get(name, rest[0])
             seen.append((lock, key, name != "shared"))
             return answer
