@@ -36,20 +36,11 @@ PATIENCE_S = 3.0
 UNUSED = {
     "replay": ("scenario", "schedule", "seed", "design", "grain", "module", "cpus", "dpamt"),
     "program": (
-        "design",
-        "grain",
-        "module",
-        "cpus",
-        "dpamt",
-        "algorithm",
-        "bound",
-        "outcomes",
-        "diff",
-        "counterexample",
+        "design", "grain", "module", "cpus", "dpamt", "algorithm", "bound", "outcomes", "diff", "counterexample",
     ),
     "diff": ("design", "outcomes", "algorithm", "bound", "counterexample", "size"),
     "outcomes": ("algorithm", "bound", "counterexample", "size"),
-}
+}  # fmt: skip
 """What an option leaves no use for, of run and explore."""
 STAYS = "each CPU goes on as long as it can"
 

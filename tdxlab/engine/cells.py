@@ -341,3 +341,15 @@ def audit() -> Iterator[None]:
         if _audits == 0:
             for cls, name, _ in _AUDITED:
                 delattr(cls, name)
+
+
+@contextmanager
+def reading(journal: Journal) -> Iterator[list[tuple[Cell, Key]]]:
+    """What is read while inside, as it comes; nobody else's list gets it."""
+    reads: list[tuple[Cell, Key]] = []
+    outside, journal.reads = journal.reads, reads
+    try:
+        with audit():
+            yield reads
+    finally:
+        journal.reads = outside

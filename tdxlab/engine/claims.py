@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tdxlab.engine.cells import Cell, Journal, Key, audit
+from tdxlab.engine.cells import Cell, Journal, Key, reading
 
 History = list[dict[str, Any]]
 """The notes of a run so far, each with the step `n` and the `cpu` that made it."""
@@ -45,14 +45,8 @@ class Claim:
         """Evaluate the predicate now, and see that it keeps to its cells."""
         if self.kind == "history":
             return bool(self.predicate(history))
-        outside = journal.reads
-        journal.reads = []
-        try:
-            with audit():
-                value = bool(self.predicate())
-            read = journal.reads
-        finally:
-            journal.reads = outside
+        with reading(journal) as read:
+            value = bool(self.predicate())
         if self.over or self.kind not in FINAL:
             stray = sorted({cell.name for cell, _ in read if not self.names(cell)})
             if stray:

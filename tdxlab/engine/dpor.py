@@ -6,7 +6,7 @@ at the state before the first of them, unless it is covered already.
 Abdulla, Aronis, Jonsson, Sagonas: Optimal dynamic partial order reduction (POPL 2014, JACM 2017).
 
 Left out: weak memory order.  A step whose accesses are known only afterwards (a leaf as one step) is taken to access
-the same where it comes earlier: no execution is lost if that is as much as it can be, but some may be run twice.
+everything where it comes earlier: no execution is lost, but some may be run twice.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Search:
             trusted = n >= AUDITED and earlier is not None
             execution = Execution(self.program, check_reads=self.check_reads, trusted=trusted)
             prefix = [step.cpu for step in self.history.steps]
+            wrong = False
             try:
                 if earlier is not None:
                     execution.replay(prefix, earlier.watch)
@@ -116,8 +117,6 @@ class Search:
                     self.redundant += 1
             except Waited:
                 wrong = True
-            else:
-                wrong = False
             finally:
                 execution.abandon()
             if wrong or self._rounds_differ():
@@ -192,15 +191,20 @@ class Search:
         if self.counting and place(execution.coroutines[cpu]) in self.counting:
             return False
         at = execution.yielded[cpu]
-        if self.stands.get(cpu, (-1,))[0] != at:
-            self.stands[cpu] = at, standing(execution.coroutines[cpu])
         began = next((n for n in range(at - 1, -1, -1) if self.again[n] == cpu), None)
-        if began is not None and self.stood[began] == self.stands[cpu][1]:
+        if began is not None and self.stood[began] == self._stands(execution, cpu):
             return True
         schedule = self._unwoken(cpu, at)
         if schedule is not None and (schedule, cpu) not in self.alike:
             self.unsure[schedule, cpu] = place(execution.coroutines[cpu])
         return True
+
+    def _stands(self, execution: Execution, cpu: int) -> Hashable:
+        # how a CPU stands that lets others go first, looked up once; it may have begun with that
+        at = execution.yielded.get(cpu, 0)
+        if self.stands.get(cpu, (-1,))[0] != at:
+            self.stands[cpu] = at, standing(execution.coroutines[cpu])
+        return self.stands[cpu][1]
 
     def _unwoken(self, cpu: int, at: int) -> tuple[int, ...] | None:
         # The steps up to where it lets others go first, without those that changed what its last round had looked at.
@@ -250,7 +254,7 @@ class Search:
         more: Parts = ()
         looked_at: Parts = ()
         woken_by = 0
-        stood = standing(execution.coroutines[cpu]) if ready == OTHERS else None
+        stood = self._stands(execution, cpu) if ready == OTHERS else None
         if ready == OTHERS and not self._is_new(cpu) and self._is_alike(execution, cpu):
             looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
         if known is not None:

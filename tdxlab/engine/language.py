@@ -78,18 +78,16 @@ def right(value: int, by: int) -> int:
     return value // power(2, by)
 
 
-GUARDED = {ast.Pow: "power", ast.LShift: "left", ast.RShift: "right"}
+GUARDED: dict[type[ast.operator], Callable[[int, int], int]] = {ast.Pow: power, ast.LShift: left, ast.RShift: right}
 """Operators that Python might work at for ever, and what stands for them."""
-
-
-FUNCTIONS = {"power": power, "left": left, "right": right}
+FUNCTIONS = {function.__name__: function for function in GUARDED.values()}
 
 
 class _Guards(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
-        name = GUARDED.get(type(node.op))
-        return node if name is None else ast.Call(ast.Name(name), [node.left, node.right], [])
+        function = GUARDED.get(type(node.op))
+        return node if function is None else ast.Call(ast.Name(function.__name__), [node.left, node.right], [])
 
 
 def free(lock: Table, key: int) -> Callable[[], bool]:

@@ -7,12 +7,12 @@ for each execution.  `Execution` steps them; `run` drives one to its end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from tdxlab.engine.cells import Cell, Journal, Key, audit
+from tdxlab.engine.cells import Cell, Journal, Key, reading
 from tdxlab.engine.claims import Claim, Invariant, Watch
 from tdxlab.engine.schedule import ScheduleError, Scheduler, stay
 from tdxlab.engine.step import OTHERS, READ, Open, Pause, Steps, Touch, covers, mode_now
@@ -119,22 +119,13 @@ class Execution:
         # what stands before an actor's first step is run here and is no step: it must not use the machine
         journal = self.journal
         journal.notes.clear()
-        with self._reading() as used:
+        with reading(journal) as used:
             self.pauses.append(self._advance(cpu, None))
         assert journal.log is not None
         used += [(cell, key) for cell, key, _ in journal.log[self.mark :]]
         if used or journal.notes:
             what = sorted({cell.name for cell, _ in used} | {note["kind"] for note in journal.notes})
             raise Undeclared(f"CPU {cpu} uses {', '.join(what)} before its first step")
-
-    @contextmanager
-    def _reading(self) -> Iterator[list[tuple[Cell, Key]]]:
-        # what is read meanwhile
-        reads: list[tuple[Cell, Key]] = []
-        self.journal.reads = reads
-        with audit():
-            yield reads
-        self.journal.reads = None
 
     def _advance(self, cpu: int, reply: Any) -> Pause | None:
         try:
@@ -237,11 +228,11 @@ class Execution:
         if runnable is not None:
             self.runnables.append(runnable)
         if callable(pause[2]) and not self.trusted:
-            with self._reading() as reads:
+            with reading(journal) as reads:
                 pause[2]()
             self._complain(undeclared(reads, touches, journal, False), "waits for", n, cpu)
         if self.check_reads:
-            with self._reading() as reads:
+            with reading(journal) as reads:
                 self.pauses[cpu] = self._advance(cpu, touches)
             self._complain(undeclared(reads, touches, journal, False), "reads", n, cpu)
         else:

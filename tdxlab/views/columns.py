@@ -109,9 +109,8 @@ def _folded(trace: Trace, matters: Matters, race: Race | None, decided: int) -> 
         last = steps[-1]
         left = trace.events[last.n + 1 : last.n + 2]
         # those that nobody shares first: there may not be room for all
-        held = [lock_text(*lock) for lock in sorted(last.held, key=lambda lock: not lock[2])]
-        held = held if left and left[0].cpu != cpu else []
-        holds = (f"holds {', '.join(held)}",) if held else ()
+        held = sorted(last.held, key=lambda lock: not lock[2]) if left and left[0].cpu != cpu else []
+        holds = (f"holds {', '.join(lock_text(*lock) for lock in held)}",) if held else ()
         if n is None:
             yield Line(steps[0].n, last.n, cpu, _summary(steps), holds, quiet=True)
         else:
