@@ -351,6 +351,23 @@ def test_one_loop_counts_though_another_at_the_same_place_does_not(limits: Seque
     assert not explore(program, algorithm="dpor").claims["nobody gives up"].holds
 
 
+def test_a_for_loop_counts_though_its_locals_stay() -> None:
+    """How far it has come is known to its iterator alone, which has no name."""
+    journal = Journal()
+    x, gave_up = Atomic(journal, "x"), Atomic(journal, "gave up")
+
+    async def tries() -> None:
+        for _same in itertools.repeat(10, 3):
+            if await x.read():
+                return
+            await step(ready=OTHERS)
+        await gave_up.set(1)
+
+    nobody = always("nobody gives up", lambda: not gave_up.peek(0), over=[gave_up])
+    found = explore(Program(journal, lambda: [tries(), x.set(1)], (nobody,)), algorithm="dpor")
+    assert not found.claims["nobody gives up"].holds and found.complete
+
+
 def test_plain_searches_have_not_run_all_where_somebody_let_others_go_first() -> None:
     assert not loop([1, 2], algorithm="bounded").complete
     assert explore(chains(2, 2), algorithm="bounded").complete
