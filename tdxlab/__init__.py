@@ -15,6 +15,7 @@ PUBLIC = {
     "run": "tdxlab.scenarios.play",
     "explore": "tdxlab.scenarios.play",
     "Stepper": "tdxlab.scenarios.play",
+    "overhead": "tdxlab.scale.overhead",
 }
 
 

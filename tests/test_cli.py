@@ -170,6 +170,16 @@ def test_a_design_that_a_scenario_was_not_written_for_has_no_expectation(capsys:
     assert {claim["expected"] for claim in data["claims"].values()} == {None}
 
 
+@pytest.mark.parametrize("file", ["trace.doc", "nowhere/trace.json", "folder.json"])
+def test_where_a_trace_can_not_be_written_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    (tmp_path / "folder.json").mkdir()
+    monkeypatch.setattr("tdxlab.scenarios.play.run", lambda *_, **__: pytest.fail("it ran"))
+    assert main(["run", "touch-first", "--trace", str(tmp_path / file)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize("ending", [".json", ".csv", ".txt"])
 def test_a_trace_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
     file = tmp_path / f"trace{ending}"
@@ -239,6 +249,7 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: st
         ["run", "accept-level", "--schedule", "0*99999999999"],
         ["run", "accept-level", "--schedule", "\u00b2"],
         ["run", "accept-level", "--schedule", "7"],
+        ["run", "accept-level", "--schedule", ""],
         ["run", "accept-level", "--trace", "trace.doc"],
         ["run", "accept-level", "--trace", "/nonsuch/trace.json"],
         ["step", "nonsuch"],
@@ -277,6 +288,12 @@ def test_bad_input_gives_one_sentence_and_exit_code_2(
         ("replay tests/oracle", "is no recording: Is a directory\n"),
         ("replay README.md", "is no recording: line 1 is no JSON ("),
         ("boot --memory 64M", "so it can not have 64M\n"),
+        ("guests --memory 1000T", "a multiple of 4M, up to 1G, so it can not have 1000T\n"),
+        ("lab --port -1", "a port is a whole number from 1 to 65535, not '-1'\n"),
+        ("lab --port 0", "a port is a whole number from 1 to 65535, not '0'\n"),
+        ("run acept-level", "'acept-level'; near it: accept-level, accept-race; `tdxlab list` tells all\n"),
+        ("run xyz", "no scenario is called 'xyz'; `tdxlab list` tells all\n"),
+        ("run accept-level --trace trace.doc", "that ends in .json, .csv or .txt, not to 'trace.doc'\n"),
     ],
 )
 def test_a_mistake_is_told_in_the_reader_s_words(

@@ -46,7 +46,7 @@ def test_a_counterexample_is_written_and_replays(tmp_path: Path, capsys: pytest.
     setting = Setting("pamt-hints", HINTS).filled
     shown = counterexamples(setting, explore("pamt-hints", setting=setting, bound=1, stop_at_first=True))
     for other in (picture, told):
-        write(shown, other)
+        write(shown["DP08"], other)
     out = Path(told).read_text()
     assert out.startswith(verdict["schedule"]) and Path(picture).read_bytes().startswith(b"\x89PNG")
     for said in ("CPU 0: a fault of TD 0", "MEM.RANGE.BLOCK", "in the other order the claim holds"):
@@ -85,6 +85,19 @@ def test_what_can_not_be_written_or_replayed_is_one_sentence(
     assert main(list(argv)) == 2
     told = capsys.readouterr().err
     assert why in told and told.count("\n") == 1
+
+
+def test_of_several_claims_that_are_broken_each_can_be_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "it.txt"
+    argv = ["explore", "pamt-abba", "--design", "seed,pamt_lock=rwlock_2m", "--counterexample", str(file)]
+    for more, told in ([], "shows DP18; --claim DP19 shows that\n"), (["--claim", "DP19"], "shows DP19\n"):
+        assert main([*argv, *more]) == 0
+        assert capsys.readouterr().err.endswith(told)
+        assert f"which breaks {told[6:10]}" in file.read_text()
+    assert main([*argv, "--claim", "DP17"]) == 2
+    assert capsys.readouterr().err == "tdxlab: pamt-abba claims DP18, DP19, not 'DP17'\n"
 
 
 def test_where_no_claim_is_broken_nothing_is_written_and_the_verdicts_are_told(

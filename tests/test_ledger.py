@@ -19,12 +19,13 @@ from tdxlab.host.gfp import GFP_KERNEL_ACCOUNT
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.tdx_build import tdx_td_finalize, tdx_vcpu_init_mem_region
 from tdxlab.kvm.userspace import kvm_set_memory_region
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.ledger import FREED_BY, in_module, size_of
 from tdxlab.scenarios.registry import get, load_all
 from tdxlab.show import PACKAGE
 from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.pamt import PT_EPT, PT_NDA, PT_REG, PT_TDCX, PT_TDR, PT_TDVPR
+from tdxlab.td import Td
 
 MODULE_HAS = {
     "a TD's control page": {PT_TDR, PT_TDCX},

@@ -112,7 +112,8 @@ class Journal:
 
     def locks_of(self, cpu: int) -> list[Lock]:
         """All that a CPU holds."""
-        return [*self.held.get(cpu, ()), *(lock for locks in self.calls.get(cpu, ()) for lock in locks)]
+        held, calls = self.held.get(cpu, ()), self.calls.get(cpu)
+        return [*held, *(lock for locks in calls for lock in locks)] if calls else [*held]
 
     def holds(self, lock: Cell, key: Key, exclusive: bool, *, write: int = -1, read: int = -1) -> bool:
         """Does the running CPU hold `lock` (for writing, if `exclusive`), or did it earlier in this step?

@@ -10,7 +10,7 @@ A run that does not end by itself (deadlock, module fatal error, step limit) bre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Claim:
 
     def names(self, cell: Cell) -> bool:
         """Is `cell` one of `over`?"""
-        return any(o is cell if not isinstance(o, str) else cell.name.split(":", 1)[0] == o for o in self.over)
+        return cell in self.over or cell.name.split(":", 1)[0] in self.over
 
     def look(self, journal: Journal, history: History) -> bool:
         """Evaluate the predicate now, and see that it keeps to its cells."""
@@ -90,10 +90,18 @@ class Invariant:
     quiet: Callable[[], bool] = lambda: True
 
 
+Content = dict[tuple[Cell, Key], Any]
+"""What has been written to cells since the start of an execution, as it is now."""
+
+PLAIN = (int, bool, str, type(None))
+
+
 class Watch:
     """The claims of one execution as it goes on: which always-claims broke and which sometimes-claims came true.
 
     broken, seen: {claim: the step}; -1 is before the first.  known: an earlier run has looked at that.
+    contents: {claim: what its cells held after which step}.  values: what a claim came to with which content.  Both
+    that and whether it strays are decided by what its cells hold, so that it is looked at once where that is plain.
     """
 
     def __init__(self, claims: Iterable[Claim], journal: Journal, *, known: bool = False) -> None:
@@ -102,6 +110,8 @@ class Watch:
         self.history: History = []
         self.broken: dict[str, int] = {}
         self.seen: dict[str, int] = {}
+        self.contents: dict[str, list[tuple[int, Content]]] = {claim.id: [(-1, {})] for claim in self.claims}
+        self.values: dict[tuple[str, Hashable], bool] = {}
         if not known:
             self.after(None, -1)
 
@@ -109,18 +119,32 @@ class Watch:
         """Take over what another run saw in the n steps that both have in common."""
         self.broken = {id: step for id, step in earlier.broken.items() if step < n}
         self.seen = {id: step for id, step in earlier.seen.items() if step < n}
+        self.contents = {id: [at for at in contents if at[0] < n] for id, contents in earlier.contents.items()}
+        self.values = earlier.values
 
     def after(self, writes: list[tuple[Cell, Key, Any]] | None, n: int) -> None:
         """Look at the claims that the writes of step `n` touch; None means all of them (the start)."""
         for claim in self.claims:
             if claim.kind in FINAL or claim.id in self.broken or claim.id in self.seen:
                 continue
-            if writes is None or any(claim.names(cell) for cell, _, _ in writes):
-                value = claim.look(self.journal, self.history)
+            written = [(cell, key) for cell, key, _ in writes or () if claim.names(cell)]
+            if writes is None or written:
+                value = self._value(claim, written, n)
                 if claim.kind == "always" and not value:
                     self.broken[claim.id] = n
                 elif claim.kind == "sometimes" and value:
                     self.seen[claim.id] = n
+
+    def _value(self, claim: Claim, written: Iterable[tuple[Cell, Key]], n: int) -> bool:
+        contents = self.contents[claim.id]
+        content = contents[-1][1] | {(cell, key): cell.peek(key) for cell, key in written}
+        contents.append((n, content))
+        if not all(type(value) in PLAIN for value in content.values()):  # all of a cell, or what has parts
+            return claim.look(self.journal, self.history)
+        known = claim.id, frozenset(content.items())
+        if known not in self.values:
+            self.values[known] = claim.look(self.journal, self.history)
+        return self.values[known]
 
     def finish(self, n: int, done: bool) -> None:
         """Look at the final-state and history claims.  done: did the run end by itself?"""

@@ -48,7 +48,8 @@ class Race:
 class Counterexample:
     """fewest: no schedule with fewer preemptions shows it.  shortest: none with as many does so in fewer steps.
 
-    decided: the step from which on nothing can undo it.  race: of two steps up to there.  executions: what was run.
+    decided: the step from which on nothing can undo it; the last one where only the end of the run shows it, which then
+    is not settled before.  race: of two steps up to there.  executions: what was run.
     """
 
     schedule: tuple[int, ...]
@@ -56,6 +57,7 @@ class Counterexample:
     fewest: bool
     shortest: bool
     decided: int
+    settled: bool
     race: Race | None
     executions: int
 
@@ -83,9 +85,12 @@ def simplest(
         else:
             shortest = complete
     best.take(merged(program, best.schedule))
-    decided = _decided(program, goal, best.schedule)
+    step = _settled(program, goal, best.schedule)
+    decided = len(best.schedule) - 1 if step is None else step
     race = deciding(program, goal, best.schedule, decided)
-    return Counterexample(tuple(best.schedule), best.preemptions, fewest, shortest, decided, race, best.executions)
+    return Counterexample(
+        tuple(best.schedule), best.preemptions, fewest, shortest, decided, step is not None, race, best.executions
+    )
 
 
 class _Best:
@@ -133,9 +138,11 @@ def _shown(execution: Execution, goal: Goal) -> int | None:
     return min(found[goal.id] + 1, len(execution.schedule)) if goal.id in found else None
 
 
-def _decided(program: Program, goal: Goal, schedule: Sequence[int]) -> int:
-    # where the notes settle a claim on them, which held before; else the last step
-    if isinstance(goal, str) or goal.kind != "history":
+def _settled(program: Program, goal: Goal, schedule: Sequence[int]) -> int | None:
+    # where the notes settle a claim on them, which held before; None where only the end of the run tells
+    if isinstance(goal, str) or goal.kind == "at_end":
+        return None
+    if goal.kind != "history":
         return len(schedule) - 1
     execution = Execution(program)
     try:
@@ -143,7 +150,7 @@ def _decided(program: Program, goal: Goal, schedule: Sequence[int]) -> int:
             execution.step(cpu)
         notes = execution.watch.history
         kept = next((n for n in range(len(notes), -1, -1) if goal.predicate(notes[:n])), len(notes))
-        return int(notes[kept]["n"]) if kept < len(notes) else len(schedule) - 1
+        return int(notes[kept]["n"]) if kept < len(notes) else None
     finally:
         execution.abandon()
 

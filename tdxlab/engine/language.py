@@ -111,11 +111,13 @@ def read(file: str, name: str | None = None) -> dict[str, Any]:
     named = {spec["program"]: spec for spec in specs if isinstance(spec.get("program"), str)}
     if name is None and len(named) == 1:
         [name] = named
-    if name not in named or not isinstance(named[name].get("threads"), list):
+    if not named:
+        raise ValueError(f'{file} holds no program, which is an object with "program", its name, and "threads"')
+    if name not in named:
         missing = f"has no program {name!r}" if name else "has not one program alone"
-        raise ValueError(
-            f"{file} {missing}; its programs, one of which is named before --program: {', '.join(named) or 'none'}"
-        )
+        raise ValueError(f"{file} {missing}; its programs, one of which is named before --program: {', '.join(named)}")
+    if not isinstance(named[name].get("threads"), list):
+        raise ValueError(f'{file}: {name} has no list of "threads"')
     return dict(named[name])
 
 

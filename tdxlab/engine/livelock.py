@@ -45,8 +45,7 @@ def livelock(program: Program, start: list[int], until: float | None = None) -> 
 
     until: when the search for those ends, as time.monotonic() tells it.
     """
-    itself = _on(program, start)
-    if itself and _recurs(program, itself.schedule, itself.cycle):
+    if itself := on(program, start):
         return itself
     states: dict[Hashable, _State] = {}
     todo = [start]
@@ -69,7 +68,13 @@ def livelock(program: Program, start: list[int], until: float | None = None) -> 
     return None
 
 
-def _on(program: Program, schedule: list[int]) -> Livelock | None:
+def on(program: Program, schedule: list[int]) -> Livelock | None:
+    """The cycle that a schedule itself goes round."""
+    found = _first_back(program, schedule)
+    return found if found and _recurs(program, found.schedule, found.cycle) else None
+
+
+def _first_back(program: Program, schedule: list[int]) -> Livelock | None:
     # the first state of a schedule that comes back while every CPU that could go on did
     execution = Execution(program, trusted=True)
     first: dict[Hashable, int] = {}

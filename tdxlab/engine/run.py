@@ -52,6 +52,10 @@ class Program:
     busy: Busy = lambda note: None
     max_steps: int = 20_000
 
+    def violations(self) -> list[str]:
+        """What the invariants say now, where nothing is in flight on what they read."""
+        return [f"{i.id}: {text}" for i in self.invariants if i.quiet() for text in i.violations()]
+
 
 def undeclared(
     accesses: Sequence[tuple[Cell, Key]], touches: Sequence[Touch], journal: Journal, writing: bool, start: int = 0
@@ -303,10 +307,10 @@ class Execution:
         self.trace.claims = {c.id: self.watch.holds(c) for c in self.program.claims}
 
     def violations(self) -> list[str]:
-        """What the invariants say now, where nothing is in flight on what they read."""
+        """What the invariants say now; nothing of a machine that has stopped."""
         if self.fatal is not None:
             return []
-        return [f"{i.id}: {text}" for i in self.program.invariants if i.quiet() for text in i.violations()]
+        return self.program.violations()
 
     def abandon(self) -> None:
         """Close all coroutines, then rewind to the set-up.  In this order."""

@@ -108,15 +108,19 @@ class Lp(Record):
 
 
 class Cpu:
-    """A logical processor.  module: handed in by who wires the machine.  grain: "seamcall" or "lock"."""
+    """A logical processor.  module: handed in by who wires the machine.  grain: "seamcall" or "lock".
 
-    __slots__ = ("grain", "journal", "lp", "memory", "module", "n", "tlb")
+    regs: of the call that runs, or ran last, for who looks on from outside the machine.
+    """
+
+    __slots__ = ("grain", "journal", "lp", "memory", "module", "n", "regs", "tlb")
 
     def __init__(self, n: int, memory: Memory, module: Module, grain: str = "seamcall") -> None:
         self.n, self.memory, self.module, self.grain = n, memory, module, grain
         self.journal = memory.journal
         self.lp = Lp(self.journal, n)
         self.tlb = Tlb(self.journal, n)
+        self.regs = Regs()
 
     def at_grain(self, call: Coroutine[Pause, list[Touch], T], name: str, *, guest: bool = False) -> Awaitable[T]:
         """One step, or as many as the call has; of a guest's call only its first poll for interrupts is one."""
@@ -128,14 +132,14 @@ class Cpu:
 
     async def seamcall(self, leaf: Leaf, version: int = 0, **operands: int) -> Regs:
         """SEAMCALL.  operands: registers by name.  Returns the registers afterwards."""
-        regs = Regs(leaf.number | version << 16, **operands)
+        self.regs = regs = Regs(leaf.number | version << 16, **operands)
         await self.at_grain(self.module.seamcall(self, regs), leaf.name)
         self._note("seamcall", leaf, regs, operands.get("rcx", 0))
         return regs
 
     async def vp_enter(self, rcx: int, guest: Guest, **operands: int) -> Regs:
         """TDH.VP.ENTER, and then the guest until its TD exit.  Returns what the host finds in its registers."""
-        regs = Regs(TDH_VP_ENTER.number, rcx=rcx, **operands)
+        self.regs = regs = Regs(TDH_VP_ENTER.number, rcx=rcx, **operands)
         await self.at_grain(self.module.seamcall(self, regs), TDH_VP_ENTER.name)
         if self.lp.vcpu:
             await guest.run(self, regs)

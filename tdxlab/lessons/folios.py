@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 from tdxlab.guest.programs import accepts, touches
 from tdxlab.kvm.guest_memfd import folio_ref_add
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.lessons.ranges import ERRNO
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M
+from tdxlab.td import Td
 
 PAGE, REFERENCED = 5, 7
 STAGES = ("accepted at 2M", "page 5 shared", "page 5 private", "page 5 used")

@@ -15,10 +15,11 @@ from tdxlab.engine.claims import History
 from tdxlab.guest.programs import accepts
 from tdxlab.invariants import Sweep
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.picture import picture
 from tdxlab.spec.levels import ENTRIES, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import Status
+from tdxlab.td import Td
 
 BLOCKS = 3
 ERRNO = {**errorcode, 95: "EOPNOTSUPP"}  # which C libraries also call ENOTSUP

@@ -188,7 +188,8 @@ async def hold_children(call: Call, parent: Entry) -> list[int]:
 
 def alike(words: list[int], first: Entry, parent: Entry) -> State:
     """The state that all 512 children have; refuses children that can not become one page."""
-    contiguous = list(range(words[0], words[0] + size(parent.level), size(parent.level - 1)))
-    if first.state not in (MAPPED, PENDING) or first.hpa % size(parent.level) or words != contiguous:
+    whole, part = size(parent.level), size(parent.level - 1)
+    possible = first.state in (MAPPED, PENDING) and first.hpa % whole == 0
+    if not possible or words != list(range(words[0], words[0] + whole, part)):
         raise Refuse(st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX), parent.view())
     return first.state

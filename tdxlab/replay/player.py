@@ -84,6 +84,11 @@ class Player:
             raise ValueError("it stands before any section, trace or set-up")
 
     def _other_line(self, line: Line) -> None:
+        if case := cases.case_of(line):
+            if self._is_mine():
+                check_shape(line)
+                cases.play(self, case, line)
+            return
         check_shape(line)
         if "source" in line:
             found = VERSION.search(line["source"])
@@ -95,9 +100,6 @@ class Player:
         elif "setup" in line:
             self._begin(part_of(line), line)
             self.set_ups[line.get("dpamt", 0)] = cases.SetUp(self, line)
-        elif case := cases.case_of(line):
-            if self._is_mine():
-                cases.play(self, case, line)
         elif self.machine is None and results(line):
             raise ValueError("it stands before any section, trace or set-up")
         elif self.selected and "unlisted" in line:

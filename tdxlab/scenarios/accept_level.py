@@ -8,11 +8,12 @@ from tdxlab.engine.step import Steps
 from tdxlab.guest.accept import GuestProgram, accept_page, touch
 from tdxlab.hw.guest import Guest
 from tdxlab.kvm.tdx import vcpu_enter_guest
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import calls, count
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec.leaves import TDG_VP_VEINFO_GET
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.td import Td
 
 ENTRIES = 12  # a guest that makes progress needs fewer
 

@@ -49,8 +49,9 @@ def _program(lab: Lab, *levels: int) -> Program:
 @scenario(
     "accept-race",
     claims={
-        "HP02": "An accept level carried per fault or per vCPU goes wrong when vCPUs accept at different levels; "
-        "GUEST_INHIBIT has at most one split, under mmu_lock for write."
+        "HP02": "Where vCPUs accept at different levels there is at most one split, under mmu_lock for write, and no "
+        "2M mapping after it.  (A level that is carried per fault or per vCPU goes wrong: another's fault does not "
+        "know of it.  GUEST_INHIBIT is for all.)"
     },
     breaks={"seed": (), "error_code": ("HP02",), "rfc_v1": ("HP02",)},
     shows={design: lambda h: count(h, "warn") > 0 for design in ("error_code", "rfc_v1")},

@@ -17,10 +17,11 @@ from tdxlab.guest.linux import UnacceptedMemory
 from tdxlab.invariants import Sweep
 from tdxlab.kvm.tdp_iter import PAGE_STAT
 from tdxlab.kvm.teardown import kvm_destroy_vm
-from tdxlab.lab import Lab, Td, nbytes
+from tdxlab.lab import Lab, nbytes
 from tdxlab.module.td_params import MAX_VCPUS_PER_TD
 from tdxlab.scenarios.tally import Tally
 from tdxlab.spec.levels import SIZE_1G, SIZE_2M
+from tdxlab.td import Td
 
 LOGIN = 256 << 20
 ASSUMED = (

@@ -17,6 +17,9 @@ from typing import Any
 from tdxlab.engine import counterexample as engine
 from tdxlab.engine.bounded import to_the_end
 from tdxlab.engine.counterexample import Counterexample, NotShown, Race
+from tdxlab.engine.deadlock import Deadlock, waits
+from tdxlab.engine.livelock import Livelock, on
+from tdxlab.engine.lock_order import LockOrder
 from tdxlab.engine.result import Result
 from tdxlab.engine.run import Execution
 from tdxlab.engine.schedule import ScheduleError, read_schedule, show_schedule
@@ -36,13 +39,17 @@ WITHIN: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A counterexample of a scenario's claim, and its run to the end.  names: what each CPU's actor is."""
+    """A counterexample of a scenario's claim, and its run to the end.
+
+    names: what each CPU's actor is.  stuck: why the run does not end by itself, where that is what breaks the claim.
+    """
 
     setting: Setting
     claim: str
     found: Counterexample
     trace: Trace
     names: tuple[str, ...]
+    stuck: Deadlock | Livelock | None
 
     @property
     def holds(self) -> bool:
@@ -55,24 +62,34 @@ class Shown:
         return self.setting.show_schedule(list(self.found.schedule))
 
 
-def counterexample(setting: Setting, claim: str, known: Sequence[int], **limits: Any) -> Shown:
+def counterexample(
+    setting: Setting, claim: str, known: Sequence[int], *, livelock: bool = False, **limits: Any
+) -> Shown:
     """The simplest schedule that breaks a claim (or shows a sometimes-claim), from one that does.
 
-    limits: `most` runs within each number of preemptions, `timeout` in seconds.
+    livelock: is a cycle looked for in a run that is cut?  limits: `most` runs within each number of preemptions,
+    `timeout` in seconds.
     """
     program = setting.program()
     asked = next(c for c in program.claims if c.id == claim)
     found = engine.simplest(program, asked, known, **limits)
     execution = Execution(program, tracing=True)
+    program.journal.taking = order = LockOrder()
+    stuck: Deadlock | Livelock | None = None
     try:
         for cpu in found.schedule:
             execution.step(cpu)
         to_the_end(execution)
         execution.finish()
         trace = execution.trace
+        if trace.ended == "deadlock" and not found.settled:
+            stuck = Deadlock(waits(execution, order), trace.schedule)
     finally:
+        program.journal.taking = None
         execution.abandon()
-    return Shown(setting, claim, found, trace, program.names)
+    if livelock and trace.ended == "cut" and not found.settled:
+        stuck = on(program, trace.schedule)
+    return Shown(setting, claim, found, trace, program.names, stuck)
 
 
 def counterexamples(setting: Setting, found: Result, **limits: Any) -> dict[str, Shown]:
@@ -84,7 +101,7 @@ def counterexamples(setting: Setting, found: Result, **limits: Any) -> dict[str,
     for claim, verdict in found.claims.items():
         for known in _known(setting, found, verdict.schedule):
             with suppress(NotShown):
-                shown[claim] = counterexample(setting, claim, known, **limits)
+                shown[claim] = counterexample(setting, claim, known, livelock=found.livelock is not None, **limits)
                 break
     return shown
 

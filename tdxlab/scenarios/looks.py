@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from tdxlab.engine.claims import History
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.kvm.lpage_info import hugepage_test_guest_inhibit
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.module.pamt import PamtPage
 from tdxlab.picture import States, sept_states
 from tdxlab.spec.levels import LEVEL_2M, PAGE_SHIFT
 from tdxlab.spec.pamt import PT_PAMT
+from tdxlab.td import Td
 
 TABLES = ("sept",)
 """The kind of cell that `sept_of` and `leaf_2m` read."""

@@ -16,9 +16,10 @@ from tdxlab.guest.programs import accepts
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.kvm.kvm_main import kvm_mmu_write_lock
 from tdxlab.kvm.tdx_sept import tdx_sept_remove_private_spte, tdx_sept_set_private_spte
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import paired
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
+from tdxlab.td import Td
 
 
 @dataclass(frozen=True)

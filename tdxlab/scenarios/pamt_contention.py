@@ -95,8 +95,8 @@ def two_gets(lab: Lab, first: int, second: int, *claims: Claim) -> Program:
 @scenario(
     "pamt-same-range",
     claims={
-        "DP14": "Of two CPUs that give one 2M range its pair none is refused as busy: a lock of the host's keeps them "
-        "apart, since the module lets one of them in."
+        "DP14": "Of two CPUs that give one 2M range its pair none is refused as busy.  (A lock of the host's keeps "
+        "them apart, since the module lets one of them in.)"
     },
     breaks={"seed": (), HINTS: ("DP14",), EXCLUSIVE: ()},
     machine={"dpamt": True},
@@ -112,8 +112,8 @@ def pamt_same_range(lab: Lab) -> Program:
 @scenario(
     "pamt-contention",
     claims={
-        "DP15": "PAMT.ADD of different ranges are never refused as busy.  With a lock for each range instead of the "
-        "global one they are, where a page of one's pair lies in the other's range.",
+        "DP15": "No PAMT.ADD is refused as busy by one of another range.  (With a lock for each range instead of the "
+        "global one it is, where a page of one's pair lies in the other's range.)",
         "DP21": "Whoever is refused may take a global lock for writing, under which all others read, and succeed.",
     },
     breaks={
@@ -146,10 +146,10 @@ def pamt_contention(lab: Lab) -> Program:
 @scenario(
     "pamt-abba",
     claims={
-        "DP18": "Both ranges get their pairs.  With locks that mirror the module's, the own range's for writing and "
-        "those of the pages for reading, two CPUs can wait for each other for ever; in order of frames they do not.",
-        "DP19": "No call is refused as busy: locks that mirror the module's and are taken in the order of frames are "
-        "enough for that.",
+        "DP18": "Both ranges get their pairs.  (With locks that mirror the module's, the own range's for writing and "
+        "those of the pages for reading, two CPUs can wait for each other for ever; in order of frames they do not.)",
+        "DP19": "No call is refused as busy.  (Locks that mirror the module's and are taken in the order of frames are "
+        "enough for that.)",
     },
     breaks={"seed": (), MIRRORED: ("DP18", "DP19"), IN_ORDER: (), POOL: (), RETRY: ("DP19",)},
     machine={"dpamt": True},
@@ -164,8 +164,8 @@ def pamt_abba(lab: Lab) -> Program:
 @scenario(
     "pamt-spin",
     claims={
-        "DP17": "Both ranges get their pairs.  A host that just tries again until it succeeds may never get on: each "
-        "of two CPUs is refused as busy by what the other one holds, again and again."
+        "DP17": "Both ranges get their pairs.  (A host that just tries again until it succeeds may never get on: each "
+        "of two CPUs is refused as busy by what the other one holds, again and again.)"
     },
     breaks={"seed": (), IN_ORDER: (), POOL: (), RETRY: (), SPIN: ("DP17",)},
     machine={"dpamt": True},
@@ -183,8 +183,8 @@ def pamt_spin(lab: Lab) -> Program:
 @scenario(
     "pamt-put-contention",
     claims={
-        "DP29": "A put, which cannot fail, is never refused as busy.  All TDs share the PAMT: without a lock for all "
-        "of them another TD's PAMT.ADD may hold the range shared, and no kick of the own vCPUs cures that."
+        "DP29": "A put, which cannot fail, is never refused as busy.  (All TDs share the PAMT: without a lock for all "
+        "of them another TD's PAMT.ADD may hold the range shared, and no kick of the own vCPUs cures that.)"
     },
     breaks={"seed": (), EXCLUSIVE: ("DP29",), MIRRORED: (), IN_ORDER: (), POOL: (), RETRY: ("DP29",)},
     machine={"dpamt": True},
@@ -207,8 +207,8 @@ def pamt_put_contention(lab: Lab) -> Program:
 @scenario(
     "pamt-pool",
     claims={
-        "DP20": "As long as pages are left a range can get its pair.  A pool takes whole 2M blocks, so that pairs "
-        "never share a range with what gets one; where memory is fragmented there is none, and TDX is unusable."
+        "DP20": "As long as pages are left a range can get its pair.  (A pool takes whole 2M blocks, so that pairs "
+        "never share a range with what gets one; where memory is fragmented there is none, and TDX is unusable.)"
     },
     breaks={"seed": (), POOL: ("DP20",)},
     machine={"dpamt": True, "cpus": 1},

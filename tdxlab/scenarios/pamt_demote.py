@@ -35,9 +35,9 @@ def no_bug(history: History) -> bool:
 @scenario(
     "pamt-demote",
     claims={
-        "HP15": "With mmu_lock held for write TDX_OPERAND_BUSY is met by keeping all vCPUs out.  With Dynamic PAMT "
+        "HP15": "With mmu_lock held for write TDX_OPERAND_BUSY is met by keeping all vCPUs out.  (With Dynamic PAMT "
         "that does not do for DEMOTE: another TD's PAMT.ADD makes it busy too, and the TD is lost unless pamt_lock "
-        "keeps them apart."
+        "keeps them apart.)"
     },
     breaks={**dict.fromkeys(TOGETHER, ("HP15",)), **dict.fromkeys(APART, ())},
     machine={"dpamt": True},

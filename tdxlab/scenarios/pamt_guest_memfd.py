@@ -32,8 +32,9 @@ def _program(lab: Lab, folio: str, level: int) -> Program:
 @scenario(
     "pamt-guest-memfd",
     claims={
-        "DP23": "A page is mapped at the level at which the guest accepts it.  Pairs from a guest_memfd callback would "
-        "need no work under mmu_lock, but come before that level is known, and a range with its pair is refused at 2M."
+        "DP23": "A page is mapped at the level at which the guest accepts it.  (Pairs from a guest_memfd callback "
+        "would need no work under mmu_lock, but come before that level is known, and a range with its pair is refused "
+        "at 2M.)"
     },
     breaks={"seed": (), AT_ALLOCATION: ("DP23",)},
     machine={"dpamt": True, "cpus": 1},

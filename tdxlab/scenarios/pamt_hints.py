@@ -24,8 +24,9 @@ def found_its_pair(history: History) -> bool:
 @scenario(
     "pamt-hints",
     claims={
-        "DP08": "A host that takes a pair back when REMOVE hints that its range is unused can take it from a CPU that "
-        "has just been told that it is there, and whose AUG then fails; one that counts its users cannot."
+        "DP08": "A CPU that has been told that its range has a pair still finds it there.  (A host that takes a pair "
+        "back when REMOVE hints that its range is unused can take it from such a CPU, whose AUG then fails; one that "
+        "counts its users cannot.)"
     },
     breaks={**dict.fromkeys(COUNT, ()), HINTS: ("DP08",)},
     machine={"dpamt": True},

@@ -73,13 +73,15 @@ def _program(lab: Lab, claims: Iterable[str], times: int) -> Program:
     )
 
 
-DP09 = {"DP09": "Counts of users for each 2M range, with a lock, close the race: no fault fails for want of its pair."}
+DP09 = {
+    "DP09": "No fault fails for want of its pair.  (Counts of users for each 2M range, with a lock, close the race.)"
+}
 STATE = {
-    "DP10": "No PAMT.REMOVE is refused, since one CPU alone takes a count to 0 and goes on to it.  Counts alone are no "
-    "lock: where that happens outside it two CPUs may both go on.",
+    "DP10": "No PAMT.REMOVE is refused.  (One CPU alone takes a count to 0 and goes on to it.  Counts alone are no "
+    "lock: where that happens outside it two CPUs may both go on.)",
     "DP37": "Every pair is taken back: at the end the count is 0 and the range has no pair.",
-    "DP43": "Host and module keep the same state twice: while nobody holds the lock, a range whose users the host "
-    "counts has its pair.",
+    "DP43": "While nobody holds the lock, a range whose users the host counts has its pair.  (Host and module keep the "
+    "same state twice.)",
 }
 
 

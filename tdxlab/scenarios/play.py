@@ -108,6 +108,8 @@ class Setting:
             if not isinstance(schedule, list | tuple) or not all(type(cpu) is int for cpu in schedule):
                 raise ValueError(f"a schedule is CPU numbers, or a text of them like '0*5 1', not {schedule!r}")
             return [*schedule]
+        if not schedule.strip():
+            raise ValueError("a schedule is CPU numbers like '0*5 1 0*3', and none is given")
         head = HEAD.match(schedule)
         if head and head[0] != str(self):
             raise ValueError(f"the schedule was made for {head[0]}, not for {self}")
@@ -172,13 +174,18 @@ def controls(scenario: str) -> dict[str, Trace]:
     return made
 
 
-def explore(scenario: str, *, setting: Setting | None = None, **how: Any) -> Result:
+def explore(scenario: str, *, setting: Setting | None = None, claim: str | None = None, **how: Any) -> Result:
     """Many schedules of a scenario: all within a `bound`, or by another algorithm (`engine.explore.explore`).
 
-    how: also design, grain, module, cpus and dpamt.
+    claim: judge no other.  how: also design, grain, module, cpus and dpamt.  Raises ValueError with a sentence.
     """
     chosen = {name: how.pop(name) for name in ("design", "grain", "module", "cpus", "dpamt") if name in how}
-    return engine_explore.explore((setting or Setting(scenario, **chosen).filled).program(), **how)
+    program = (setting or Setting(scenario, **chosen).filled).program()
+    if claim is not None:
+        program = replace(program, claims=tuple(known for known in program.claims if known.id == claim))
+        if not program.claims:
+            raise ValueError(f"{scenario} claims {', '.join(get(scenario).claims)}, not {claim!r}")
+    return engine_explore.explore(program, **how)
 
 
 def Stepper(scenario: str, **setting: Any) -> EngineStepper:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE
+from tdxlab.td import Td
 
 
 def prefaulted(lab: Lab, memory: str, *gpas: int) -> Td:

@@ -8,6 +8,7 @@ as wrong as the other way round.  A claim's *control* is a run with its mechanis
 from __future__ import annotations
 
 import asyncio
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
@@ -129,7 +130,8 @@ def get(name: str) -> Scenario:
     """The scenario of that name.  Raises ValueError with a sentence."""
     scenarios = load_all()
     if name not in scenarios:
-        raise ValueError(f"no scenario is called {name!r}; these are: {', '.join(sorted(scenarios))}")
+        near = ", ".join(difflib.get_close_matches(name, scenarios))
+        raise ValueError(f"no scenario is called {name!r}; {near and f'near it: {near}; '}`tdxlab list` tells all")
     return scenarios[name]
 
 

@@ -24,8 +24,8 @@ def cost(
     size = nbytes(memory)
     if style not in STYLES:
         raise ValueError(f"no style of guests is called {style!r}; these are: {', '.join(STYLES)}")
-    if size % (2 * SIZE_2M) or not size:
-        raise ValueError(f"a guest accepts its memory in blocks of 4M, so it can not have {memory}")
+    if size % (2 * SIZE_2M) or not 0 < size <= SIZE_1G:
+        raise ValueError(f"a guest whose cost is told has a multiple of 4M, up to 1G, so it can not have {memory}")
     machine = f"{VCPUS * -(-size // SIZE_1G) + 1}G"  # each CPU allocates from a share of its own
     lab = Lab(design, module, dpamt, cpus=VCPUS, memory=machine, grain="seamcall")
     td = lab.create_td(memory=memory)

@@ -14,10 +14,11 @@ from tdxlab.engine.step import READ, step
 from tdxlab.guest.accept import GuestProgram, accept_page, map_gpa, touch
 from tdxlab.guest.programs import touches
 from tdxlab.hw.guest import Guest
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.scenarios.registry import Control, scenario
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, SIZE_2M
 from tdxlab.spec.vmcall import SHARED_BIT
+from tdxlab.td import Td
 
 AREA = 0x8000_0000
 BLOCKS = 0, SIZE_2M

@@ -38,8 +38,8 @@ def accept_first(lab: Lab) -> Program:
 @scenario(
     "touch-first",
     claims={
-        "HP06": "A guest that touches first and accepts 2M then gets 2M; mapping 4K until the level is known gives it "
-        "TDX_PAGE_SIZE_MISMATCH and no huge page."
+        "HP06": "A guest that touches first and accepts 2M then gets 2M.  (Mapping 4K until the level is known gives "
+        "it TDX_PAGE_SIZE_MISMATCH and no huge page.)"
     },
     breaks={"seed": (), "ignore": (), "error_code": (), "force_4k": ("HP06",), "mainline_616": ("HP06",)},
     machine={"cpus": 1},

@@ -45,8 +45,8 @@ def _program(lab: Lab, *, fails: bool) -> Program:
 @scenario(
     "unmap-failure",
     claims={
-        "HP22": "A page that the module did not give back is not freed: a reference for each leaf, one that is taken "
-        "on failure, or a mark keeps it; without any guest_memfd frees what the S-EPT still maps, in a dead VM."
+        "HP22": "A page that the module did not give back is not freed.  (A reference for each leaf, one that is taken "
+        "on failure, or a mark keeps it; without any guest_memfd frees what the S-EPT still maps, in a dead VM.)"
     },
     breaks={
         "mainline_616": (),

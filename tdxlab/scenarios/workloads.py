@@ -19,10 +19,11 @@ from tdxlab.guest.accept import GuestProgram, map_gpa
 from tdxlab.guest.programs import accepts, linux, touches, touches_then_accepts
 from tdxlab.hw.guest import Guest
 from tdxlab.kvm.teardown import kvm_destroy_vm
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.ledger import size_of
 from tdxlab.scenarios.tdx_vm_huge_page import PROGRAMS, all_shared_then_private, selftest
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
+from tdxlab.td import Td
 
 TAKES = ("read_lock ", "write_lock ", "lock ")
 """How the steps are called that take one of the kernel's locks."""

@@ -18,7 +18,7 @@ class Status(int):
 
     def at(self, detail: int) -> Status:
         """This code with `detail` (an operand, a level) in bits 31:0."""
-        return Status(self.code + detail)
+        return Status((self & ~DETAIL) + detail)
 
     @property
     def code(self) -> Status:

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from tdxlab.scenarios.boot import ASSUMED, Boot
 from tdxlab.scenarios.tally import COLUMNS, MEANS
+from tdxlab.views.text import counted
 
 Costs = Mapping[str, Mapping[str, Fraction] | str]
 PAGES = "pages_2m", "pages_4k"
@@ -36,8 +37,8 @@ def boot_text(boot: Boot) -> str:
     rows = [[row, *(phase[row] for phase in data["phases"].values())] for row in (*COLUMNS, *PAGES)]
     beside = [list(row.values()) for row in data["published"]]
     parts = [
-        f"A TD of {boot.memory >> 20} MiB with {boot.vcpus} vCPUs under {boot.design}; {boot.lost} bytes are lost, "
-        f"{len(boot.twice)} pages came back twice",
+        f"A TD of {boot.memory >> 20} MiB with {counted(boot.vcpus, 'vCPU')} under {boot.design}; "
+        f"{boot.lost} bytes are lost, {len(boot.twice)} pages came back twice",
         tabulate(rows, ["", *data["phases"]]),
         LEGEND,
         tabulate(beside, ["at login", "published", "here"]) if beside else "",

@@ -59,7 +59,7 @@ class Ranges(w.VBox):  # type: ignore[misc]
 def said(done: ranges.Outcome) -> str:
     """One line about an outcome."""
     dead = "; the VM is dead" if done.bugged else ""
-    lost = f"the guest lost {len(done.lost)} pages besides{dead}"
+    lost = f"the guest lost {text.counted(len(done.lost), 'page')} besides{dead}"
     removed = f"{done.removed(PG_LEVEL_2M)} leaves of 2M and {done.removed(PG_LEVEL_4K)} of 4K removed"
     return f"returned {done.returned}; {done.count('split')} splits; {removed}; {lost}"
 

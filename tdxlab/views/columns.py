@@ -1,7 +1,8 @@
 """A run with a column for each CPU: a line for each step that matters, the others folded.
 
-As many steps are told one by one as fit on a screen: at best all that another CPU could meet, at least the race and the
-step that breaks the claim.  Where a CPU is left, what it holds meanwhile is told.
+As many steps are told one by one as fit on a screen: at best all that another CPU could meet, at least the race, the
+step that breaks the claim, and those that take what others wait for ever for.  Where a CPU is left, what it holds
+meanwhile is told.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from tdxlab.engine.counterexample import Race
+from tdxlab.engine.deadlock import Deadlock
+from tdxlab.engine.livelock import Livelock
 from tdxlab.engine.step import READ
 from tdxlab.engine.trace import Event, Trace
+from tdxlab.scenarios.counterexample import Shown
 from tdxlab.views.frames import short
 from tdxlab.views.rows import (
     CALLS,
@@ -27,7 +31,8 @@ from tdxlab.views.rows import (
     told,
     word_text,
 )
-from tdxlab.views.text import counted
+from tdxlab.views.stuck import NOBODY, circle_text, holder_text, round_text, taken_at, wants_text
+from tdxlab.views.text import counted, head
 
 ROWS, WIDTH = 40, 46
 """A screen: lines, and characters of a column."""
@@ -41,7 +46,9 @@ HARM = ("warn", "kvm_bug_on", "gives_up")
 class Line:
     """Steps first to last of a CPU (-1: of any): what was done where, and what came of it.
 
-    mark: `*` for a step of the race, `!` for the one that breaks the claim.  quiet: steps that are folded.
+    Where first is after last it is of no step.
+    mark: `*` for a step of the race, `x` for one that does harm, `!` for what breaks the claim.  quiet: steps that are
+    folded.
     """
 
     first: int
@@ -55,6 +62,8 @@ class Line:
     @property
     def steps(self) -> str:
         """`12`, or `12-17`."""
+        if self.first > self.last:
+            return ""
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
     def texts(self, width: int) -> list[str]:
@@ -62,11 +71,13 @@ class Line:
         return [part for n, text in enumerate((self.head, *self.below)) for part in _wrapped(text, width, bool(n))]
 
 
-def lines(trace: Trace, race: Race | None, decided: int, rows: int = ROWS, width: int = WIDTH) -> list[Line]:
+def lines(it: Shown, rows: int = ROWS, width: int = WIDTH) -> list[Line]:
     """At most so many, if the switches, the race and what is refused are not more."""
     found: list[Line] = []
-    for matters in _choices(trace, {decided, *((race.first, race.then) if race else ())}):
-        found = list(_folded(trace, matters, race, decided))
+    race = (it.found.race.first, it.found.race.then) if it.found.race else ()
+    taken = taken_at(it.trace, it.stuck).values() if isinstance(it.stuck, Deadlock) else ()
+    for matters in _choices(it.trace, {it.found.decided, *race, *taken}):
+        found = [*_folded(it, matters), *_stuck(it)]
         if sum(len(line.texts(width)) for line in found) <= rows:
             return found
     return list(_shortened(found))
@@ -102,7 +113,8 @@ def _locks(trace: Trace) -> set[str]:
     return {name for event in trace.events for name, _, _ in event.held}
 
 
-def _folded(trace: Trace, matters: Matters, race: Race | None, decided: int) -> Iterator[Line]:
+def _folded(it: Shown, matters: Matters) -> Iterator[Line]:
+    trace, race, decided = it.trace, it.found.race, it.found.decided
     locks, told_events = _locks(trace), trace.events[: decided + 1]
     for (cpu, n), group in groupby(told_events, lambda e: (e.cpu, e.n if matters(e) else None)):
         steps = list(group)
@@ -114,13 +126,29 @@ def _folded(trace: Trace, matters: Matters, race: Race | None, decided: int) -> 
         if n is None:
             yield Line(steps[0].n, last.n, cpu, _summary(steps), holds, quiet=True)
         else:
-            mark = "*" * bool(race and n in (race.first, race.then)) + "!" * (n == decided)
+            harm = any(note["kind"] in HARM for note in last.notes)
+            breaks = n == decided and not it.stuck
+            mark = "*" * bool(race and n in (race.first, race.then)) + "x" * harm + "!" * breaks
             read = _read(trace, last, race) if race and "*" in mark else []
             yield Line(n, n, cpu, _head(last), (*read, *_came(last, locks), *holds), mark)
     rest = len(trace.events) - decided - 1
     if rest:
         how = ENDED.get(trace.ended, trace.ended)
         yield Line(decided + 1, trace.events[-1].n, -1, f"... {counted(rest, 'more step')}; {how}", quiet=True)
+
+
+def _stuck(it: Shown) -> Iterator[Line]:
+    # below the steps: why there are no more, or why more would not help
+    end = len(it.trace.events)
+    if isinstance(it.stuck, Livelock):
+        yield Line(end, end - 1, -1, f"livelock: {round_text(it.stuck)}", mark="!")
+    elif it.stuck:
+        taken = taken_at(it.trace, it.stuck)
+        how = ("each waits for what the next one holds",) if it.stuck.cycle else ()
+        yield Line(end, end - 1, -1, f"deadlock: {circle_text(it.stuck)}", how, "!")
+        for wait in it.stuck.waits:
+            since = [f"{holder_text(holder)} since step {taken[wait.cpu, holder.cpu]}" for holder in wait.holders]
+            yield Line(end, end - 1, wait.cpu, f"waits for {wants_text(wait)}", tuple(since or [NOBODY]))
 
 
 def _shortened(found: Sequence[Line]) -> Iterator[Line]:
@@ -182,23 +210,17 @@ def _read(trace: Trace, event: Event, race: Race) -> list[str]:
 
 
 def columns(found: Sequence[Line], names: Sequence[str], width: int = WIDTH) -> str:
-    """As text; `*` marks the two steps of the race, `!` the one that breaks the claim."""
+    """As text."""
     cpus = sorted({line.cpu for line in found if line.cpu >= 0})
     heads = [head(cpu, names) for cpu in cpus]
-    out = [f"{'step':>9}  " + "  ".join(f"{head[:width]:{width}}" for head in heads)]
-    out.append(f"{'-' * 9}  " + "  ".join("-" * width for _ in cpus))
+    out = [f"{'step':>9}   " + "  ".join(f"{head[:width]:{width}}" for head in heads)]
+    out.append(f"{'-' * 9}   " + "  ".join("-" * width for _ in cpus))
     for line in found:
         at = cpus.index(line.cpu) if line.cpu in cpus else 0
         for n, part in enumerate(line.texts(width)):
-            left = f"{line.steps if not n else '':>9}{line.mark if not n else '':2}"
+            left = f"{line.steps if not n else '':>9}{line.mark if not n else '':3}"
             out.append(f"{left}{' ' * at * (width + 2)}{part}")
     return "\n".join(line.rstrip() for line in out)
-
-
-def head(cpu: int, names: Sequence[str]) -> str:
-    """`CPU 1: a zap`: a CPU and what runs on it, if that has a name."""
-    name = names[cpu].removeprefix(f"CPU {cpu}: ") if cpu < len(names) else ""
-    return f"CPU {cpu}: {name}" if name else f"CPU {cpu}"
 
 
 def _wrapped(text: str, width: int, below: bool) -> list[str]:

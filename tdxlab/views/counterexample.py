@@ -1,12 +1,13 @@
 """A counterexample as a figure: a column for each CPU, and an arrow for the race that decides.
 
+Of a deadlock the arrows lead from who waits to the step that took what it waits for.
 The y axis counts steps; it is not time.  Steps that are folded are pale.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -14,10 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
+from tdxlab.engine.deadlock import Deadlock
 from tdxlab.scenarios.counterexample import Shown
 from tdxlab.views import palette, sheets
-from tdxlab.views.columns import Line, head, lines
-from tdxlab.views.explored import proved, race_text
+from tdxlab.views.columns import Line, lines
+from tdxlab.views.explored import legend, proved
+from tdxlab.views.stuck import taken_at
+from tdxlab.views.text import head
 
 TEXT, PAD, GAP = 0.19, 0.07, 0.05
 """Inches: a line of text, above and below a row's lines, between two rows."""
@@ -30,27 +34,39 @@ CHARACTER = 0.1
 
 def figure(it: Shown) -> Figure:
     """Draw it."""
-    found = lines(it.trace, it.found.race, it.found.decided, width=CHARACTERS)
+    found = lines(it, width=CHARACTERS)
     tall = [len(line.texts(CHARACTERS)) * TEXT + 2 * PAD for line in found]
     tops = [HEAD, *(HEAD + y + GAP * (n + 1) for n, y in enumerate(accumulate(tall)))]
     cpus = sorted({line.cpu for line in found if line.cpu >= 0})
-    caption = "; ".join([proved(it), *(["the arrow: " + race_text(it)] if it.found.race else [])])
-    schedule, caption = (
-        textwrap.fill(text, int((_x(len(cpus)) - LEFT) / CHARACTER)) for text in (it.schedule, caption)
+    schedule, *marks = (
+        textwrap.fill(text, int((_x(len(cpus)) - LEFT) / CHARACTER)) for text in (it.schedule, *legend(it, found))
     )
-    below = (schedule.count("\n") + caption.count("\n") + 2) * TEXT
-    fig, axes = sheets.sheet(_x(len(cpus)), tops[-1] + FOOT + below)
+    texts = "\n".join([schedule, *marks]).count("\n") + 2
+    fig, axes = sheets.sheet(_x(len(cpus)), tops[-1] + FOOT + texts * TEXT)
     sheets.heading(axes, _x(len(cpus)) / 2, f"{it.claim} is broken: {it.setting.scenario} under {it.setting.design}")
     for n, cpu in enumerate(cpus):
         axes.text(
             _x(n), HEAD - 0.12, head(cpu, it.names), fontsize=12, fontweight="bold", color=palette.cpu_colour(cpu)
         )
     for line, y, height in zip(found, tops, tall, strict=False):
-        axes.text(LEFT - 0.12, y + height / 2, line.steps, ha="right", va="center", fontsize=9.5, color=sheets.QUIET)
+        axes.text(
+            LEFT - 0.12,
+            y + height / 2,
+            line.steps + line.mark,
+            ha="right",
+            va="center",
+            fontsize=9.5,
+            color=sheets.QUIET,
+        )
         _row(axes, line, cpus.index(line.cpu) if line.cpu in cpus else None, y, height, _x(len(cpus)))
-    _arrow(axes, it, found, cpus, tops, tall)
-    axes.text(LEFT, tops[-1] + 0.12, schedule, va="top", fontsize=10, family="monospace")
-    sheets.caption(axes, caption)
+    columns = [cpus.index(line.cpu) if line.cpu in cpus else 0 for line in found]
+    middles = [y + height / 2 for y, height in zip(tops, tall, strict=False)]
+    for a, b in _arrows(it, found):
+        _arrow(axes, columns, middles, a, b)
+    below = tops[-1] + 0.12
+    axes.text(LEFT, below, schedule, va="top", fontsize=10, family="monospace")
+    axes.text(LEFT, below + (schedule.count("\n") + 1) * TEXT, "\n".join(marks), va="top", fontsize=10)
+    sheets.caption(axes, proved(it))
     return fig
 
 
@@ -73,18 +89,22 @@ def _row(axes: Axes, line: Line, column: int | None, y: float, height: float, ac
         axes.text(x + 0.08, y + PAD + TEXT * (n + 0.5), text, va="center", fontsize=SIZE, color=ink, fontweight=weight)
 
 
-def _arrow(
-    axes: Axes, it: Shown, found: Sequence[Line], cpus: Sequence[int], tops: Sequence[float], tall: Sequence[float]
-) -> None:
-    # from the earlier step of the race to the later one
-    race = it.found.race
-    if race is None:
-        return
-    rows = [next(n for n, line in enumerate(found) if line.first == step) for step in (race.first, race.then)]
-    (a, b), (ca, cb) = rows, [cpus.index(found[n].cpu) for n in rows]
-    right = ca < cb
-    begin = _x(ca) + (WIDTH if right else 0), tops[a] + tall[a] / 2
-    end = _x(cb) + (0 if right else WIDTH), tops[b] + tall[b] / 2
+def _arrows(it: Shown, found: Sequence[Line]) -> Iterator[tuple[int, int]]:
+    # rows: from the earlier step of the race to the later one; from who waits for ever to the step that it waits for
+    of = {line.first: n for n, line in enumerate(found) if line.steps}
+    if it.found.race:
+        yield of[it.found.race.first], of[it.found.race.then]
+    if isinstance(it.stuck, Deadlock):
+        waits = {line.cpu: n for n, line in enumerate(found) if not line.steps}
+        for (cpu, _), step in taken_at(it.trace, it.stuck).items():
+            yield waits[cpu], of[step]
+
+
+def _arrow(axes: Axes, columns: Sequence[int], middles: Sequence[float], a: int, b: int) -> None:
+    # from row a to row b
+    right = columns[a] < columns[b]
+    begin = _x(columns[a]) + (WIDTH if right else 0), middles[a]
+    end = _x(columns[b]) + (0 if right else WIDTH), middles[b]
     style: dict[str, Any] = {
         "arrowstyle": "-|>",
         "mutation_scale": 18,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tdxlab import __version__
@@ -13,7 +12,8 @@ from tdxlab.engine.result import Result
 from tdxlab.scenarios.counterexample import Shown, race_data, written
 from tdxlab.scenarios.play import Setting
 from tdxlab.scenarios.registry import get
-from tdxlab.views.columns import columns, lines
+from tdxlab.views.columns import Line, columns, lines
+from tdxlab.views.export import writable
 from tdxlab.views.rows import key_text
 from tdxlab.views.stuck import stuck_data, stuck_text
 from tdxlab.views.text import counted, prose
@@ -77,7 +77,8 @@ def explore_text(found: Result, data: Mapping[str, Any], shown: Mapping[str, Sho
         reach += f" (about {data['left']:,.0f} are left, or more: early estimates are low)"
     parts = [
         f"{data['scenario']} under {data['design']}, grain {data['grain']}",
-        f"{data['executions']} executions ({steps}), {reach}; {data['cut']} cut, {data['redundant']} redundant",
+        f"{counted(data['executions'], 'execution')} ({steps}), {reach}; "
+        f"{data['cut']} cut, {data['redundant']} redundant",
         prose(rows, ["claim", "verdict", "schedule", ""]),
     ]
     if shown:
@@ -119,39 +120,45 @@ OTHERWISE = {False: "holds", True: "is not shown"}
 
 def counterexample_text(it: Shown) -> str:
     """A column for each CPU, and the race in words."""
-    found = it.found
-    parts = [columns(lines(it.trace, found.race, found.decided), it.names)]
-    if found.race:
-        parts.append(f"* the race: {race_text(it)}")
-    return "\n".join(parts)
+    told = lines(it)
+    return "\n".join([columns(told, it.names), *legend(it, told)])
 
 
-def check_writable(file: str) -> Path:
-    """Where a counterexample is to be written.  Raises ValueError with a sentence, before a search was in vain."""
-    path = Path(file)
-    if path.suffix not in (".json", ".txt", *PICTURES):
-        raise ValueError(f"a counterexample ends in .json, .txt, {', '.join(PICTURES)}, not as {path.name!r} does")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent} for {path.name}")
-    return path
+def legend(it: Shown, told: Sequence[Line]) -> Iterator[str]:
+    """What the marks mean."""
+    if it.found.race:
+        yield f"* the race: {race_text(it)}"
+    if any("x" in line.mark for line in told):
+        yield "x harm: a KVM_BUG_ON, a WARN, or a vCPU that is given up"
+    if it.holds:
+        yield f"! {it.claim} comes true"
+    elif it.found.settled:
+        yield f"! from here on {it.claim} is broken, whatever comes"
+    elif it.stuck:
+        yield f"! the run does not end, which breaks {it.claim}"
+    else:
+        how = HOW.get(it.trace.ended, "the module stops")
+        yield f"! {how} here: {it.claim} is judged at the end, and broken"
 
 
-def write(shown: Mapping[str, Shown], file: str) -> None:
-    """Write the first of them, of one at least, to a file in the form that its ending names.  Raises ValueError."""
-    path = check_writable(file)
-    first = next(iter(shown.values()))
+HOW = {"done": "the run ends", "cut": "the run is cut at its limit of steps", "deadlock": "nobody can go on"}
+
+
+def write(shown: Shown, file: str) -> None:
+    """Write it to a file in the form that its ending names.  Raises ValueError."""
+    path = writable(file, "a counterexample", ENDINGS)
     if path.suffix == ".json":
-        path.write_text(json.dumps({"tdxlab": __version__, **written(first)}, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"tdxlab": __version__, **written(shown)}, indent=1) + "\n", encoding="utf-8")
     elif path.suffix == ".txt":
-        path.write_text(f"{first.schedule}\n{proved(first)}\n\n{counterexample_text(first)}\n", encoding="utf-8")
+        path.write_text(f"{shown.schedule}\n{proved(shown)}\n\n{counterexample_text(shown)}\n", encoding="utf-8")
     else:
         # the command line runs without matplotlib, so it is looked for only here
-        drawn = importlib.import_module("tdxlab.views.counterexample").figure(first)
+        drawn = importlib.import_module("tdxlab.views.counterexample").figure(shown)
         drawn.savefig(path)
 
 
 REACHED = "bound", "executions", "redundant", "cut", "complete", "interrupted", "seconds"
-PICTURES = (".png", ".svg", ".pdf")
+ENDINGS = (".json", ".txt", ".png", ".svg", ".pdf")
 
 
 def program_data(found: Result, name: str, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def holds(
             _bar(axes, span, -len(cpus) - lines.index(line))
         for cpu, begin, until in waits(trace, first, end):
             axes.broken_barh([(begin, until - begin + 1)], (-cpus.index(cpu) - 0.08, 0.16), color=WAITS, zorder=1)
-        told = [f"CPU {cpu}" + (f": {names[cpu]}" if cpu < len(names) else "") for cpu in cpus]
+        told = [text.head(cpu, names) for cpu in cpus]
         axes.set_yticks([-n for n in range(len(cpus) + len(lines))], [*told, *lines])
         axes.set_ylim(-len(cpus) - len(lines) + 0.4, 0.6 + 1.5 * (HEAD - 0.6))
         axes.set_xlim(first, end + 1 + 0.06 * (end - first))

@@ -75,6 +75,16 @@ OWNERS: dict[str, Look] = {
 }
 """Who has a page, as the ledger tells it."""
 
+DOES = {
+    "SEAMCALL":       Look("S", "#0072B2", "#FFFFFF", "",     "of the host, TDH.VP.ENTER apart"),
+    "entry and exit": Look("E", "#56B4E9", "#000000", "",     "TDH.VP.ENTER until the TD exit, the guest apart"),
+    "TDCALL":         Look("T", "#009E73", "#000000", "",     "of the guest"),
+    "kernel":         Look("K", "#D0D0D0", "#000000", "",     "of the host, what has a cost"),
+    "kick":           Look("X", "#D55E00", "#000000", "//",   "an interrupt drives the guest out"),
+    "wait":           Look("W", "#F0E442", "#000000", "\\\\", "for a lock, or for another CPU"),
+}
+"""What a CPU does in time."""
+
 FIELDS = {
     "access":      "#009E73",
     "memory type": "#56B4E9",
@@ -102,6 +112,9 @@ def ink(fill: str) -> str:
 
 CPUS = ("#0072B2", "#A8326B", "#1A1A1A", "#8A5A00")
 """Colours of CPUs 0 to 3, dark enough for white text; further CPUs start again, so a number always stands beside."""
+
+FALLS = {"total": "#0072B2", "spared": "#FFFFFF", "pamt": "#E69F00", "tds": "#009E73"}
+"""The bars of a waterfall.  A label always stands beside."""
 
 CHANGED = "#D55E00"
 """The frame around what the last step changed."""

@@ -20,6 +20,7 @@ from tdxlab.engine.trace import Trace
 from tdxlab.scenarios.play import Setting
 from tdxlab.views import palette
 from tdxlab.views.frames import Frame, claim_texts, frame, names, title
+from tdxlab.views.text import counted
 
 HERE = Path(__file__).parent
 AT_MOST = 2000
@@ -84,7 +85,7 @@ class StepperWidget(anywidget.AnyWidget):
             while self.cursor < n and self.frame["runnable"]:
                 self._advance(None)
             if self.cursor < n:
-                raise ValueError(f"The run has ended after {self.cursor} steps ({self.frame['ended']}).")
+                raise ValueError(f"The run has ended after {counted(self.cursor, 'step')} ({self.frame['ended']}).")
 
     def run(self) -> None:
         """Go on to the end of the run: along the visited path, then with the CPU that ran last while it can.

@@ -12,6 +12,7 @@ from tdxlab.engine.stepper import Stepper
 from tdxlab.views import palette
 from tdxlab.views.frames import Frame, claim_texts, frame, names, title
 from tdxlab.views.strips import changed, letters, regions
+from tdxlab.views.text import counted
 
 HELP = "a CPU number steps it · Enter steps on · b back · j N jump to step N · r run to the end · ? help · q quit"
 STATES = {"ready": "can run", "waits": "waits", "done": "has returned"}
@@ -33,7 +34,7 @@ def draw(stepper: Stepper, before: dict[str, Any] | None = None) -> str:
 
 
 def _head(stepper: Stepper, now: Frame) -> str:
-    lines = [f"=== {title(stepper)} · {now['n']} steps · {now['ended']} ==="]
+    lines = [f"=== {title(stepper)} · {counted(now['n'], 'step')} · {now['ended']} ==="]
     if stepper.n:
         lines.append(f"schedule: {show_schedule(stepper.trace.schedule)}")
     if event := now["event"]:
@@ -122,7 +123,7 @@ def _obey(stepper: Stepper, words: list[str]) -> str:
             return "Say to which step, as in: j 12"
         stepper.jump(int(rest[0]))
         if stepper.n < int(rest[0]):
-            return f"The run ends after {stepper.n} steps."
+            return f"The run ends after {counted(stepper.n, 'step')}."
     elif command in ("r", "run"):
         stepper.jump(stepper.program.max_steps)
     elif command == "" or command.isdecimal():

@@ -39,6 +39,12 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
+def head(cpu: int, names: Sequence[str]) -> str:
+    """`CPU 1: a zap`: a CPU and what runs on it, if that has a name."""
+    name = names[cpu].removeprefix(f"CPU {cpu}: ") if cpu < len(names) else ""
+    return f"CPU {cpu}: {name}" if name else f"CPU {cpu}"
+
+
 def _align(found: Sequence[Row]) -> list[str]:
     numbers = [all(isinstance(row[key], int) and not isinstance(row[key], bool) for row in found) for key in found[0]]
     return ["right" if number else "left" for number in numbers]

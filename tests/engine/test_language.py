@@ -34,7 +34,8 @@ def of(*code: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ({"program": ["p"]}, "has not one program alone"),
+        ({"program": ["p"]}, "holds no program"),
+        ({"threads": 5}, "mine has no list of"),
         ({"threads": [5]}, "a thread has its code"),
         ({"threads": [{}]}, "a thread has its code"),
         ({"threads": [{"code": 5}]}, "a thread has its code"),

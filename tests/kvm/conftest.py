@@ -12,8 +12,9 @@ from tdxlab.engine.run import run
 from tdxlab.engine.schedule import stay
 from tdxlab.engine.step import Steps
 from tdxlab.engine.trace import Trace
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.scenarios.counts import counts
+from tdxlab.td import Td
 
 
 @dataclass

@@ -24,7 +24,7 @@ from tdxlab.kvm.memslots import kvm_delete_memslot
 from tdxlab.kvm.mmu_load import kvm_mmu_load
 from tdxlab.kvm.tdx_build import TDCS_PAGES, tdx_td_finalize, tdx_td_init, tdx_td_vcpu_init, tdx_vcpu_init_mem_region
 from tdxlab.kvm.teardown import kvm_destroy_vm
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import count
 from tdxlab.spec.design import DesignError
 from tdxlab.spec.fields import Attributes
@@ -32,6 +32,7 @@ from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, SIZE_2M
 from tdxlab.spec.operands import RCX
 from tdxlab.spec.status import TDX_OPERAND_BUSY
 from tdxlab.spec.vmcall import SHARED_BIT
+from tdxlab.td import Td
 
 
 @pytest.mark.parametrize("attributes", [Attributes.DEBUG, Attributes.PERFMON | Attributes.SEPT_VE_DISABLE, 1 << 5])

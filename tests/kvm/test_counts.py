@@ -24,10 +24,11 @@ from tdxlab.kvm.memslots import kvm_delete_memslot
 from tdxlab.kvm.mmu import PFERR_PRIVATE_ACCESS, kvm_mmu_do_page_fault
 from tdxlab.kvm.tdp_mmu import RET_PF_RETRY
 from tdxlab.kvm.teardown import kvm_destroy_vm
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
 from tdxlab.spec.status import TDX_OPERAND_BUSY
 from tdxlab.spec.vmcall import SHARED_BIT
+from tdxlab.td import Td
 
 HUGE = ("seed", "seed_nak", "y2026", "rfc_v5")  # these have Dynamic PAMT as well
 PRESETS = (*HUGE, "mainline_616", "mainline_72")

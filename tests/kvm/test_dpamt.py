@@ -13,9 +13,10 @@ from tdxlab.guest.programs import accepts, touches, touches_then_accepts
 from tdxlab.kvm.gmem_invalidate import kvm_gmem_punch_hole
 from tdxlab.kvm.mem_attributes import kvm_vm_set_mem_attributes
 from tdxlab.kvm.teardown import kvm_destroy_vm
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.status import TDX_OPERAND_BUSY
+from tdxlab.td import Td
 
 PRESETS = ("seed", "seed_nak", "y2026", "rfc_v5")
 CONTROL_PAGES = 1 + 6 + 6  # TDR, TDCS, and those of one vCPU

@@ -10,12 +10,13 @@ from tdxlab.hw.guest import Guest
 from tdxlab.kvm.kvm_main import EIO, KvmVcpu
 from tdxlab.kvm.tdx import FAILED_VMENTRY, kvm_arch_vcpu_ioctl_run, tdx_is_pending_violation
 from tdxlab.kvm.userspace import run_vcpu
-from tdxlab.lab import Lab, Td
+from tdxlab.lab import Lab
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import EptViolation
 from tdxlab.spec.fields import Attributes
 from tdxlab.spec.operands import RCX
 from tdxlab.spec.tdstate import ExitReason, ExtendedExit
+from tdxlab.td import Td
 
 DEAD, BAD_STATE = st.TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE, 33  # a VMX exit reason: the guest's state is invalid
 

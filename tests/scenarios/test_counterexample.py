@@ -74,7 +74,7 @@ def test_code_that_acts_otherwise_is_found_at_its_step(stale: Path, tmp_path: Pa
     changed.write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"step 7: recorded CPU 1 try: write pamt\[2M 3\], now CPU \d "):
         replay(changed)
-    told["schedule"] = told["schedule"].replace("1*", "7*", 1)
+    told["schedule"] = told["schedule"].replace("0*", "7*", 1)
     changed.write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"step 0: recorded .*, now CPU 7 can not run at step 0"):
         replay(changed)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 HEAVY = ("numpy", "pandas", "matplotlib", "ipywidgets", "anywidget", "traitlets", "IPython")
-PLAIN = ("palette", "rows", "spans", "text", "strips", "frames", "terminal", "film", "export")
+PLAIN = ("palette", "shares", "rows", "spans", "text", "strips", "frames", "terminal", "film", "export")
 
 
 def test_text_terminal_and_exports_need_the_standard_library_and_tabulate() -> None:

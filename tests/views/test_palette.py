@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from tdxlab.views.palette import CPUS, FIELDS, PAGES, STATES, ink, legend, look, tint
+from tdxlab.views.palette import CPUS, DOES, FALLS, FIELDS, PAGES, STATES, ink, legend, look, tint
 
 # Linear-RGB models of full red-green blindness: Viénot, Brettel and Mollon, "Digital video colourmaps", 1999.
 VISION = {
@@ -17,8 +17,10 @@ VISION = {
 GROUPS = {
     "states": [state.fill for state in STATES.values()],
     "pages": [page.fill for page in PAGES.values()],
+    "does": [look.fill for look in DOES.values()],
     "fields": list(FIELDS.values()),
     "cpus": list(CPUS),
+    "falls": list(FALLS.values()),
 }
 
 
@@ -66,9 +68,10 @@ def test_colours_stay_apart(vision: str, group: str) -> None:
 
 
 def test_letters_are_readable_on_their_fill_and_differ() -> None:
-    assert all(contrast(s.ink, s.fill) >= 4.5 for s in [*STATES.values(), *PAGES.values()])
+    assert all(contrast(s.ink, s.fill) >= 4.5 for s in [*STATES.values(), *PAGES.values(), *DOES.values()])
     assert all(contrast("#FFFFFF", colour) >= 4.5 for colour in CPUS)
     assert len({s.letter for s in STATES.values()}) == len(STATES)
+    assert len({s.letter for s in DOES.values()}) == len(DOES)
     assert len({s.letter for s in PAGES.values()}) == len(PAGES)
 
 

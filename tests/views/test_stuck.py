@@ -6,11 +6,17 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
+from tdxlab.engine.cells import Journal
+from tdxlab.engine.explore import explore as search_all
+from tdxlab.engine.locks import Mutex
 from tdxlab.engine.result import Result
+from tdxlab.engine.run import Program, run
+from tdxlab.engine.schedule import given
+from tdxlab.engine.step import step
 from tdxlab.scenarios.play import explore
 from tdxlab.views import palette
 from tdxlab.views.lock_order import lock_order
-from tdxlab.views.stuck import stuck_data, stuck_text
+from tdxlab.views.stuck import stuck_data, stuck_text, taken_at
 
 
 def search(lock: str) -> Result:
@@ -42,3 +48,20 @@ def test_the_graph_shows_the_circle_in_red() -> None:
         arrows = [patch for patch in axes.patches if hasattr(patch, "get_arrowstyle")]
         red = [arrow for arrow in arrows if mpl.colors.to_hex(arrow.get_edgecolor()).upper() == palette.FAILS]
         assert arrows and bool(red) == (colour is not None)
+
+
+def test_a_lock_is_held_since_the_step_that_took_it_last() -> None:
+    journal = Journal()
+    a, b = Mutex(journal, "a"), Mutex(journal, "b")
+
+    async def both(first: Mutex, second: Mutex) -> None:
+        await first.lock()
+        first.unlock()
+        await first.lock()
+        await step()
+        await second.lock()
+
+    program = Program(journal, lambda: [both(a, b), both(b, a)])
+    (deadlock,) = (found for found in search_all(program, bound=1).deadlocks if len(found.cycle) == 2)
+    assert deadlock.schedule == [0, 0, 0, 1, 1, 1]
+    assert taken_at(run(program, given(deadlock.schedule)), deadlock) == {(0, 1): 4, (1, 0): 1}

@@ -39,6 +39,10 @@ def test_a_number_steps_that_cpu_and_changes_are_named() -> None:
     assert "holds kvm->mmu_lock (exclusive)" in screen
 
 
+def test_one_step_is_one_step() -> None:
+    assert [" · 1 step · " in last_screen(said(commands)[0]) for commands in ("1\n", "1\n0\n")] == [True, False]
+
+
 def test_back_jump_run_and_quit() -> None:
     _, stepper = said("0\n1\nb\n")
     assert stepper.trace.schedule == [0]
