@@ -6,6 +6,7 @@ forms of red-green blindness.  Letters and hatches serve everybody else, and bla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -104,6 +105,17 @@ def tint(colour: str, strength: float = 0.2) -> str:
     return "#" + "".join(f"{round(255 - (255 - part) * strength):02X}" for part in parts)
 
 
+def ramp(colours: Sequence[str], n: int) -> list[str]:
+    """`n` colours (2 or more) from the first of these to the last, evenly."""
+    stops = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours]
+    found = []
+    for k in range(n):
+        at, part = divmod(k * (len(stops) - 1), n - 1)
+        low, high = stops[at], stops[min(at + 1, len(stops) - 1)]
+        found.append("#" + "".join(f"{a + (b - a) * part // (n - 1):02X}" for a, b in zip(low, high, strict=True)))
+    return found
+
+
 def ink(fill: str) -> str:
     """Black or white, whichever is readable on `fill`."""
     red, green, blue = (int(fill[i : i + 2], 16) / 255 for i in (1, 3, 5))
@@ -115,6 +127,22 @@ CPUS = ("#0072B2", "#A8326B", "#1A1A1A", "#8A5A00")
 
 FALLS = {"total": "#0072B2", "spared": "#FFFFFF", "pamt": "#E69F00", "tds": "#009E73"}
 """The bars of a waterfall.  A label always stands beside."""
+
+NOTHING, ABSENT = "#FFFFFF", "#BDBDBD"
+"""A cell of a map without anything; one that stands for no memory."""
+
+HEAT = ("#F7E7A5", "#E69F00", "#C04A00", "#3A0F00")
+"""From little to much, each darker than the one before: what has no order for an eye has one in grey."""
+
+FILLING = ("#CDE6F5", "#56B4E9", "#0072B2")
+FULL, HUGE = "#00243D", "#E69F00"
+"""How full a 2M range is: from one page to 511, all 512 at 4K, one page of 2M."""
+
+BOOT = {"accepts 4K": "#0072B2", "accepts 2M": "#E69F00", "waits": "#1A1A1A"}
+"""What a CPU does in a boot at full size.  Each has its own place in a lane."""
+
+SURE, GUESSED = "#56B4E9", "#F0E442"
+"""Bars that rest on what was published or derived, and on a guess, which is hatched as well."""
 
 CHANGED = "#D55E00"
 """The frame around what the last step changed."""

@@ -1,10 +1,11 @@
 """The palette keeps its promise: colours that stay apart under colour blindness, and letters for those who see none."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
-from tdxlab.views.palette import CPUS, DOES, FALLS, FIELDS, PAGES, STATES, ink, legend, look, tint
+from tdxlab.views import palette
+from tdxlab.views.palette import CPUS, DOES, FALLS, FIELDS, PAGES, STATES, ink, legend, look, ramp, tint
 
 # Linear-RGB models of full red-green blindness: Viénot, Brettel and Mollon, "Digital video colourmaps", 1999.
 VISION = {
@@ -21,6 +22,10 @@ GROUPS = {
     "fields": list(FIELDS.values()),
     "cpus": list(CPUS),
     "falls": list(FALLS.values()),
+    "boot": [*palette.BOOT.values(), palette.NOTHING],
+    "fill map": [palette.NOTHING, palette.ABSENT, *palette.FILLING, palette.FULL, palette.HUGE],
+    "heat map": [palette.NOTHING, *palette.HEAT],
+    "tornado": [palette.SURE, palette.GUESSED, "#000000"],
 }
 
 
@@ -65,6 +70,18 @@ def test_colours_stay_apart(vision: str, group: str) -> None:
     colours = GROUPS[group]
     nearest = min((distance(seen(a, vision), seen(b, vision)), a, b) for a, b in combinations(colours, 2))
     assert nearest[0] > 12, nearest
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("colours", [palette.HEAT, (*palette.FILLING, palette.FULL)])
+def test_what_is_more_is_darker(vision: str, colours: tuple[str, ...]) -> None:
+    light = [seen(colour, vision)[0] for colour in ramp(colours, 40)]
+    assert all(before > after for before, after in pairwise(light))
+
+
+def test_a_ramp_goes_evenly_through_its_colours() -> None:
+    assert ramp(("#000000", "#0A0A0A", "#1E1E00"), 5) == ["#000000", "#050505", "#0A0A0A", "#141405", "#1E1E00"]
+    assert ramp(("#000000", "#FF0080"), 2) == ["#000000", "#FF0080"]
 
 
 def test_letters_are_readable_on_their_fill_and_differ() -> None:
