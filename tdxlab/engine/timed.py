@@ -121,7 +121,7 @@ class Timed:
 
 
 def timed(program: Program, delay: Delay, *, starts_ns: Sequence[int] = (), limit_ns: int | None = None) -> Timed:
-    """Run `program` to its end, or until `limit_ns`.
+    """Run `program` to its end, or until `limit_ns`, as long as which a deadlock lasts.
 
     starts_ns: when each actor begins, if not all at 0.  Raises ValueError with a sentence.
     """
@@ -163,10 +163,9 @@ class _Run:
             self.now = 0
             while self.due and (limit_ns is None or self.due[0][0] <= limit_ns):
                 self._arrive()
-            if self.due and limit_ns is not None:
-                self.now, self.timed.ended = limit_ns, "time limit"
-            else:
-                self.timed.ended = "deadlock" if self.parked else "done"
+            self.timed.ended = "time limit" if self.due else "deadlock" if self.parked else "done"
+            if limit_ns is not None and (self.due or self.parked):
+                self.now = limit_ns
         except MachineDead as dead:
             self.timed.ended = f"fatal: {dead}"
         self._finish()

@@ -32,11 +32,11 @@ def lanes(
     last_ns: int | None = None,
     title: str = "a run in time",
 ) -> Figure:
-    """Draw [first_ns, last_ns].  costs: the rows of `data/costs.csv` that it came from; guesses are told below.
+    """Draw [first_ns, last_ns], though the run may end before.  costs: the rows of `data/costs.csv` that it came from.
 
-    locks: those whose holds are drawn; if None the two at which CPUs met most.
+    Guesses among them are told below.  locks: those whose holds are drawn; if None the two at which CPUs met most.
     """
-    end = min(timed.end_ns, last_ns) if last_ns is not None else timed.end_ns
+    end = timed.end_ns if last_ns is None else last_ns
     shown = times.contended(timed)[:2] if locks is None else locks
     unit, ns = times.unit(end - first_ns)
     guests = times.in_guest(timed)

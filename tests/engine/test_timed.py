@@ -118,6 +118,13 @@ def test_each_waits_for_the_other_for_ever_and_the_run_says_so() -> None:
     assert found.finished_ns == [None, None, 9]
 
 
+def test_a_deadlock_lasts_until_the_limit() -> None:
+    first, second = (("lock", "L"), ("work", 2), ("lock", "M")), (("lock", "M"), ("work", 3), ("lock", "L"))
+    found = run(first, second, limit_ns=50)
+    assert (found.ended, found.end_ns) == ("deadlock", 50)
+    assert found.waits == [Wait(0, "M", 0, 2, 50), Wait(1, "L", 0, 3, 50)]
+
+
 def test_a_limit_ends_what_still_lasts() -> None:
     found = run(critical(2, 10), critical(4, 10), limit_ns=7)
     assert (found.ended, found.end_ns, found.steps) == ("time limit", 7, 3)

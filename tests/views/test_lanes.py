@@ -140,6 +140,11 @@ def test_a_window_cuts_what_reaches_out_of_it() -> None:
     assert "fault" not in [text.get_text() for text in drawn.legends[0].get_texts()]
 
 
+def test_a_window_may_reach_beyond_the_end_so_that_runs_compare() -> None:
+    assert lanes(made(), last_ns=20_000).axes[0].get_xlim() == (0, 20)
+    assert lanes(made()).axes[0].get_xlim() == (0, 9_000)
+
+
 def test_guesses_are_told_below_the_figure(booted: Booted) -> None:
     drawn = lanes(booted.timed, costs=booted.costs)
     told = drawn.axes[0].get_xlabel()
