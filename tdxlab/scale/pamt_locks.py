@@ -26,7 +26,7 @@ from tdxlab.spec.status import TDX_OPERAND_BUSY
 
 VARIANTS = tuple(Question.all["pamt_lock"].variants)
 LETTERS = "ABCDEFGH"
-WORKS = "works"
+DONE = "all done"
 LIMIT_NS = 1_000_000
 """A run that has not ended by then never does, or may not."""
 
@@ -137,7 +137,7 @@ class Contended:
         """In a word or two."""
         if self.timed.ended != "done":
             return self.timed.ended
-        return f"{self.failed} failed" if self.failed else WORKS
+        return f"{self.failed} failed" if self.failed else DONE
 
 
 def refused(note: Note) -> bool | None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tdxlab.engine.cells import Key
 from tdxlab.engine.timed import Timed
 from tdxlab.scale.costs import LEVELS, UNITS_NS, cost
-from tdxlab.scale.pamt_locks import CALLS, WORKS, Contended, Work, contend
+from tdxlab.scale.pamt_locks import CALLS, DONE, Contended, Work, contend
 from tdxlab.spec.levels import SIZE_2M
 from tdxlab.views import times
 from tdxlab.views.lanes import lanes
@@ -80,7 +80,7 @@ def _load(where: str, met: int, waited_ns: int, took_ns: int) -> Row:
 
 
 def _time(found: Contended) -> str:
-    return f"{found.timed.end_ns:,}" if found.verdict == WORKS else "-"
+    return f"{found.timed.end_ns:,}" if found.verdict == DONE else "-"
 
 
 def timeline(found: Contended, last_ns: int | None = None) -> Figure:

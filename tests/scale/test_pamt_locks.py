@@ -27,7 +27,7 @@ def test_under_the_global_lock_two_cpus_take_turns() -> None:
     ]
     assert found.timed.end_ns == COMES + 2 * GET + 2 * PUT == 12_380
     assert found.host == Total(4, 2 * (GET + PUT), 3, sum(waits))
-    assert (found.busy, found.longest, found.verdict) == (0, 0, "works")
+    assert (found.busy, found.longest, found.verdict) == (0, 0, "all done")
 
 
 def test_with_a_pool_nobody_waits() -> None:
@@ -41,7 +41,7 @@ def test_a_cpu_spins_as_long_as_the_other_is_inside(level: str, empty: int) -> N
     found = contend("spin", Work(lie="in a line"), level)
     again = empty + 1  # a round of a loop takes time
     assert found.longest == -(-(ADD - empty) // again)
-    assert found.busy == found.longest and found.verdict == "works"  # of CPU 1's get alone
+    assert found.busy == found.longest and found.verdict == "all done"  # of CPU 1's get alone
 
 
 def test_who_is_refused_by_whom_decides_which_operand_is_told() -> None:
@@ -81,7 +81,7 @@ def test_what_is_found_broken_under_every_schedule_is_in_time_too(variant: str, 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_where_ranges_lie_apart_only_the_global_lock_keeps_anybody_waiting(variant: str) -> None:
     found = contend(variant, Work(cpus=4, rounds=2, lie="apart"))
-    assert (found.verdict, found.busy) == ("works", 0)
+    assert (found.verdict, found.busy) == ("all done", 0)
     assert (found.host.contentions > 0) == (variant == "global")
 
 
