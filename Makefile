@@ -21,7 +21,7 @@ lint:       ## style and types alone
 
 lock:       ## choose the newest versions again (needs uv)
 	uv pip compile --universal --python-version 3.11 --upgrade --no-header --no-annotate \
-	    --extra lab --extra test --extra browser pyproject.toml -o requirements.lock
+	    --extra lab --extra sweep --extra test --extra browser pyproject.toml -o requirements.lock
 
 help:       ## this list
 	@sed -n 's/^\([a-z]*\): *## /\1\t/p' Makefile | expand -t 12

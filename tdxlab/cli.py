@@ -35,6 +35,7 @@ from tdxlab.commands import (
     do_run,
     do_show,
     do_step,
+    do_sweep,
 )
 
 VERDICT = (
@@ -238,6 +239,20 @@ def _parser() -> Parser:
         help="how many times as many 2M ranges as need be hold the TDs' 4K pages, or 'random' (default: 1)",
     )
     taken.add_argument("--vcpus", type=int, default=1, metavar="N", help="of each TD (default: %(default)s)")
+    swept = command("sweep", do_sweep, "many small boots over Dask, one table out", "killed, it goes on where it was")
+    swept.set_defaults(bar=True)
+    swept.add_argument(
+        "spec",
+        metavar="SPEC.toml",
+        type=Path,
+        help="options of boot, each with a value or a list of values, and seeds = 100: see docs/sweep.toml",
+    )
+    swept.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a Dask scheduler that runs already, as tcp://127.0.0.1:8786 (default: workers on this machine)",
+    )
+    swept.add_argument("--out", metavar="FILE", type=Path, help="the table (default: SPEC.csv)")
     recorded = "exit code: 0 if all agrees, 1 if anything does not, 2 where nothing could be compared"
     replay = command("replay", do_replay, "recordings of the real module against the emulated one", exits=recorded)
     replay.add_argument("files", nargs="+", metavar="FILE")

@@ -249,6 +249,34 @@ def do_overhead(args: argparse.Namespace) -> Answer:
     return overhead_data(host), overhead_text(host), 0
 
 
+def do_sweep(args: argparse.Namespace) -> Answer:
+    from functools import partial
+
+    from tdxlab.scale.boot import boot  # type: ignore[import-untyped]
+    from tdxlab.scale.cluster import on_cluster
+    from tdxlab.scale.points import read
+    from tdxlab.scale.sweep import boot_result, sweep
+    from tdxlab.scale.table import table
+    from tdxlab.views.progress import bar
+
+    points, out = read(args.spec, boot), args.out or args.spec.with_suffix(".csv")
+    with table(out, points) as shown, bar("points", len(points), before := len(shown.rows)) as progress:
+        compute = partial(on_cluster, scheduler=args.scheduler)
+        complete = sweep(shown, partial(boot_result, boot), compute, progress)
+    if not complete:
+        print("tdxlab: interrupted; the same command goes on from there:", file=sys.stderr)
+    data = {
+        "spec": str(args.spec),
+        "table": str(out if complete else shown.partial),
+        "points": len(points),
+        "finished": len(shown.rows),
+        "computed": len(shown.rows) - before,
+        "complete": complete,
+    }
+    now = "all there already" if before == len(points) else f"{data['computed']:,} computed now"
+    return data, f"{data['table']}: {data['finished']:,} of {data['points']:,} points, {now}", 0
+
+
 def do_replay(args: argparse.Namespace) -> Answer:
     from tdxlab.replay import replay
     from tdxlab.replay.report import show

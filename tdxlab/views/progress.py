@@ -1,4 +1,4 @@
-"""How far a search is: a bar on stderr, for whoever watches a terminal."""
+"""How far a search or a sweep is: a bar on stderr, for whoever watches a terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ from tdxlab.engine.result import Result
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[Result | int], None]]:
+def bar(
+    unit: str = "executions", total: int | None = None, initial: int = 0
+) -> Iterator[Callable[[Result | int], None]]:
     """What a search calls after each run, with its result so far or with their number.
 
-    The total is an estimate where there is one; without a terminal nothing is shown.
+    The total of a search is an estimate where there is one; `initial` were there before, and took no time.
+    Without a terminal nothing is shown.
     """
-    with tqdm(unit=" executions", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True) as shown:
+    with tqdm(
+        unit=f" {unit}",
+        total=total,
+        initial=initial,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        dynamic_ncols=True,
+    ) as shown:
 
         def told(now: Result | int) -> None:
             done = now if isinstance(now, int) else now.executions
