@@ -29,6 +29,7 @@ from tdxlab.commands import (
     do_explore,
     do_guests,
     do_lab,
+    do_linux_boot,
     do_list,
     do_overhead,
     do_replay,
@@ -210,19 +211,50 @@ def _parser() -> Parser:
     )
     search.add_argument("--size", action="append", metavar="N=3", help="of that program (default: its smallest)")
     scenario(command("step", do_step, "step a scenario by hand in the terminal"))
-    boot = command(
-        "boot",
-        do_boot,
-        "boot a whole Linux TD and take it down: what it costs its host (minutes where all is 4K)",
+    boot = command("boot", do_boot, "boot many TDs side by side in time: what Dynamic PAMT's locks cost them")
+    boot.add_argument("--tds", type=int, default=10, help="(default: %(default)s)")
+    boot.add_argument("--memory", default="16G", metavar="SIZE", help="of each TD (default: %(default)s)")
+    boot.add_argument("--vcpus", type=int, default=1, metavar="N", help="of each TD (default: %(default)s)")
+    boot.add_argument("--page-size", default="4K", help="4K or 2M: what the guests accept at (default: %(default)s)")
+    boot.add_argument("--huge-share", type=float, metavar="F", help="of the 2M blocks, accepted at 2M (default: none)")
+    boot.add_argument(
+        "--dpamt-lock", default="opportunistic", metavar="NAME", help="the design of locks (default: %(default)s)"
+    )
+    boot.add_argument(
+        "--policy", default="huge", metavar="NAME", help="how the host hands memory out (default: %(default)s)"
+    )
+    boot.add_argument(
+        "--kernel-pages",
+        default="packed",
+        help="packed, own or shared: where tables and PAMT pages lie (default: packed)",
+    )
+    boot.add_argument(
+        "--start-spread-ms", type=float, default=1.0, metavar="MS", help="all begin within it (default: 1)"
+    )
+    boot.add_argument(
+        "--jitter-percent", type=int, default=10, metavar="N", help="of handling a violation (default: %(default)s)"
+    )
+    boot.add_argument("--convert", default="0M", metavar="SIZE", help="of each TD, shared and back (default: nothing)")
+    boot.add_argument("--teardown", default="none", help="fast or slow: take the TDs down as well (default: no)")
+    boot.add_argument(
+        "--costs",
+        default="fitted",
+        help="fitted to the published boot, or all guesses low, typical or high (default: %(default)s)",
+    )
+    boot.add_argument("--seed", type=int, default=0, metavar="N", help="of starts, jitter and placement (default: 0)")
+    linux = command(
+        "linux-boot",
+        do_linux_boot,
+        "boot one Linux TD call by call and take it down: what it costs its host (minutes where all is 4K)",
         "minutes at most",
     )
     guests = command("guests", do_guests, "what each style of guest costs its host, per GiB", "half a minute")
-    for sub, memory in (boot, "4G"), (guests, "32M"):
+    for sub, memory in (linux, "4G"), (guests, "32M"):
         sub.add_argument("--design", default="seed", type=spelled, help="as for run (default: %(default)s)")
         sub.add_argument("--memory", default=memory, help="of the TD (default: %(default)s)")
         sub.add_argument("--module", help="version of the TDX module (default: the one that the design is made for)")
         with_dpamt(sub)
-    boot.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
+    linux.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
     taken = command("overhead", do_overhead, "what TDX costs a host in memory, with static and with Dynamic PAMT")
     taken.add_argument("--ram", default="1T", metavar="SIZE", help="of the host (default: %(default)s)")
     taken.add_argument(

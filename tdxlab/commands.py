@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from dataclasses import replace
@@ -216,13 +217,21 @@ def _explore_program(args: argparse.Namespace) -> Answer:
     return data, "\n".join(f"{key}: {value}" for key, value in data.items()), 0
 
 
-def do_boot(args: argparse.Namespace) -> Answer:
+def do_linux_boot(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.boot import boot
     from tdxlab.views.boots import boot_data, boot_text
 
     _say_of_module(args.design, args.module)
     booted = boot(args.design, args.memory, args.vcpus, args.module, args.dpamt)
     return boot_data(booted), boot_text(booted), 0
+
+
+def do_boot(args: argparse.Namespace) -> Answer:
+    from tdxlab.scale.boot import Options, boot
+    from tdxlab.views.booted import booted_text
+
+    booted = boot(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)})
+    return dataclasses.asdict(booted.options) | booted.data(), booted_text(booted), 0
 
 
 def do_guests(args: argparse.Namespace) -> Answer:
@@ -252,14 +261,14 @@ def do_overhead(args: argparse.Namespace) -> Answer:
 def do_sweep(args: argparse.Namespace) -> Answer:
     from functools import partial
 
-    from tdxlab.scale.boot import boot  # type: ignore[import-untyped]
+    from tdxlab.scale.boot import Options, boot
     from tdxlab.scale.cluster import on_cluster
     from tdxlab.scale.points import read
     from tdxlab.scale.sweep import boot_result, sweep
     from tdxlab.scale.table import table
     from tdxlab.views.progress import bar
 
-    points, out = read(args.spec, boot), args.out or args.spec.with_suffix(".csv")
+    points, out = read(args.spec, Options), args.out or args.spec.with_suffix(".csv")
     with table(out, points) as shown, bar("points", len(points), before := len(shown.rows)) as progress:
         compute = partial(on_cluster, scheduler=args.scheduler)
         complete = sweep(shown, partial(boot_result, boot), compute, progress)

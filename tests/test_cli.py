@@ -224,7 +224,18 @@ def test_the_browser_of_the_lab_can_be_left_alone(monkeypatch: pytest.MonkeyPatc
     assert given == [["--no-browser"], ["--debug"]]
 
 
-@pytest.mark.parametrize("command", ["lab", "run", "step", "replay", "boot", "guests"])
+def test_boot_gives_what_its_contract_says(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = "--tds 2 --memory 32M --vcpus 1 --page-size 4K --huge-share 0.5 --dpamt-lock v6 --policy huge --seed 7"
+    found = answer(capsys, "boot", *argv.split())
+    keys = "wall_seconds simulated_seconds faults events pamt_add pamt_remove contentions wait_ms pages_2m peak_rss_mb"
+    assert found.keys() >= {*keys.split(), "bytes_per_page"}
+    assert (found["faults"], found["pages_2m"], found["pamt_add"]) == (2 * (8 * 512 + 8), 16, 16)
+    assert main(["boot", "--tds", "1", "--memory", "2M"]) == 0
+    out = capsys.readouterr().out
+    assert "1 TD of 2M with 1 vCPU each" in out and "only the number of contentions is a\nprediction" in out
+
+
+@pytest.mark.parametrize("command", ["lab", "run", "step", "replay", "boot", "linux-boot", "guests"])
 def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -264,8 +275,12 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: st
         ["replay", str(ORACLE / "tour.jsonl.gz"), "--only", "nonsuch"],
         ["replay", __file__],
         ["lab", "--port", "many"],
-        ["boot", "--memory", "64M"],
+        ["boot", "--memory", "3M"],
         ["boot", "--vcpus", "0"],
+        ["boot", "--policy", "nonsuch"],
+        ["boot", "--huge-share", "nan"],
+        ["linux-boot", "--memory", "64M"],
+        ["linux-boot", "--vcpus", "0"],
         ["guests", "--memory", "3M"],
         ["guests", "--design", "nonsuch"],
     ],
@@ -287,7 +302,7 @@ def test_bad_input_gives_one_sentence_and_exit_code_2(
         ("run accept-level --design per_vcpu", "it is chosen with seed,accept_level=per_vcpu\n"),
         ("replay tests/oracle", "is no recording: Is a directory\n"),
         ("replay README.md", "is no recording: line 1 is no JSON ("),
-        ("boot --memory 64M", "so it can not have 64M\n"),
+        ("linux-boot --memory 64M", "so it can not have 64M\n"),
         ("guests --memory 1000T", "a multiple of 4M, up to 1G, so it can not have 1000T\n"),
         ("lab --port -1", "a port is a whole number from 1 to 65535, not '-1'\n"),
         ("lab --port 0", "a port is a whole number from 1 to 65535, not '0'\n"),

@@ -2,7 +2,7 @@
 
     memory = "64M"                        # for all
     tds = [1, 4, 10]                      # each of these
-    dpamt_lock = ["global", "per_2m"]
+    dpamt_lock = ["opportunistic", "v6"]
     seeds = 100                           # seed 0 to 99; "100..199" are the next hundred
 
 The points are all combinations, in the order of the lines: the last line's values change fastest.
@@ -30,18 +30,24 @@ WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or f
 SEEDS = "seeds is a number from 1 on, or the first and the last as in '100..199'"
 
 
-def read(path: Path, run: Callable[..., Any]) -> list[Point]:
-    """The points of a file, for a function with these options.  Raises OSError, and ValueError with a sentence."""
+def read(path: Path, options: Callable[..., Any]) -> list[Point]:
+    """The points of a file.  options: takes those of a point, or raises ValueError with a sentence.
+
+    Raises OSError, and ValueError with a sentence.
+    """
     try:
-        return points(tomllib.loads(path.read_text(encoding="utf-8")), kinds(run))
+        found = points(tomllib.loads(path.read_text(encoding="utf-8")), kinds(options))
+        for point in found:
+            options(**point)
+        return found
     except (ValueError, RecursionError) as wrong:
         raise ValueError(f"{path}: {wrong}") from None
 
 
-def kinds(run: Callable[..., Any]) -> Kinds:
-    """The options of a function, by the hints of its parameters."""
-    hints = get_type_hints(run)
-    return {name: get_args(hints[name]) or (hints[name],) for name in inspect.signature(run).parameters}
+def kinds(options: Callable[..., Any]) -> Kinds:
+    """What it takes, by the hints of its parameters."""
+    hints = get_type_hints(options)
+    return {name: get_args(hints[name]) or (hints[name],) for name in inspect.signature(options).parameters}
 
 
 def points(spec: Mapping[str, Any], kinds: Kinds) -> list[Point]:

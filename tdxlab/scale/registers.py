@@ -17,7 +17,7 @@ from tdxlab.kvm.userspace import kvm_set_memory_region
 from tdxlab.lab import Lab
 from tdxlab.scale.delays import Delays, Price
 from tdxlab.spec.design import Design
-from tdxlab.spec.leaves import TDH_MEM_PAGE_AUG
+from tdxlab.spec.leaves import TDH_MEM_PAGE_AUG, TDH_MEM_SEPT_ADD, TDH_PHYMEM_PAMT_ADD
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K, SIZE_1G, SIZE_2M
 from tdxlab.spec.status import TDX_SUCCESS
 from tdxlab.td import Td, order_of
@@ -34,7 +34,8 @@ class Setup:
     """Some TDs that are about to boot.  vCPU v of TD t runs on CPU t * vcpus + v, from `starts_ns[CPU]` on.
 
     memory: of each TD, whole 2M.  folio: what guest_memfd hands out, "4K" or "2M".
-    order: in which the host hands its folios out, one after the other in physical memory; by TD and index if None.
+    order: in which the host hands its folios out, one after the other; by TD and index if None.
+    pages: where it takes 4K pages from, as of a `Lab`: with "own" one after the other in physical memory.
     program: of a vCPU, given (TD, vCPU); if None it accepts its share of the TD's memory, in 4K.
     teardown: a TD, which has one vCPU then, is torn down as soon as that has ended.
     """
@@ -45,6 +46,7 @@ class Setup:
     memory: int = SIZE_2M
     folio: str = "4K"
     order: Sequence[Frame] | None = None
+    pages: str = "own"
     program: Callable[[int, int], GuestProgram] | None = None
     teardown: bool = False
     starts_ns: Sequence[int] = ()
@@ -80,6 +82,7 @@ class Mapped:
 class Booted:
     """faults: in the order of time.  seamcalls: {(leaf, status): how often}, of the run alone.
 
+    tables, pairs: (CPU, pages) of each that was given to the module as a table, or as a page pair.
     before, refcounts: {2M range: users at 4K}, of those that have any, when the TDs were ready and at the end.
     costs: the rows of `data/costs.csv` that counted.
     """
@@ -87,6 +90,8 @@ class Booted:
     timed: Timed
     faults: tuple[Mapped, ...]
     seamcalls: Mapping[tuple[str, str], int]
+    tables: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, int, int], ...]
     before: Mapping[int, int]
     refcounts: Mapping[int, int]
     costs: frozenset[str]
@@ -101,11 +106,18 @@ def boot(setup: Setup, price: Price | None = None, *, limit_ns: int | None = Non
     delays = Delays(lab, price)
     before = counts(lab)
     frames: list[int] = []
+    tables: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int, int]] = []
 
     def delay(cpu: int, pause: Pause, touched: Sequence[Touch], notes: Sequence[Note]) -> tuple[int, str]:
         for note in notes:
+            regs = lab.cpus[cpu].regs
             if maps(note):
-                frames.append(lab.cpus[cpu].regs.r8)
+                frames.append(regs.r8)
+            elif note.get("leaf") == TDH_MEM_SEPT_ADD.name:
+                tables.append((cpu, regs.r8))
+            elif note.get("leaf") == TDH_PHYMEM_PAMT_ADD.name and note["status"] == TDX_SUCCESS.name:
+                pairs.append((cpu, regs.rdx, regs.r8))
         return delays(cpu, pause, touched, notes)
 
     async def life(t: int, v: int) -> int:
@@ -122,7 +134,7 @@ def boot(setup: Setup, price: Price | None = None, *, limit_ns: int | None = Non
         assert not wrong, "; ".join(wrong)
     seamcalls = Counter((note["leaf"], note["status"]) for note in ran.notes if note["kind"] == "seamcall")
     faults = tuple(mapped(ran.notes, frames, setup.vcpus))
-    return Booted(ran, faults, seamcalls, before, counts(lab), frozenset(delays.used))
+    return Booted(ran, faults, seamcalls, tuple(tables), tuple(pairs), before, counts(lab), frozenset(delays.used))
 
 
 def mapped(notes: Sequence[Note], frames: Sequence[int], vcpus: int) -> Iterator[Mapped]:
@@ -139,8 +151,15 @@ def machine(setup: Setup) -> tuple[Lab, list[Td]]:
     order = order_of(setup.folio)
     if setup.teardown and setup.vcpus > 1:
         raise ValueError(f"a TD that is torn down when its vCPU has ended has one of them, not {setup.vcpus}")
-    size = setup.cpus * (setup.tds * setup.memory + SPARE)
-    lab = Lab(setup.design, dpamt=setup.dpamt, cpus=setup.cpus, memory=f"{-(-size // SIZE_1G)}G", grain=setup.grain)
+    size = setup.cpus * (setup.tds * setup.memory + SPARE) * (1 if setup.pages == "own" else 2)
+    lab = Lab(
+        setup.design,
+        dpamt=setup.dpamt,
+        cpus=setup.cpus,
+        memory=f"{-(-size // SIZE_1G)}G",
+        grain=setup.grain,
+        pages=setup.pages,
+    )
     tds = [ready(lab, range(t * setup.vcpus, (t + 1) * setup.vcpus), setup.memory, order) for t in range(setup.tds)]
     indexes = range(0, setup.memory // PAGE_SIZE, 1 << order)
     for t, index in setup.order or [(t, index) for t in range(setup.tds) for index in indexes]:

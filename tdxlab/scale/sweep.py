@@ -1,6 +1,6 @@
 """Many small boots, each once: what is finished is kept, whatever ends the sweep.
 
-    with table(Path("sweep.csv"), read(Path("sweep.toml"), boot)) as shown:
+    with table(Path("sweep.csv"), read(Path("sweep.toml"), Options)) as shown:
         sweep(shown, partial(boot_result, boot), on_cluster)
 
 A sweep that was killed goes on where it was; only points that were being computed are computed again.

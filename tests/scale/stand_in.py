@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tdxlab.scale.table import Result
 
@@ -23,20 +24,31 @@ class StandIn:
         return self.result
 
 
-def boot(
-    tds: int = 10,
-    memory: str = "16G",
-    vcpus: int = 1,
-    huge_share: float = 0.0,
-    dpamt_lock: str = "opportunistic",
-    dpamt: bool = False,
-    seed: int = 0,
-) -> StandIn:
+@dataclass
+class Options:
+    """Of a boot."""
+
+    tds: int = 10
+    memory: str = "16G"
+    vcpus: int = 1
+    huge_share: float = 0.0
+    dpamt_lock: str = "opportunistic"
+    dpamt: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.memory == "0G":
+            raise ValueError("a TD has memory")
+
+
+def boot(**options: Any) -> StandIn:
     """Takes 2 ms for each seed's last digit."""
-    if tds > 100:
-        raise ValueError(f"at most 100 TDs, not {tds}")
+    asked = Options(**options)
+    if asked.tds > 100:
+        raise ValueError(f"at most 100 TDs, not {asked.tds}")
     if name := os.environ.get(COUNTED):
         with Path(name).open("a") as file:  # one write, so that lines of two processes do not mix
-            file.write(f"{tds} {memory} {huge_share} {seed}\n")
-    time.sleep(0.002 * (seed % 10))
-    return StandIn({"faults": tds * seed, "wait_ms": seed / 7, "pages_2m": len(memory), "wall_seconds": time.time()})
+            file.write(f"{asked.tds} {asked.memory} {asked.huge_share} {asked.seed}\n")
+    time.sleep(0.002 * (asked.seed % 10))
+    result: Result = {"faults": asked.tds * asked.seed, "wait_ms": asked.seed / 7, "pages_2m": len(asked.memory)}
+    return StandIn(result | {"wall_seconds": time.time()})

@@ -22,6 +22,7 @@ import pytest
 
 from tdxlab.cli import main
 from tdxlab.scale import cluster
+from tdxlab.scale.boot import Options
 from tdxlab.scale.points import Point, kinds, points, read
 from tdxlab.scale.sweep import Batches, Run, boot_result, sweep
 from tdxlab.scale.table import table
@@ -47,7 +48,7 @@ def stopped(run: Run, points: Sequence[Point]) -> Batches:
 def to_points(text: str, folder: Path) -> list[Point]:
     file = folder / "spec.toml"
     file.write_text(text)
-    return read(file, stand_in.boot)
+    return read(file, stand_in.Options)
 
 
 def swept(path: Path, spec: str = SPEC, compute: Any = here) -> str:
@@ -71,9 +72,9 @@ def counted(file: Path) -> Iterator[Counter[str]]:
 
 
 def test_points_are_all_combinations_in_the_order_of_the_lines() -> None:
-    found = points({"tds": [3, 1], "memory": "64M", "seeds": 2}, kinds(stand_in.boot))
+    found = points({"tds": [3, 1], "memory": "64M", "seeds": 2}, kinds(stand_in.Options))
     assert found == [{"tds": tds, "memory": "64M", "seed": seed} for tds in (3, 1) for seed in (0, 1)]
-    assert [p["seed"] for p in points({"seeds": "7..9"}, kinds(stand_in.boot))] == [7, 8, 9]
+    assert [p["seed"] for p in points({"seeds": "7..9"}, kinds(stand_in.Options))] == [7, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,7 @@ def test_points_are_all_combinations_in_the_order_of_the_lines() -> None:
         ('memory = "a\\nb"', "memory takes text"),
         ("huge_share = 'all'", "huge_share takes a number"),
         ("nothing = 1", "'nothing' is no option of a sweep, which are tds, memory"),
+        ("memory = '0G'", "spec.toml: a TD has memory"),
         ("[fixed]\ntds = 1", "'fixed' is no option"),
         ("seed = 1\nseeds = 2", "seed and seeds are the same option"),
         ("seeds = 0", "seeds is a number from 1 on"),
@@ -108,9 +110,9 @@ def test_a_spec_that_makes_no_sense_is_refused(text: str, why: str, tmp_path: Pa
 
 
 def test_the_example_is_of_a_thousand_boots(checkout: Path) -> None:
-    found = read(checkout / "docs" / "sweep.toml", stand_in.boot)
+    found = read(checkout / "docs" / "sweep.toml", Options)
     assert len(found) == 1000
-    assert found[-1] == {"memory": "4M", "vcpus": 2, "dpamt_lock": "opportunistic", "tds": 4, "seed": 124}
+    assert found[-1] == {"memory": "64M", "vcpus": 2, "dpamt_lock": "rwlock", "tds": 4, "seed": 124}
 
 
 def test_a_table_is_in_the_order_of_its_spec(tmp_path: Path) -> None:

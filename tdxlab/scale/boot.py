@@ -1,0 +1,280 @@
+"""TDs that boot side by side, full size: what Dynamic PAMT costs them in time.
+
+    boot(tds=10, memory="16G").contentions
+
+Each vCPU accepts its share of its TD's memory from the lowest address on, as a Linux guest does that has been told to
+accept all at once.  Exact in every fault, as far as the costs are: `tests/scale` makes small boots both in runs and at
+register level, and they have to agree.
+
+Left out: how long the guest itself works between its TDCALLs, memory bandwidth, the host's other locks, and the guest's
+first try at 2M where the host maps 4K.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import groupby
+from random import Random
+from typing import Any
+
+from tdxlab.engine.timed import Total
+from tdxlab.lab import UNITS, nbytes
+from tdxlab.scale import costs
+from tdxlab.scale.clock import Clock
+from tdxlab.scale.giving import TEARDOWNS, life
+from tdxlab.scale.jitter import Jitter
+from tdxlab.scale.locks import Waits
+from tdxlab.scale.log import Log
+from tdxlab.scale.machine import Machine, Op, Td, Vcpu
+from tdxlab.scale.placement import KERNEL_PAGES, PAGES, POLICIES, Batch, Caches
+from tdxlab.scale.prices import at_level, fitted, prices
+from tdxlab.scale.ranges import DESIGNS, Ranges
+from tdxlab.scale.runs import Runs
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+
+CONTROL_PAGES = 6, 7
+"""Of a vCPU (TDVPR and 5 TDCX), and of a TD (TDR and 6 TDCS)."""
+PIECE = 16
+"""Pages that are converted at a time, 64K."""
+JITTER_PERCENT = 10
+COSTS = ("fitted", *costs.LEVELS)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What boots.
+
+    memory: of each TD.  page_size: what its guest accepts at, "4K" or "2M"; huge_share: of the 2M blocks, how many at
+    2M, if only some are.  dpamt_lock: of `ranges.DESIGNS`.  policy: of `placement.POLICIES`.
+    kernel_pages: where tables and PAMT pages lie, of `placement.KERNEL_PAGES`.
+    start_spread_ms: within how long all vCPUs begin.  jitter_percent: of a violation's handling, more or less.
+    convert: so much of each TD is made shared, private and accepted again, 64K at a time, as it is accepted.
+    teardown: "fast" or "slow", as the question of that name has them; or none.
+    costs: "fitted" to the published boot, or all guesses "low", "typical" or "high".
+    """
+
+    tds: int = 10
+    memory: str = "16G"
+    vcpus: int = 1
+    page_size: str = "4K"
+    huge_share: float | None = None
+    dpamt_lock: str = "opportunistic"
+    policy: str = "huge"
+    kernel_pages: str = "packed"
+    start_spread_ms: float = 1.0
+    jitter_percent: int = JITTER_PERCENT
+    convert: str = "0M"
+    teardown: str = "none"
+    costs: str = "fitted"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError with a sentence."""
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name, low, high in BOUNDS:
+            value = getattr(self, name)
+            if value is not None and not (type(value) in (int, float) and low <= value <= high):
+                raise ValueError(f"{name} is a number from {low:g} to {high:g}, not {value!r}")
+        if nbytes(self.memory) % SIZE_2M or not nbytes(self.memory):
+            raise ValueError(f"a TD has whole 2M of memory, not {self.memory}")
+        if nbytes(self.memory) * self.tds > MOST_BYTES:
+            raise ValueError(f"{self.tds} TDs of {self.memory} are more than the {MOST_BYTES // UNITS['T']}T that fit")
+        if self.blocks < self.vcpus:
+            raise ValueError(f"{self.vcpus} vCPUs can not share {self.blocks} blocks of 2M")
+        if self.page_size == "2M" and self.huge_share is not None:
+            raise ValueError("with page_size 2M all is accepted at 2M, so a huge_share says something else")
+        if self.share and self.policy != "huge":
+            raise ValueError(f"memory that is handed out as {self.policy} has no 2M blocks; policy huge has")
+        if self.gives and self.vcpus > 1:
+            raise ValueError("pages are given back only by TDs of one vCPU here; scale.registers does it with more")
+        if self.dpamt_lock == "always" and nbytes(self.memory) * self.tds > MOST_STEPPED:
+            raise ValueError(
+                f"where every fault takes the lock each is a step of its own, so TDs have {MOST_STEPPED >> 30}G at most"
+            )
+        if nbytes(self.convert) > nbytes(self.memory):
+            raise ValueError(f"a TD of {self.memory} can not convert {self.convert} of it")
+
+    @property
+    def blocks(self) -> int:
+        """2M of a TD."""
+        return nbytes(self.memory) // SIZE_2M
+
+    @property
+    def share(self) -> float:
+        """Of the blocks, at 2M."""
+        return 1.0 if self.page_size == "2M" else self.huge_share or 0.0
+
+    @property
+    def gives(self) -> bool:
+        """Does a TD ever give a page back?"""
+        return self.teardown != "none" or bool(nbytes(self.convert))
+
+
+MOST_BYTES, MOST_STEPPED = 1 << 44, 1 << 35
+CHOICES: dict[str, Sequence[str]] = {
+    "page_size": ("4K", "2M"), "dpamt_lock": [*DESIGNS], "policy": [*POLICIES], "kernel_pages": KERNEL_PAGES,
+    "teardown": ("none", *TEARDOWNS), "costs": COSTS,
+}  # fmt: skip
+BOUNDS = (
+    ("tds", 1, 1_000), ("vcpus", 1, 512), ("huge_share", 0, 1), ("start_spread_ms", 0, 1e6), ("jitter_percent", 0, 100),
+    ("seed", 0, 1 << 62),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Boot:
+    """A boot.  simulated_ns: until the last vCPU was through.  machine: as it is then."""
+
+    options: Options
+    simulated_ns: int
+    wall_seconds: float
+    machine: Machine
+    tds: Sequence[Td]
+
+    @property
+    def log(self) -> Log:
+        """What was mapped."""
+        return self.machine.log
+
+    @cached_property
+    def runs(self) -> Runs:
+        """The same as columns."""
+        return Runs(self.machine, self.options.vcpus)
+
+    @property
+    def waits(self) -> Waits:
+        """Each wait for a lock of page pairs, in the order in which they ended."""
+        return self.machine.ranges.waits
+
+    @property
+    def pamt(self) -> Total:
+        """What the locks of page pairs cost."""
+        found = Total()
+        for total in self.machine.ranges.totals.values():
+            found.holds += total.holds
+            found.hold_ns += total.hold_ns
+            found.contentions += total.contentions
+            found.wait_ns += total.wait_ns
+        return found
+
+    @property
+    def faults(self) -> int:
+        """ACCEPTs that KVM mapped a page for."""
+        return sum(self.log.pages) + self.pages_2m
+
+    @property
+    def pages_2m(self) -> int:
+        """2M mappings that were made."""
+        return self.log.pages.count(0)
+
+    def data(self) -> dict[str, Any]:
+        """For JSON: what came of it."""
+        ranges, pamt, mmu = self.machine.ranges, self.pamt, self.machine.mmu
+        kernel = [wait for n, wait in zip(self.waits.range, self.waits.wait_ns, strict=True) if n >= self.guests]
+        pages = self.options.tds * self.options.blocks * PAGES
+        return {
+            "wall_seconds": round(self.wall_seconds, 3),
+            "simulated_seconds": self.simulated_ns / 1e9,
+            "faults": self.faults,
+            "events": self.machine.clock.events,
+            "pamt_add": ranges.added,
+            "pamt_remove": ranges.removed,
+            "pairs": sum(ranges.paired),
+            "busy": ranges.busy,
+            "lock_holds": pamt.holds,
+            "contentions": pamt.contentions,
+            "wait_ms": pamt.wait_ns / 1e6,
+            "sept_contentions": len(kernel),
+            "sept_wait_ms": sum(kernel) / 1e6,
+            "mmu_lock_contentions": mmu.contentions,
+            "mmu_lock_wait_ms": mmu.wait_ns / 1e6,
+            "pages_2m": self.pages_2m,
+            "sept_pages": sum(len(td.tables) for td in self.tds),
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "bytes_per_page": self.log.nbytes / pages,
+        }
+
+    @property
+    def guests(self) -> int:
+        """2M ranges that are the guests'; those from here on are the host's own."""
+        return self.machine.placement.ranges
+
+
+def boot(**options: Any) -> Boot:
+    """Run all of it.  options: of `Options`.  Raises ValueError with a sentence."""
+    if unknown := options.keys() - {field.name for field in fields(Options)}:
+        known = ", ".join(field.name for field in fields(Options))
+        raise ValueError(f"a boot has no {', '.join(sorted(unknown))}; it has {known}")
+    asked = Options(**options)
+    began = time.perf_counter()
+    machine, tds = prepared(asked)
+    dice = Random(asked.seed)
+    vcpus = [vcpu for td in tds for vcpu in td.vcpus]
+    starts_ns = [round(dice.random() * asked.start_spread_ms * 1e6) for _ in vcpus]
+    teardown = None if asked.teardown == "none" else asked.teardown
+    lives = [life(vcpu, program(asked, td.n, n), teardown) for td in tds for n, vcpu in enumerate(td.vcpus)]
+    end_ns = machine.clock.go(lives, starts_ns)
+    return Boot(asked, end_ns, time.perf_counter() - began, machine, tds)
+
+
+def prepared(asked: Options) -> tuple[Machine, list[Td]]:
+    """A machine, and TDs that are ready: their control pages are in use."""
+    known = fitted() if asked.costs == "fitted" else at_level(asked.costs)
+    cost, clock, keeps = prices(known), Clock(), not asked.gives
+    policy, size = POLICIES[asked.policy], asked.blocks * PAGES
+    placement = Batch(asked.tds, size, keeps=keeps) if policy is Batch else policy(asked.tds, size, asked.seed)
+    kernel = Caches(placement.ranges, asked.kernel_pages)
+    ranges = Ranges(clock, placement.ranges + host_ranges(asked), cost, asked.dpamt_lock, keeps=keeps, whole=False)
+    jitter = Jitter(cost.violation * asked.jitter_percent // 100, asked.seed)
+    machine = Machine(clock, cost, ranges, placement, kernel, jitter)
+    tds = []
+    for n in range(asked.tds):
+        first, many = n * asked.vcpus, asked.vcpus > 1
+        of_vcpus, own = CONTROL_PAGES
+        control = (
+            [kernel.control(first) for _ in range(of_vcpus * asked.vcpus)],
+            [kernel.control(first) for _ in range(own)],
+        )
+        td = Td(machine, n, control, keeps)
+        for cpu in range(first, first + asked.vcpus):
+            Vcpu(td, cpu, many)
+        for page in (*control[0], *control[1]):
+            ranges.users[page] += 1
+            ranges.paired[page] = 1
+            td.vcpus[0].held[page] += 1
+        tds.append(td)
+    return machine, tds
+
+
+def host_ranges(asked: Options) -> int:
+    """How many 2M ranges the host's own pages may take at most: tables and mirror, pairs, control pages, caches."""
+    blocks, cpus = asked.tds * asked.blocks, asked.tds * asked.vcpus
+    pages = 4 * blocks + 4 * asked.tds * (3 + asked.blocks // PAGES) + asked.tds * 7 + cpus * 6
+    again = 2 * (nbytes(asked.convert) // SIZE_2M + 1) * asked.tds * PAGES
+    return (pages + again) // PAGES * 2 + 2 * cpus + 8
+
+
+def program(asked: Options, td: int, vcpu: int) -> list[Op]:
+    """What a vCPU does: it accepts its blocks, and converts pieces of them."""
+    first, end = (asked.blocks * n // asked.vcpus for n in (vcpu, vcpu + 1))
+    huge = set(Random(f"{asked.seed} {td}").sample(range(asked.blocks), round(asked.share * asked.blocks)))
+    levels = ((n, PG_LEVEL_2M if n in huge else PG_LEVEL_4K) for n in range(first, end))
+    pieces = nbytes(asked.convert) // (PIECE * 4096)
+    if not pieces:
+        runs = [[*blocks] for _, blocks in groupby(levels, lambda block: block[1])]
+        return [Op("accept", run[0][0] * PAGES, len(run) * PAGES, run[0][1]) for run in runs]
+    ops, small = [], [n for n in range(first, end) if n not in huge]
+    for n, level in levels:
+        ops.append(Op("accept", n * PAGES, PAGES, level))
+        if level == PG_LEVEL_4K:
+            k = small.index(n)
+            for piece in range(pieces * k // len(small), pieces * (k + 1) // len(small)):
+                gfn = n * PAGES + piece % (PAGES // PIECE) * PIECE
+                ops += [Op(what, gfn, PIECE) for what in ("share", "private", "accept")]
+    return ops

@@ -1,0 +1,210 @@
+"""Where the host's page allocator puts the pages of TDs: how far CPUs share 2M ranges is what contention depends on.
+
+huge: 2M at a time, so that no range belongs to two TDs.  batch: 63 pages at a time, from one pointer for all, as the
+lists of free pages of each CPU are filled.  pieces, shuffled: memory that was in use for long, in pieces of 64 pages or
+page by page.  Which of them a host is like nobody published: guest_memfd at 4K will lie between huge and batch.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tdxlab.scale.log import Mapped
+
+PAGES = 512
+"""4K pages of a 2M range."""
+BATCH = 63
+"""Pages by which a CPU's list of free pages is filled (include/linux/mmzone.h: pcp->batch, typical)."""
+PIECE = 64
+CACHE = 40
+"""Pages of KVM's caches (KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE)."""
+
+
+class Placement(Protocol):
+    """Physical memory begins at PFN 0; the first `ranges` of its 2M ranges are for guests."""
+
+    ranges: int
+
+    def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
+        """The PFN of a page, and how many follow it one by one, up to `most`; 0 pages if `ask` comes first."""
+
+    def ask(self, cpu: int) -> None:
+        """The CPU, which has no page left, allocates at this instant."""
+
+    def took(self, cpu: int, td: int, gfn: int, pages: int) -> None:
+        """These are mapped now, as `here` told."""
+
+
+class Huge:
+    """Each 2M of a TD is a block."""
+
+    def __init__(self, tds: int, td_pages: int, seed: int = 0) -> None:
+        self.td_pages, self.ranges = td_pages, tds * td_pages // PAGES
+
+    def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
+        """See `Placement`."""
+        return td * self.td_pages + gfn, most
+
+    def ask(self, cpu: int) -> None:
+        """Nobody has to."""
+
+    def took(self, cpu: int, td: int, gfn: int, pages: int) -> None:
+        """Nothing changes."""
+
+
+class Pieces(Huge):
+    """Pieces of 64 pages in any order."""
+
+    size = PIECE
+
+    def __init__(self, tds: int, td_pages: int, seed: int = 0) -> None:
+        super().__init__(tds, td_pages)
+        order = np.arange(tds * td_pages // self.size, dtype=np.uint32)
+        np.random.default_rng(seed).shuffle(order)
+        self.order = order
+        self.of = order.data
+
+    def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
+        """See `Placement`."""
+        piece, rest = divmod(td * self.td_pages + gfn, self.size)
+        return self.of[piece] * self.size + rest, min(most, self.size - rest)
+
+
+class Shuffled(Pieces):
+    """Every page somewhere."""
+
+    size = 1
+
+    def reach(self, td: int, gfn: int, most: int, users: array[int]) -> int:
+        """How many pages from `gfn` on lie in ranges that have users?"""
+        none = np.frombuffer(users, np.int32)[self._ranges(td, gfn, most)] == 0
+        first = int(none.argmax())
+        return first if none[first] else most
+
+    def count(self, td: int, gfn: int, pages: int, users: array[int]) -> None:
+        """A user more for each of these pages."""
+        np.add.at(np.frombuffer(users, np.int32), self._ranges(td, gfn, pages), 1)
+
+    def _ranges(self, td: int, gfn: int, pages: int) -> npt.NDArray[np.uint32]:
+        first = td * self.td_pages + gfn
+        return self.order[first : first + pages] // PAGES
+
+
+class Batch(Huge):
+    """The next pages in physical memory for whoever has none left.
+
+    kept: by TD, what it was given, if it may want it again; else None.
+    """
+
+    size = BATCH
+
+    def __init__(self, tds: int, td_pages: int, seed: int = 0, *, keeps: bool = True) -> None:
+        super().__init__(tds, td_pages)
+        self.ranges += 1
+        self.next = 0
+        self.left: dict[int, tuple[int, int]] = {}
+        self.kept = None if keeps else [Mapped() for _ in range(tds)]
+
+    def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
+        """See `Placement`."""
+        if self.kept and (known := self.kept[td].at(gfn)):
+            return known[0], min(most, known[1])
+        pfn, left = self.left.get(cpu, (0, 0))
+        return pfn, min(most, left)
+
+    def ask(self, cpu: int) -> None:
+        """See `Placement`."""
+        self.left[cpu] = self.next, self.size
+        self.next += self.size
+
+    def took(self, cpu: int, td: int, gfn: int, pages: int) -> None:
+        """See `Placement`."""
+        if self.kept and self.kept[td].at(gfn):
+            return
+        pfn, left = self.left[cpu]
+        self.left[cpu] = pfn + pages, left - pages
+        if self.kept:
+            self.kept[td].add(gfn, pfn, pages)
+
+
+class Given(Huge):
+    """As somebody else has placed them.  frames: by TD, the PFN of each page."""
+
+    def __init__(self, frames: Sequence[Sequence[int]], ranges: int) -> None:
+        self.frames, self.ranges = frames, ranges
+
+    def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
+        """See `Placement`."""
+        frames = self.frames[td]
+        pages = 1
+        while pages < most and frames[gfn + pages] == frames[gfn] + pages:
+            pages += 1
+        return frames[gfn], pages
+
+
+POLICIES: dict[str, type[Huge]] = {"huge": Huge, "batch": Batch, "pieces": Pieces, "shuffled": Shuffled}
+"""{name: how memory is handed out}."""
+
+
+class KernelPages(Protocol):
+    """Pages that the host takes for itself: which range are they in?"""
+
+    def table(self, cpu: int) -> int:
+        """Of the next S-EPT table of a CPU."""
+
+    def pair(self, cpu: int) -> tuple[int, ...]:
+        """Of each page of its next PAMT page pair."""
+
+
+KERNEL_PAGES = ("packed", "own", "shared")
+
+
+class Caches:
+    """From blocks behind the guests' memory.
+
+    packed: tables and control pages lie side by side, and no other page between them.  own, shared: 40 pages at a time
+    for the caches of a CPU, from blocks of its own or from the same ones for all; a table brings a page of the mirror
+    with it, and PAMT pages come from there too.  So a range that is getting its pair may be where another call's pair
+    lies.
+    """
+
+    def __init__(self, first: int, kind: str) -> None:
+        self.next_block, self.kind = first, kind
+        self.block: dict[object, tuple[int, int]] = {}
+        self.cache: dict[int, tuple[int, int]] = {}
+
+    def control(self, cpu: int) -> int:
+        """The range of the next control page of a TD or vCPU, made by this CPU."""
+        return self._take("packed", 1)[0] // PAGES if self.kind == "packed" else self._page(cpu)
+
+    def table(self, cpu: int) -> int:
+        """See `KernelPages`."""
+        if self.kind == "packed":
+            return self.control(cpu)
+        self._page(cpu)
+        return self._page(cpu)
+
+    def pair(self, cpu: int) -> tuple[int, ...]:
+        """See `KernelPages`."""
+        return self._page(cpu), self._page(cpu)
+
+    def _page(self, cpu: int) -> int:
+        pfn, left = self.cache.get(cpu, (0, 0))
+        if not left:
+            pfn, left = self._take("shared" if self.kind == "shared" else cpu, CACHE)
+        self.cache[cpu] = pfn + 1, left - 1
+        return pfn // PAGES
+
+    def _take(self, whose: object, most: int) -> tuple[int, int]:
+        pfn, left = self.block.get(whose, (0, 0))
+        if not left:
+            pfn, left = self.next_block * PAGES, PAGES
+            self.next_block += 1
+        pages = min(left, most)
+        self.block[whose] = pfn + pages, left - pages
+        return pfn, pages
