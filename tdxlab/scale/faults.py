@@ -29,29 +29,34 @@ READ, COUNT, AUG = range(3)
 
 def accept(vcpu: Vcpu, op: Op) -> Steps:
     """Page by page, as the guest does; each is mapped by a fault."""
+    placement, td = vcpu.td.machine.placement, vcpu.td.n
     gfn, end = op.gfn, op.gfn + op.pages
     while gfn < end:
         if op.level == PG_LEVEL_2M:
             yield from fault(vcpu, gfn, PG_LEVEL_2M)
             gfn += PAGES
-        elif pages := clear(vcpu, gfn, min(end, gfn - gfn % PAGES + PAGES) - gfn):
-            gfn += yield from faults(vcpu, gfn, pages)
+            continue
+        most = min(end, gfn - gfn % PAGES + PAGES) - gfn
+        pfn, pages = placement.here(vcpu.n, td, gfn, most)
+        if not pages:  # the fault's page is allocated before KVM looks for anything else
+            yield violated_ns(vcpu)
+            placement.ask(vcpu.n)
+            pfn, pages = placement.here(vcpu.n, td, gfn, most)
+        if pages := clear(vcpu, gfn, most, pfn, pages):
+            gfn += yield from faults(vcpu, gfn, pfn, pages)
         else:
             yield from fault(vcpu, gfn, PG_LEVEL_4K)
             gfn += 1
 
 
-def clear(vcpu: Vcpu, gfn: int, most: int) -> int:
-    """How many faults from `gfn` on, in its 2M of the TD, meet nobody but a writer?"""
+def clear(vcpu: Vcpu, gfn: int, most: int, pfn: int, pages: int) -> int:
+    """How many faults from `gfn` on, in its 2M of the TD, meet nobody but a writer?  pages: that follow `pfn`."""
     td, machine, here = vcpu.td, vcpu.td.machine, (PG_LEVEL_2M, gfn >> BITS)
     if td.writers or not machine.ranges.looks or here not in td.tables or here not in td.inhibited:
         return 0
     if machine.ranges.keeps and isinstance(machine.placement, Shuffled):
         return machine.placement.reach(td.n, gfn, most, machine.ranges.users)
-    pfn, pages = machine.placement.here(vcpu.n, td.n, gfn, most)
-    if not pages or not machine.ranges.settled(vcpu, pfn // PAGES):
-        return 0
-    return min(pages, PAGES - pfn % PAGES)
+    return min(pages, PAGES - pfn % PAGES) if machine.ranges.settled(vcpu, pfn // PAGES) else 0
 
 
 # --- one fault ---
@@ -59,12 +64,18 @@ def clear(vcpu: Vcpu, gfn: int, most: int) -> int:
 
 def fault(vcpu: Vcpu, gfn: int, level: int) -> Steps:
     """An ACCEPT finds nothing, KVM maps a page at `level`, and the next ACCEPT works."""
-    vcpu.ns += vcpu.td.machine.cost.tdcall
-    vcpu.violation()
+    vcpu.ns = violated_ns(vcpu)
+    vcpu.violations += 1
     if vcpu.many:
         yield vcpu.ns
     yield from inhibit(vcpu, gfn, level)
     yield from map_page(vcpu, gfn, level)
+
+
+def violated_ns(vcpu: Vcpu) -> int:
+    """When KVM has begun with the next fault: it knows GFN and level, and takes no lock before."""
+    machine = vcpu.td.machine
+    return vcpu.ns + machine.cost.tdcall + machine.cost.violation + machine.jitter.of(vcpu.n, vcpu.violations)
 
 
 def inhibit(vcpu: Vcpu, gfn: int, level: int) -> Steps:
@@ -86,9 +97,6 @@ def inhibit(vcpu: Vcpu, gfn: int, level: int) -> Steps:
 def map_page(vcpu: Vcpu, gfn: int, level: int) -> Steps:
     """kvm_tdp_mmu_map: under mmu_lock for reading; again, from the violation on, where an entry is frozen."""
     td, machine = vcpu.td, vcpu.td.machine
-    if level == PG_LEVEL_4K and not machine.placement.here(vcpu.n, td.n, gfn, 1)[1]:
-        yield vcpu.ns
-        machine.placement.ask(vcpu.n)
     while True:
         begun_ns = vcpu.ns
         if vcpu.many:
@@ -163,7 +171,7 @@ class FaultRun(Run):
         self.vcpu, self.pages = vcpu, pages
         self.first_ns, self.first_violation = vcpu.ns, vcpu.violations
         self.done, self.stage = pages, READ
-        super().__init__(self.first_ns + pages * vcpu.td.machine.cost.fault + self.jitter(pages))
+        super().__init__(passed_ns(vcpu, pages))
 
     def jitter(self, n: int) -> int:
         """Of the first `n`, ns."""
@@ -187,47 +195,53 @@ class FaultRun(Run):
         return begun, READ, self.read_ns(begun) if begun < self.pages else self.end_ns
 
 
-def faults(vcpu: Vcpu, gfn: int, pages: int) -> Generator[Any, None, int]:
+def passed_ns(vcpu: Vcpu, pages: int) -> int:
+    """When so many faults have passed."""
+    machine, first = vcpu.td.machine, vcpu.violations
+    return vcpu.ns + pages * machine.cost.fault + machine.jitter.between(vcpu.n, first, first + pages)
+
+
+def faults(vcpu: Vcpu, gfn: int, pfn: int, pages: int) -> Generator[Any, None, int]:
     """So many, if no writer has to wait for them.  Returns how many it were."""
+    if not vcpu.many:
+        ran(vcpu, gfn, pfn, pages, passed_ns(vcpu, pages))
+        return pages
     run = FaultRun(vcpu, pages)
-    if vcpu.many:
-        yield run
-    vcpu.ns = run.next_ns
-    ran(vcpu, run, gfn)
+    yield run
+    ran(vcpu, gfn, pfn, run.done, run.next_ns)
     if not run.broken:
         return pages
     vcpu.violations += 1
+    next_gfn = gfn + run.done
     if run.stage == READ:
-        yield from map_page(vcpu, gfn + run.done, PG_LEVEL_4K)
+        yield from map_page(vcpu, next_gfn, PG_LEVEL_4K)
     else:
-        pfn = vcpu.td.machine.placement.here(vcpu.n, vcpu.td.n, gfn + run.done, 1)[0]
-        vcpu.td.machine.ranges.users[pfn // PAGES] += 1
+        next_pfn = vcpu.td.machine.placement.here(vcpu.n, vcpu.td.n, next_gfn, 1)[0]
+        vcpu.td.machine.ranges.users[next_pfn // PAGES] += 1
         if run.stage == AUG:
             vcpu.ns -= vcpu.td.machine.cost.aug[PG_LEVEL_4K]
-        yield from aug(vcpu, gfn + run.done, PG_LEVEL_4K, vcpu.ns)
+        yield from aug(vcpu, next_gfn, PG_LEVEL_4K, vcpu.ns)
     return run.done + 1
 
 
-def ran(vcpu: Vcpu, run: FaultRun, gfn: int) -> None:
-    """What has come of a run."""
-    td, machine, done = vcpu.td, vcpu.td.machine, run.done
-    vcpu.violations = run.first_violation + done
-    if not done:
-        return
-    each_ns = machine.cost.count + machine.cost.aug[PG_LEVEL_4K]
-    machine.mmu.holds += done
-    machine.mmu.hold_ns += done * each_ns
-    pfn = machine.placement.here(vcpu.n, td.n, gfn, done)[0]
-    if isinstance(machine.placement, Shuffled):
-        machine.placement.count(td.n, gfn, done, machine.ranges.users)
-    else:
-        machine.ranges.users[pfn // PAGES] += done
-    mapped(vcpu, gfn, pfn, done)
-    if vcpu.follows == (gfn, pfn, run.first_ns):
-        machine.log.follow(vcpu.n, done)
-    else:
-        machine.log.add(vcpu.n, run.read_ns(0) + each_ns, gfn, pfn, run.first_violation, done)
-    vcpu.follows = gfn + done, pfn + done, vcpu.ns
+def ran(vcpu: Vcpu, gfn: int, pfn: int, pages: int, next_ns: int) -> None:
+    """So many faults have passed, and the CPU goes on at an instant."""
+    td, machine, first_ns, first = vcpu.td, vcpu.td.machine, vcpu.ns, vcpu.violations
+    if pages:
+        locked_ns = machine.cost.count + machine.cost.aug[PG_LEVEL_4K]
+        machine.mmu.holds += pages
+        machine.mmu.hold_ns += pages * locked_ns
+        if isinstance(machine.placement, Shuffled):
+            machine.placement.count(td.n, gfn, pages, machine.ranges.users)
+        else:
+            machine.ranges.users[pfn // PAGES] += pages
+        mapped(vcpu, gfn, pfn, pages)
+        if vcpu.follows == (gfn, pfn, first_ns):
+            machine.log.follow(vcpu.n, pages)
+        else:
+            machine.log.add(vcpu.n, violated_ns(vcpu) + locked_ns, gfn, pfn, first, pages)
+    vcpu.ns, vcpu.violations = next_ns, first + pages
+    vcpu.follows = gfn + pages, pfn + pages, next_ns
 
 
 # --- mmu_lock, where there are several vCPUs ---

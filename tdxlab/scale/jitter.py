@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from array import array
 from functools import lru_cache
-from itertools import accumulate
-from random import Random
+
+import numpy as np
 
 ROWS = 1 << 10
 CHUNK = 512
@@ -16,11 +15,10 @@ class Jitter:
     """spread_ns: at most so much more or less, each whole ns as likely."""
 
     def __init__(self, spread_ns: int, seed: int) -> None:
-        dice = Random(seed)
-        self.rows = [
-            array("q", accumulate((dice.randint(-spread_ns, spread_ns) for _ in range(CHUNK)), initial=0))
-            for _ in range(ROWS if spread_ns else 1)
-        ]
+        sums = np.zeros((ROWS if spread_ns else 1, CHUNK + 1), np.int64)
+        each = np.random.default_rng(seed).integers(-spread_ns, spread_ns, (len(sums), CHUNK), endpoint=True)
+        each.cumsum(axis=1, out=sums[:, 1:])
+        self.rows = [row.data for row in sums]
         self.row = lru_cache(1 << 12)(self._row)
 
     def of(self, cpu: int, n: int) -> int:
@@ -37,7 +35,7 @@ class Jitter:
         row = self.row(cpu, chunk)
         return total + row[end - chunk * CHUNK] - row[at]
 
-    def _row(self, cpu: int, chunk: int) -> array[int]:
+    def _row(self, cpu: int, chunk: int) -> memoryview:
         mixed = (cpu << 32 | chunk) * 0x9E37_79B9_7F4A_7C15 & (1 << 64) - 1
         mixed = (mixed ^ mixed >> 29) * 0xBF58_476D_1CE4_E5B9 & (1 << 64) - 1
         return self.rows[(mixed >> 32) % len(self.rows)]

@@ -25,36 +25,21 @@ CACHE = 40
 """Pages of KVM's caches (KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE)."""
 
 
-class Placement(Protocol):
-    """Physical memory begins at PFN 0; the first `ranges` of its 2M ranges are for guests."""
+class Huge:
+    """Each 2M of a TD is a block.  Memory begins at PFN 0; the first `ranges` of its 2M ranges are for guests."""
 
-    ranges: int
+    def __init__(self, tds: int, td_pages: int, seed: int = 0) -> None:
+        self.td_pages, self.ranges = td_pages, tds * td_pages // PAGES
 
     def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
         """The PFN of a page, and how many follow it one by one, up to `most`; 0 pages if `ask` comes first."""
+        return td * self.td_pages + gfn, most
 
     def ask(self, cpu: int) -> None:
         """The CPU, which has no page left, allocates at this instant."""
 
     def took(self, cpu: int, td: int, gfn: int, pages: int) -> None:
         """These are mapped now, as `here` told."""
-
-
-class Huge:
-    """Each 2M of a TD is a block."""
-
-    def __init__(self, tds: int, td_pages: int, seed: int = 0) -> None:
-        self.td_pages, self.ranges = td_pages, tds * td_pages // PAGES
-
-    def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
-        """See `Placement`."""
-        return td * self.td_pages + gfn, most
-
-    def ask(self, cpu: int) -> None:
-        """Nobody has to."""
-
-    def took(self, cpu: int, td: int, gfn: int, pages: int) -> None:
-        """Nothing changes."""
 
 
 class Pieces(Huge):
@@ -70,7 +55,7 @@ class Pieces(Huge):
         self.of = order.data
 
     def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
-        """See `Placement`."""
+        """See `Huge`."""
         piece, rest = divmod(td * self.td_pages + gfn, self.size)
         return self.of[piece] * self.size + rest, min(most, self.size - rest)
 
@@ -111,19 +96,19 @@ class Batch(Huge):
         self.kept = None if keeps else [Mapped() for _ in range(tds)]
 
     def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
-        """See `Placement`."""
+        """See `Huge`."""
         if self.kept and (known := self.kept[td].at(gfn)):
             return known[0], min(most, known[1])
         pfn, left = self.left.get(cpu, (0, 0))
         return pfn, min(most, left)
 
     def ask(self, cpu: int) -> None:
-        """See `Placement`."""
+        """See `Huge`."""
         self.left[cpu] = self.next, self.size
         self.next += self.size
 
     def took(self, cpu: int, td: int, gfn: int, pages: int) -> None:
-        """See `Placement`."""
+        """See `Huge`."""
         if self.kept and self.kept[td].at(gfn):
             return
         pfn, left = self.left[cpu]
@@ -139,7 +124,7 @@ class Given(Huge):
         self.frames, self.ranges = frames, ranges
 
     def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
-        """See `Placement`."""
+        """See `Huge`."""
         frames = self.frames[td]
         pages = 1
         while pages < most and frames[gfn + pages] == frames[gfn] + pages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from tdxlab.scale.costs import ns
 
@@ -33,12 +34,12 @@ class Prices:
     wbinvd: int
     reclaim: int
 
-    @property
+    @cached_property
     def fault(self) -> int:
         """From one ACCEPT to the next, where the range has its pair and the S-EPT its tables; without jitter."""
         return self.tdcall + self.violation + self.count + self.aug[1] + self.back
 
-    @property
+    @cached_property
     def back(self) -> int:
         """From the new mapping to the next ACCEPT."""
         return self.enter + self.tdcall + self.accept[1]

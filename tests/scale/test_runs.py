@@ -17,7 +17,7 @@ from tests.scale import equal
 from tests.scale.equal import Case, compare, crowded_case, random_case
 
 IN_CI = 40
-CROWDED = 5
+CROWDED = 8
 """A boot in which calls meet BUSY."""
 
 
