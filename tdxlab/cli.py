@@ -32,6 +32,7 @@ from tdxlab.commands import (
     do_linux_boot,
     do_list,
     do_overhead,
+    do_published,
     do_replay,
     do_run,
     do_show,
@@ -242,6 +243,11 @@ def _parser() -> Parser:
         help="fitted to the published boot, or all guesses low, typical or high (default: %(default)s)",
     )
     boot.add_argument("--seed", type=int, default=0, metavar="N", help="of starts, jitter and placement (default: 0)")
+    beside = command(
+        "published", do_published, "what was published of boots and tear-downs, made again beside it", "minutes"
+    )
+    beside.set_defaults(bar=True)
+    beside.add_argument("--seeds", type=_from(1), default=8, metavar="N", help="of each boot (default: %(default)s)")
     linux = command(
         "linux-boot",
         do_linux_boot,

@@ -234,6 +234,18 @@ def do_boot(args: argparse.Namespace) -> Answer:
     return dataclasses.asdict(booted.options) | booted.data(), booted_text(booted), 0
 
 
+def do_published(args: argparse.Namespace) -> Answer:
+    from tdxlab.scale.published import published, rows
+    from tdxlab.views.progress import bar
+    from tdxlab.views.published import published_data, published_text
+
+    with bar("rows", rows(args.seeds)) as progress:
+        found = published(args.seeds, progress)
+    if not found.complete:
+        print("tdxlab: interrupted; what was run until then:", file=sys.stderr)
+    return published_data(found), published_text(found), 0
+
+
 def do_guests(args: argparse.Namespace) -> Answer:
     from tdxlab.scenarios.styles import costs
     from tdxlab.views.boots import costs_data, costs_text

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
@@ -74,9 +74,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises ValueError with a sentence."""
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
         for name, low, high in BOUNDS:
             value = getattr(self, name)
             if value is not None and not (type(value) in (int, float) and low <= value <= high):
@@ -109,6 +109,12 @@ class Options:
     def share(self) -> float:
         """Of the blocks, at 2M."""
         return 1.0 if self.page_size == "2M" else self.huge_share or 0.0
+
+    @property
+    def starts_ns(self) -> list[int]:
+        """Of each vCPU."""
+        dice = Random(self.seed)
+        return [round(dice.random() * self.start_spread_ms * 1e6) for _ in range(self.tds * self.vcpus)]
 
     @property
     def gives(self) -> bool:
@@ -206,27 +212,29 @@ class Boot:
         return self.machine.placement.ranges
 
 
-def boot(**options: Any) -> Boot:
-    """Run all of it.  options: of `Options`.  Raises ValueError with a sentence."""
+def boot(known: Mapping[str, int] | None = None, **options: Any) -> Boot:
+    """Run all of it.  options: of `Options`.  known: as for `prepared`.  Raises ValueError with a sentence."""
     if unknown := options.keys() - {field.name for field in fields(Options)}:
-        known = ", ".join(field.name for field in fields(Options))
-        raise ValueError(f"a boot has no {', '.join(sorted(unknown))}; it has {known}")
+        all_of_them = ", ".join(field.name for field in fields(Options))
+        raise ValueError(f"a boot has no {', '.join(sorted(unknown))}; it has {all_of_them}")
     asked = Options(**options)
     began = time.perf_counter()
-    machine, tds = prepared(asked)
-    dice = Random(asked.seed)
-    vcpus = [vcpu for td in tds for vcpu in td.vcpus]
-    starts_ns = [round(dice.random() * asked.start_spread_ms * 1e6) for _ in vcpus]
+    machine, tds = prepared(asked, known)
     teardown = None if asked.teardown == "none" else asked.teardown
     lives = [life(vcpu, program(asked, td.n, n), teardown) for td in tds for n, vcpu in enumerate(td.vcpus)]
-    end_ns = machine.clock.go(lives, starts_ns)
+    end_ns = machine.clock.go(lives, asked.starts_ns)
     return Boot(asked, end_ns, time.perf_counter() - began, machine, tds)
 
 
-def prepared(asked: Options) -> tuple[Machine, list[Td]]:
-    """A machine, and TDs that are ready: their control pages are in use."""
-    known = fitted() if asked.costs == "fitted" else at_level(asked.costs)
-    cost, clock, keeps = prices(known), Clock(), not asked.gives
+def prepared(
+    asked: Options, known: Mapping[str, int] | None = None, keeps: bool | None = None
+) -> tuple[Machine, list[Td]]:
+    """A machine, and TDs that are ready: their control pages are in use.
+
+    known: {name in data/costs.csv: ns}, if not what `costs` says.  keeps: as for `Ranges`, if not what follows.
+    """
+    known = known or (fitted() if asked.costs == "fitted" else at_level(asked.costs))
+    cost, clock, keeps = prices(known), Clock(), not asked.gives if keeps is None else keeps
     policy, size = POLICIES[asked.policy], asked.blocks * PAGES
     placement = Batch(asked.tds, size, keeps=keeps) if policy is Batch else policy(asked.tds, size, asked.seed)
     kernel = Caches(placement.ranges, asked.kernel_pages)

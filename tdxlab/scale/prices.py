@@ -87,13 +87,15 @@ def at_level(level: str) -> dict[str, int]:
     return {name: ns(name, level) for name in NAMES}
 
 
-def fitted(level: str = "typical") -> dict[str, int]:
+def fitted(level: str = "typical", other: Mapping[str, int] | None = None) -> dict[str, int]:
     """The same, where what nobody measured makes up for what the published boot took.
 
     accept_4k is one fault from end to end, and pamt_lock_hold the hold with PAMT.ADD inside: both are taken from that
     boot.  What the parts leave over is put into KVM's handling of the violation and into PAMT.ADD.
+    other: {name: ns} instead of what `data/costs.csv` has, those two included.
     """
-    known = at_level(level)
-    known["pamt_add"] = max(ns("pamt_lock_hold") - known["pamt_lock_hold_short"], known["seamcall"])
-    known["ept_violation"] += max(ns("accept_4k") - prices(known).fault, 0)
-    return known
+    known = {name: ns(name) for name in ("accept_4k", "pamt_lock_hold")} | at_level(level)
+    known |= other or {}
+    known["pamt_add"] = max(known["pamt_lock_hold"] - known["pamt_lock_hold_short"], known["seamcall"])
+    known["ept_violation"] = max(known["ept_violation"] + known["accept_4k"] - prices(known).fault, 0)
+    return {name: known[name] for name in NAMES}
