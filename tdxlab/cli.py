@@ -24,6 +24,7 @@ from typing import NoReturn, TextIO
 from tdxlab import __version__
 from tdxlab.commands import (
     Answer,
+    do_bench,
     do_boot,
     do_diff,
     do_explore,
@@ -291,6 +292,11 @@ def _parser() -> Parser:
         help="a Dask scheduler that runs already, as tcp://127.0.0.1:8786 (default: workers on this machine)",
     )
     swept.add_argument("--out", metavar="FILE", type=Path, help="the table (default: SPEC.csv)")
+    held = "exit code: 0 if all is as fast as it should be, 1 if not"
+    bench = command("bench", do_bench, "how fast, as ratios measured in one run", "minutes", exits=held)
+    bench.add_argument("name", nargs="?", default="boot", choices=("boot", "aug", "explore", "replay"), metavar="NAME",
+                       help="boot, aug, explore, or replay with recordings (default: %(default)s)")  # fmt: skip
+    bench.add_argument("files", nargs="*", type=Path, metavar="FILE", help="for replay")
     recorded = "exit code: 0 if all agrees, 1 if anything does not, 2 where nothing could be compared"
     replay = command("replay", do_replay, "recordings of the real module against the emulated one", exits=recorded)
     replay.add_argument("files", nargs="+", metavar="FILE")

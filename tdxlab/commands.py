@@ -307,6 +307,21 @@ def do_replay(args: argparse.Namespace) -> Answer:
     return data, show(data), int(not agreed)
 
 
+def do_bench(args: argparse.Namespace) -> Answer:
+    from tabulate import tabulate
+
+    from tdxlab.bench import bench
+
+    rows, shown = [], []
+    for row in bench(args.name, args.files):
+        rows.append(row)
+        bound = f">= {row['at_least']:g}" if "at_least" in row else f"<= {row['at_most']:g}"
+        shown.append((row["benchmark"], f"{row['ratio']:.4g}", bound, "" if row["held"] else "MISSED"))
+        print(f"tdxlab: {shown[-1][0]}: {shown[-1][1]}", file=sys.stderr)
+    text = tabulate(shown, ["median", "here", "wanted", ""], disable_numparse=True, colalign=("left", "right", "right"))
+    return {"benchmarks": rows}, text, int(not all(row["held"] for row in rows))
+
+
 def do_lab(args: argparse.Namespace) -> Answer:
     from tdxlab.jupyter import serve
 

@@ -47,7 +47,7 @@ def test_conda_asks_for_the_same(checkout: Path, project: dict[str, Any]) -> Non
     environment = yaml.safe_load((checkout / "environment.yml").read_text())
     conda = dict(from_conda(line) for line in environment["dependencies"] if isinstance(line, str))
     assert conda.pop("python") == SpecifierSet(project["requires-python"])
-    assert {name: conda[name] for name in conda.keys() - CONDA_ONLY} == wanted(project, "lab", "sweep", "test")
+    assert {name: conda[name] for name in conda.keys() - CONDA_ONLY} == wanted(project, "lab", "sweep", "bench", "test")
 
 
 @pytest.mark.parametrize("spec, range_", [("a=1.2", "==1.2.*"), ("a>=1.2,<2", ">=1.2,<2"), ("a", ""), ("a==1", "==1")])
@@ -56,7 +56,7 @@ def test_conda_ranges_are_read_as_pip_has_them(spec: str, range_: str) -> None:
 
 
 def test_the_lock_has_every_package_in_its_range(project: dict[str, Any], locked: list[str]) -> None:
-    ranges = wanted(project, "lab", "sweep", "test", "browser")
+    ranges = wanted(project, "lab", "sweep", "bench", "test", "browser")
     # a package may stand there once for each Python
     pins = [Requirement(line) for line in locked]
     assert ranges.keys() <= {canonicalize_name(pin.name) for pin in pins}

@@ -22,6 +22,8 @@ ORDER = """
     replay scenarios lessons scale
     tdxlab
     views
+    bench_simpy
+    bench_boot
     show diff bench jupyter
     commands
     cli

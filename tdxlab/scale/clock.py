@@ -68,6 +68,14 @@ class Clock:
             raise RuntimeError(f"CPUs {', '.join(str(cpu) for cpu, *_ in self.parked)} wait for ever")
         return self.now_ns
 
+    def ahead(self, cpu: int, ns: int) -> bool:
+        """If nobody else has a turn before, it is `ns` now, in this CPU's turn: it need not yield."""
+        if self.parked or (self.due and self.due[0][0] <= ns):
+            return False
+        self.last = max(self.last, cpu) if ns == self.now_ns else cpu
+        self.now_ns = ns
+        return True
+
     def over(self, cpu: int, ns: int) -> bool:
         """Has a CPU that was due at an instant had its turn?"""
         return ns < self.now_ns or (ns == self.now_ns and cpu < self.last)

@@ -5,7 +5,8 @@ While the HKID is in use each page costs BLOCK, TRACK, REMOVE and a WBINVD for e
 
 from __future__ import annotations
 
-from tdxlab.scale.faults import PAGES, accept
+from tdxlab.scale.accept import accept
+from tdxlab.scale.faults import PAGES
 from tdxlab.scale.machine import Op, Steps, Vcpu
 
 TEARDOWNS = ("fast", "slow")
@@ -61,10 +62,13 @@ def release_hkid(vcpu: Vcpu) -> Steps:
     """The vCPU is flushed; then, one TD at a time, VPFLUSHDONE, CACHE.WB and KEY.FREEID."""
     machine = vcpu.td.machine
     vcpu.ns += machine.cost.seamcall
-    yield vcpu.ns
-    yield from machine.tdx_lock.lock(vcpu.n, vcpu.td.n)
+    if not vcpu.clock.ahead(vcpu.n, vcpu.ns):
+        yield vcpu.ns
+    if not machine.tdx_lock.take(vcpu.n):
+        yield machine.tdx_lock.wanted(vcpu.td.n)
     vcpu.ns = machine.clock.now_ns + 3 * machine.cost.seamcall
-    yield vcpu.ns
+    if not vcpu.clock.ahead(vcpu.n, vcpu.ns):
+        yield vcpu.ns
     machine.tdx_lock.unlock()
 
 
@@ -102,7 +106,9 @@ def life(vcpu: Vcpu, program: list[Op], teardown: str | None) -> Steps:
     vcpu.ns = vcpu.td.machine.clock.now_ns + vcpu.td.machine.cost.enter
     for op in program:
         yield from OPS[op.what](vcpu, op)
-    yield vcpu.ns
+    if not vcpu.clock.ahead(vcpu.n, vcpu.ns):
+        yield vcpu.ns
     if teardown:
         yield from destroy(vcpu, teardown)
-        yield vcpu.ns
+        if not vcpu.clock.ahead(vcpu.n, vcpu.ns):
+            yield vcpu.ns

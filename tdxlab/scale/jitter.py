@@ -23,7 +23,8 @@ class Jitter:
 
     def of(self, cpu: int, n: int) -> int:
         """Of a CPU's violation `n`, from 0 on: ns."""
-        return self.between(cpu, n, n + 1)
+        row, at = self.row(cpu, n // CHUNK), n % CHUNK
+        return int(row[at + 1] - row[at])
 
     def between(self, cpu: int, first: int, end: int) -> int:
         """Of a CPU's violations from `first` to before `end`, together: ns."""

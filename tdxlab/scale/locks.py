@@ -7,10 +7,10 @@ up new readers, as in `engine.locks`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from tdxlab.engine.timed import Total
-from tdxlab.scale.clock import Clock, Wanted
+from tdxlab.scale.clock import Clock
 
 
 class Waits:
@@ -37,10 +37,9 @@ class Lock:
         self.clock, self.total, self.waits = clock, total, waits
         self.holder, self.since_ns = -1, 0
 
-    def lock(self, cpu: int, of: int) -> Iterator[Wanted]:
-        """Take it as soon as it is free.  of: what for."""
-        if not self.take(cpu):
-            yield Wants(self, self.take, of)
+    def wanted(self, of: int) -> Wants:
+        """What to yield, to take it as soon as it is free.  of: what for."""
+        return Wants(self, self.take, of)
 
     def unlock(self) -> None:
         """Give it back."""
@@ -50,7 +49,7 @@ class Lock:
         self.clock.released = True
 
     def take(self, cpu: int) -> bool:
-        """Try."""
+        """Take it if that can be done now."""
         if self.holder >= 0:
             return False
         self.holder, self.since_ns = cpu, self.clock.now_ns
@@ -67,15 +66,13 @@ class RwLock:
         self.readers: dict[int, int] = {}
         self.writer, self.since_ns = -1, 0
 
-    def read_lock(self, cpu: int, of: int) -> Iterator[Wanted]:
-        """Take it as soon as nobody writes.  of: what for."""
-        if not self.take_read(cpu):
-            yield Wants(self, self.take_read, of)
+    def read_wanted(self, of: int) -> Wants:
+        """What to yield, to take it as soon as nobody writes.  of: what for."""
+        return Wants(self, self.take_read, of)
 
-    def write_lock(self, cpu: int, of: int) -> Iterator[Wanted]:
-        """Take it as soon as nobody has it.  of: what for."""
-        if not self.take_write(cpu):
-            yield Wants(self, self.take_write, of)
+    def write_wanted(self, of: int) -> Wants:
+        """The same, to take it as soon as nobody has it."""
+        return Wants(self, self.take_write, of)
 
     def read_unlock(self, cpu: int) -> None:
         """Give it back."""
@@ -91,14 +88,14 @@ class RwLock:
         self.clock.released = True
 
     def take_read(self, cpu: int) -> bool:
-        """Try."""
+        """Take it if that can be done now."""
         if self.writer >= 0:
             return False
         self.readers[cpu] = self.clock.now_ns
         return True
 
     def take_write(self, cpu: int) -> bool:
-        """Try."""
+        """Take it if that can be done now."""
         if self.writer >= 0 or self.readers:
             return False
         self.writer, self.since_ns = cpu, self.clock.now_ns

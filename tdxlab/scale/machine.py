@@ -74,14 +74,8 @@ class Vcpu(User):
     """
 
     def __init__(self, td: Td, n: int, many: bool) -> None:
-        super().__init__(n, lambda: td.machine.kernel.pair(n))
+        super().__init__(td.machine.clock, n, lambda: td.machine.kernel.pair(n))
         self.td, self.many = td, many
         self.violations = 0
         self.follows = (-1, -1, -1)
         td.vcpus.append(self)
-
-    def violation(self) -> None:
-        """KVM handles an EPT violation."""
-        machine = self.td.machine
-        self.ns += machine.cost.violation + machine.jitter.of(self.n, self.violations)
-        self.violations += 1

@@ -152,7 +152,7 @@ KERNEL_PAGES = ("packed", "own", "shared")
 class Caches:
     """From blocks behind the guests' memory.
 
-    packed: tables and control pages lie side by side, and no other page between them.  own, shared: 40 pages at a time
+    packed: tables and control pages lie side by side, and PAMT pages elsewhere.  own, shared: 40 pages at a time
     for the caches of a CPU, from blocks of its own or from the same ones for all; a table brings a page of the mirror
     with it, and PAMT pages come from there too.  So a range that is getting its pair may be where another call's pair
     lies.
@@ -176,7 +176,7 @@ class Caches:
 
     def pair(self, cpu: int) -> tuple[int, ...]:
         """See `KernelPages`."""
-        return self._page(cpu), self._page(cpu)
+        return () if self.kind == "packed" else (self._page(cpu), self._page(cpu))
 
     def _page(self, cpu: int) -> int:
         pfn, left = self.cache.get(cpu, (0, 0))

@@ -33,8 +33,8 @@ class User:
     pairs: in which ranges lie the pages of its next pair?
     """
 
-    def __init__(self, n: int, pairs: Callable[[], tuple[int, ...]]) -> None:
-        self.n, self.pairs = n, pairs
+    def __init__(self, clock: Clock, n: int, pairs: Callable[[], tuple[int, ...]]) -> None:
+        self.clock, self.n, self.pairs = clock, n, pairs
         self.ns = 0
         self.held: Counter[int] = Counter()
 
@@ -63,20 +63,21 @@ class Ranges:
         self.added = self.removed = self.busy = 0
 
     def settled(self, user: User, n: int) -> bool:
-        """Is a range's count above 0 whatever others do?"""
-        return bool(self.users[n] if self.keeps else user.held[n])
+        """Is a range's count above 0 whatever others do, and can it be raised without the lock?"""
+        return self.looks and bool(self.users[n] if self.keeps else user.held[n])
 
-    def lock(self, user: User, n: int) -> Iterator[Wanted]:
-        """`pamt_lock`, for a range."""
+    def more(self, user: User, n: int) -> None:
+        """A user more of such a range."""
+        user.ns += self.cost.count
+        self.users[n] += 1
+
+    def lock(self, n: int) -> Lock:
+        """The one for a range."""
         if self.lock_design == "global":
-            return self.pamt_lock.lock(user.n, n)
+            return self.pamt_lock
         if n not in self.pamt_range_locks:
             self.pamt_range_locks[n] = Lock(self.clock, self.totals["pamt_range_lock"], self.waits)
-        return self.pamt_range_locks[n].lock(user.n, n)
-
-    def unlock(self, n: int) -> None:
-        """`pamt_unlock`, for a range."""
-        (self.pamt_lock if self.lock_design == "global" else self.pamt_range_locks[n]).unlock()
+        return self.pamt_range_locks[n]
 
     def add(self, user: User, n: int) -> Steps:
         """PAMT.ADD.
@@ -100,15 +101,17 @@ class Ranges:
             user.ns += self.cost.seamcall + own_ns
             yield user.ns
             return
-        yield from self.pamt_rwlock.read_lock(user.n, n)
-        user.ns = self.clock.now_ns
+        if not self.pamt_rwlock.take_read(user.n):
+            yield self.pamt_rwlock.read_wanted(n)
+        user.ns = user.clock.now_ns
         done = yield from self._try(user, n, donors, own_ns)
         self.pamt_rwlock.read_unlock(user.n)
         if not done:
             self.busy += 1
             yield user.ns  # whoever waits for the lock comes first
-            yield from self.pamt_rwlock.write_lock(user.n, n)
-            user.ns = self.clock.now_ns
+            if not self.pamt_rwlock.take_write(user.n):
+                yield self.pamt_rwlock.write_wanted(n)
+            user.ns = user.clock.now_ns
             yield from self._try(user, n, donors, own_ns)
             self.pamt_rwlock.write_unlock()
 
@@ -117,16 +120,19 @@ class Ranges:
         user.ns += self.cost.seamcall
         if self.whole:
             user.ns += own_ns
-            yield user.ns
+            if not user.clock.ahead(user.n, user.ns):
+                yield user.ns
             return True
-        yield user.ns
+        if not user.clock.ahead(user.n, user.ns):
+            yield user.ns
         others = [donor for donor in donors if donor != n]
         if n in self.exclusive or self.shared[n] or any(donor in self.exclusive for donor in others):
             return False
         self.exclusive.add(n)
         self.shared.update(others)
         user.ns += own_ns
-        yield user.ns
+        if not user.clock.ahead(user.n, user.ns):
+            yield user.ns
         self.exclusive.remove(n)
         self.shared.subtract(others)
         return True
@@ -137,21 +143,24 @@ class Ranges:
 
 def get(ranges: Ranges, user: User, n: int) -> Steps:
     """A user more; the first brings the pair."""
-    user.ns += ranges.cost.count
     if ranges.settled(user, n):
-        ranges.users[n] += 1
+        ranges.more(user, n)
         return
-    yield user.ns
+    user.ns += ranges.cost.count
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
     if ranges.users[n]:
         ranges.users[n] += 1
         return
-    yield from ranges.lock(user, n)
-    user.ns = ranges.clock.now_ns + ranges.cost.look
-    yield user.ns
+    if not (lock := ranges.lock(n)).take(user.n):
+        yield lock.wanted(n)
+    user.ns = user.clock.now_ns + ranges.cost.look
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
     if not ranges.users[n]:
         yield from ranges.add(user, n)
     ranges.users[n] += 1
-    ranges.unlock(n)
+    lock.unlock()
 
 
 def put(ranges: Ranges, user: User, n: int) -> Steps:
@@ -160,16 +169,19 @@ def put(ranges: Ranges, user: User, n: int) -> Steps:
     if ranges.settled(user, n):
         ranges.users[n] -= 1
         return
-    yield user.ns
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
     ranges.users[n] -= 1
     if ranges.users[n]:
         return
-    yield from ranges.lock(user, n)
-    user.ns = ranges.clock.now_ns + ranges.cost.look
-    yield user.ns
+    if not (lock := ranges.lock(n)).take(user.n):
+        yield lock.wanted(n)
+    user.ns = user.clock.now_ns + ranges.cost.look
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
     if not ranges.users[n]:
         yield from ranges.remove(user, n)
-    ranges.unlock(n)
+    lock.unlock()
 
 
 def put_v6(ranges: Ranges, user: User, n: int) -> Steps:
@@ -178,17 +190,20 @@ def put_v6(ranges: Ranges, user: User, n: int) -> Steps:
     if ranges.settled(user, n):
         ranges.users[n] -= 1
         return
-    yield user.ns
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
     if ranges.users[n] > 1:
         ranges.users[n] -= 1
         return
-    yield from ranges.lock(user, n)
-    user.ns = ranges.clock.now_ns + ranges.cost.count
-    yield user.ns
+    if not (lock := ranges.lock(n)).take(user.n):
+        yield lock.wanted(n)
+    user.ns = user.clock.now_ns + ranges.cost.count
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
     ranges.users[n] -= 1
     if not ranges.users[n]:
         yield from ranges.remove(user, n)
-    ranges.unlock(n)
+    lock.unlock()
 
 
 # --- locked ---
@@ -196,26 +211,32 @@ def put_v6(ranges: Ranges, user: User, n: int) -> Steps:
 
 def get_locked(ranges: Ranges, user: User, n: int) -> Steps:
     """Every look is under the lock."""
-    yield user.ns
-    yield from ranges.lock(user, n)
-    user.ns = ranges.clock.now_ns + ranges.cost.look
-    yield user.ns
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
+    if not (lock := ranges.lock(n)).take(user.n):
+        yield lock.wanted(n)
+    user.ns = user.clock.now_ns + ranges.cost.look
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
     if not ranges.users[n]:
         yield from ranges.add(user, n)
     ranges.users[n] += 1
-    ranges.unlock(n)
+    lock.unlock()
 
 
 def put_locked(ranges: Ranges, user: User, n: int) -> Steps:
     """The count comes to 0 after PAMT.REMOVE."""
-    yield user.ns
-    yield from ranges.lock(user, n)
-    user.ns = ranges.clock.now_ns + ranges.cost.look
-    yield user.ns
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
+    if not (lock := ranges.lock(n)).take(user.n):
+        yield lock.wanted(n)
+    user.ns = user.clock.now_ns + ranges.cost.look
+    if not user.clock.ahead(user.n, user.ns):
+        yield user.ns
     if ranges.users[n] == 1:
         yield from ranges.remove(user, n)
     ranges.users[n] -= 1
-    ranges.unlock(n)
+    lock.unlock()
 
 
 GET_PUT = {"v3": (get, put), "v6": (get, put_v6), "locked": (get_locked, put_locked)}

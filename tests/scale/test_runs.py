@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tdxlab.scale import faults as in_runs
-from tdxlab.scale.faults import READ, FaultRun
+from tdxlab.scale import beside
+from tdxlab.scale.beside import READ, FaultRun
 from tdxlab.scale.machine import Op, Vcpu
 from tdxlab.scale.prices import at_level
 from tdxlab.scale.ranges import DESIGNS, Ranges
@@ -101,7 +101,7 @@ def test_a_run_that_is_never_broken_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_count_that_is_taken_for_settled_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ranges, "settled", lambda ranges, user, n: bool(ranges.users[n]))
+    monkeypatch.setattr(Ranges, "settled", lambda ranges, user, n: ranges.looks and bool(ranges.users[n]))
     assert differs(map(random_case, range(IN_CI)))
 
 
@@ -115,11 +115,11 @@ def test_a_module_that_is_never_busy_is_seen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_frozen_entry_that_nobody_minds_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = in_runs.tables
+    original = beside.tables
 
     def minds_nothing(vcpu: Vcpu, gfn: int, level: int) -> Any:
         vcpu.td.frozen.clear()
         return original(vcpu, gfn, level)
 
-    monkeypatch.setattr(in_runs, "tables", minds_nothing)
+    monkeypatch.setattr(beside, "tables", minds_nothing)
     assert differs(map(random_case, range(IN_CI)))
