@@ -33,6 +33,16 @@ def chosen(form: Locator, nth: int, label: str) -> None:
     form.locator("select").nth(nth).select_option(label=label)
 
 
+def leaf_chosen(form: Locator, name: str) -> None:
+    """Choose a leaf, and wait until the lists of the one before are gone: new ones come in between them, one by one."""
+    leaf = form.locator("select").nth(1)
+    before = form.locator("select").element_handles()[2:]
+    if leaf.locator("option:checked").inner_text() != name:
+        leaf.select_option(label=name)
+        for old in before:
+            old.wait_for_element_state("hidden", timeout=20_000)
+
+
 def test_a_reader_sees_the_tables_grow_and_steps_through_a_split(notebook: Any) -> None:
     grown = notebook.page.locator(".jp-OutputArea-output:has(button:text-is('next call ▶'))").first
     grown.scroll_into_view_if_needed()
@@ -70,17 +80,17 @@ def test_a_reader_calls_leaves_in_the_form(notebook: Any) -> None:
     expect(card).to_contain_text("check failed: the page's 2M range has a PAMT page pair")
     notebook.screenshot("sept_and_pamt_refused")
 
-    chosen(form, 1, "TDH.PHYMEM.PAMT.ADD")
+    leaf_chosen(form, "TDH.PHYMEM.PAMT.ADD")
     call.click()
     expect(card).to_contain_text("PAMT.ADD PAGES 2M, SPARE[0], SPARE[1]: TDX_SUCCESS", timeout=20_000)
     expect(image).not_to_have_attribute("src", drawn)
     notebook.screenshot("sept_and_pamt_form")
 
-    chosen(form, 1, "TDH.MEM.PAGE.AUG")
+    leaf_chosen(form, "TDH.MEM.PAGE.AUG")
     chosen(form, 2, "0x800, not aligned")
     call.click()
     expect(card).to_contain_text("TDX_OPERAND_INVALID|RCX", timeout=20_000)
-    chosen(form, 1, "TDG.MEM.PAGE.ACCEPT")
+    leaf_chosen(form, "TDG.MEM.PAGE.ACCEPT")
     call.click()
     expect(card).to_contain_text("No call: logical processor 0 is outside any guest", timeout=20_000)
     for left in (2, 1, 0):
@@ -95,7 +105,7 @@ def test_a_reader_calls_leaves_in_the_form(notebook: Any) -> None:
         ("TDH.PHYMEM.PAMT.ADD", "LARGE", "2M", "PAIR[0]", "PAIR[1]", "check failed: the range has no pair"),
         ("TDH.MEM.PAGE.AUG", "0x400000", "2M", "PAGES", "checks failed: the page is free (PT_NDA), at this size"),
     ):
-        chosen(form, 1, leaf)
+        leaf_chosen(form, leaf)
         expect(form.locator("select")).to_have_count(2 + len(choices))
         for nth, label in enumerate(choices, 2):
             chosen(form, nth, label)
