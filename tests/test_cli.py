@@ -235,7 +235,7 @@ def test_boot_gives_what_its_contract_says(capsys: pytest.CaptureFixture[str]) -
     assert "1 TD of 2M with 1 vCPU each" in out and "only the number of contentions is a\nprediction" in out
 
 
-@pytest.mark.parametrize("command", ["lab", "run", "step", "replay", "boot", "linux-boot", "guests"])
+@pytest.mark.parametrize("command", ["lab", "run", "step", "replay", "boot", "published", "linux-boot", "guests"])
 def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -279,6 +279,8 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: st
         ["boot", "--vcpus", "0"],
         ["boot", "--policy", "nonsuch"],
         ["boot", "--huge-share", "nan"],
+        ["published", "--seeds", "0"],
+        ["published", "--seeds", "1001"],
         ["linux-boot", "--memory", "64M"],
         ["linux-boot", "--vcpus", "0"],
         ["guests", "--memory", "3M"],

@@ -86,7 +86,7 @@ def depends(assumed: Sequence[int]) -> Iterator[Ends]:
 
     The first row is what chance does: the least and the most of those.
     """
-    yield Ends(CHANCE, "least", "most", min(assumed), max(assumed), False)
+    yield Ends(CHANCE, "least", "most", min(assumed), max(assumed), True)
     for name, low, high, guess in INPUTS:
         at_low, at_high = (
             median(contentions(value, len(assumed)) if value.options or value.costs else assumed)

@@ -91,7 +91,7 @@ def fitted(level: str = "typical", other: Mapping[str, int] | None = None) -> di
     """The same, where what nobody measured makes up for what the published boot took.
 
     accept_4k is one fault from end to end, and pamt_lock_hold the hold with PAMT.ADD inside: both are taken from that
-    boot.  What the parts leave over is put into KVM's handling of the violation and into PAMT.ADD.
+    boot.  What the parts leave over, or are too much, goes into KVM's handling of the violation and into PAMT.ADD.
     other: {name: ns} instead of what `data/costs.csv` has, those two included.
     """
     known = {name: ns(name) for name in ("accept_4k", "pamt_lock_hold")} | at_level(level)

@@ -24,6 +24,11 @@ class Found:
     depends: list[Ends] = field(default_factory=list)
     complete: bool = False
 
+    @property
+    def assumed(self) -> list[int]:
+        """Contentions of the first boots with all inputs as they are assumed: those that `depends` begins with."""
+        return [one.contentions for _, counts in self.cases[:1] for one in counts[:FEW]]
+
 
 def published(seeds: int = SEEDS, told: Callable[[int], object] = lambda done: None) -> Found:
     """All of it, in some minutes.  told: is called with the number of rows that are done, of `rows`.
@@ -62,7 +67,6 @@ def _rows(found: Found) -> Iterator[None]:
     for end in torn_down():
         found.torn_down.append(end)
         yield
-    assumed = [one.contentions for one in found.cases[0][1][:few]]
-    for ends in depends(assumed):
+    for ends in depends(found.assumed):
         found.depends.append(ends)
         yield

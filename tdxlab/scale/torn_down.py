@@ -1,7 +1,7 @@
 """The published tear-downs of three TDs in both orders, made again: 72 to 24 s, 517 to 134 s, 5539 to 467 s.
 
 Of each order one number is fitted, to the smallest TD, and put into a step that nobody measured.  The other two TDs
-are predictions.
+are predictions.  A published GB is taken for a GiB.
 
 Left out: what vCPUs add.  A kick after TRACK goes to all of them, and the slow order's pages get dearer with their
 number, but not in proportion to it.  The published host had no Dynamic PAMT; here PAMT.REMOVE takes less than a
@@ -18,7 +18,7 @@ from tdxlab.scale.boot import Options, prepared
 from tdxlab.scale.costs import ns
 from tdxlab.scale.faults import BITS, ROOT_LEVEL, mapped
 from tdxlab.scale.giving import TEARDOWNS, life
-from tdxlab.scale.machine import Machine, Td
+from tdxlab.scale.machine import Machine, Td, Vcpu
 from tdxlab.scale.placement import PAGES
 from tdxlab.scale.prices import fitted
 from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_4K
@@ -38,18 +38,18 @@ INTO = {"fast": "phymem_page_reclaim", "slow": "mem_track"}
 
 
 class TornDown(NamedTuple):
-    """seconds: simulated.  fitted: is it the row that the order was fitted to?"""
+    """seconds: simulated.  step_ns: what the step of `INTO` takes.  fitted: is it the row that this was fitted to?"""
 
     td: Published
     order: str
     published: int
     seconds: float
+    step_ns: int
     fitted: bool
 
-    @property
-    def page_us(self) -> float:
-        """Published, by 4K."""
-        return 1e6 * self.published / (nbytes(self.td.memory) / PAGE_SIZE)
+    def page_us(self, seconds: float) -> float:
+        """Of these seconds, for each 4K."""
+        return 1e6 * seconds / (nbytes(self.td.memory) / PAGE_SIZE)
 
 
 def torn_down() -> Iterator[TornDown]:
@@ -58,7 +58,8 @@ def torn_down() -> Iterator[TornDown]:
     for td in PUBLISHED:
         for order in reversed(TEARDOWNS):
             seconds = teardown_ns(known, order, td.memory, td.vcpus) / 1e9
-            yield TornDown(td, order, published_ns(td, order) // 10**9, seconds, td is PUBLISHED[0])
+            told_s = published_ns(td, order) // 10**9
+            yield TornDown(td, order, told_s, seconds, known[INTO[order]], td is PUBLISHED[0])
 
 
 def published_ns(td: Published, order: str) -> int:
@@ -95,16 +96,22 @@ def stop(known: Mapping[str, int], order: str, asked: Options) -> tuple[Machine,
 def fill(td: Td, blocks: int) -> None:
     """All of its memory is mapped, with the tables that this takes: as if the first vCPU had accepted it."""
     machine, vcpu = td.machine, td.vcpus[0]
-    users, paired = machine.ranges.users, machine.ranges.paired
     for gfn in range(0, blocks * PAGES, PAGES):
         for up in range(ROOT_LEVEL, PG_LEVEL_4K, -1):
             entry = up, gfn >> BITS * (up - 1)
             if entry not in td.tables:
                 page = td.tables[entry] = machine.kernel.table(vcpu.n)
-                users[page] += 1
-                paired[page] = 1
+                use(vcpu, page, 1)
                 vcpu.held[page] += 1
         pfn, _ = machine.placement.here(vcpu.n, td.n, gfn, PAGES)
+        use(vcpu, pfn // PAGES, PAGES)
         mapped(vcpu, gfn, pfn, PAGES)
-        users[pfn // PAGES] += PAGES
-        paired[pfn // PAGES] = 1
+
+
+def use(vcpu: Vcpu, n: int, pages: int) -> None:
+    """So many users more of a range, which has its pair then."""
+    ranges = vcpu.td.machine.ranges
+    if not ranges.paired[n]:
+        vcpu.pairs()
+        ranges.paired[n] = 1
+    ranges.users[n] += pages

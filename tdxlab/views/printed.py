@@ -19,6 +19,8 @@ from tdxlab.views.charts import Boxes, Cells, Chart, Entry, Line, Mark, Text
 from tdxlab.views.plots import FONT, figure
 
 ALIGN = {"start": "left", "middle": "center", "end": "right"}
+LETTERS = 120
+"""Of a line of small print, if the names on the left take no room."""
 HALO = [withStroke(linewidth=4, foreground="white")]
 
 
@@ -32,7 +34,8 @@ def printed(chart: Chart) -> Figure:
             _draw(axes, mark)
         axes.set_xticks([at for at, _ in chart.x.ticks], [text for _, text in chart.x.ticks])
         axes.set_yticks([at for at, _ in chart.y.ticks], [text for _, text in chart.y.ticks])
-        axes.set_xlabel("\n".join([chart.x.label, *textwrap.wrap(chart.note, 120)]), fontsize=12)
+        wide = LETTERS - max((len(text) for _, text in chart.y.ticks), default=0)
+        axes.set_xlabel("\n".join([chart.x.label, *textwrap.wrap(chart.note, wide)]), fontsize=12)
         axes.set_ylabel(chart.y.label)
         axes.set_title(chart.title)
         axes.spines[["top", "right"]].set_visible(False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -20,31 +21,35 @@ from tdxlab.views.rows import Row
 from tdxlab.views.text import table
 
 Cases = Iterable[tuple[Case, Sequence[Counted]]]
-FITTED, PREDICTED = "fitted", "predicted"
+WIDTH = 110
+
+
+def told(name: str) -> float:
+    """What was published, by the name of its row in `data/costs.csv`."""
+    return float(cost(name).typical)
 
 
 # --- tables ---
 
 
 def case_rows(cases: Cases) -> list[Row]:
-    """A row for each case: medians, and from the least to the most."""
-    return [_case(case, found) for case, found in cases if found]
+    """A row for each case: medians of its seeds, and contentions from the least to the most."""
+    return [row for case, found in cases if found for row in _case(case, found)]
 
 
-def _case(case: Case, found: Sequence[Counted]) -> Row:
+def _case(case: Case, found: Sequence[Counted]) -> Iterator[Row]:
     met = [one.contentions for one in found]
-    by_law = [one.law for one in found if one.law is not None]
+    closed = [one.closed_form for one in found if one.closed_form is not None]
 
     def middle(name: str) -> str:
         return f"{median(getattr(one, name) for one in found):,.2f}"
 
-    return {
+    yield {
         "10 TDs of 16G": f"{case.part}: {case.name}",
         "seeds": len(found),
         "contentions": f"{median(met):,.0f}",
         "from - to": f"{min(met):,} - {max(met):,}",
-        "law": f"{median(by_law):,.0f}" if by_law else "-",
-        "always": f"{median(one.always for one in found):,.0f}",
+        "closed form": f"{median(closed):,.0f}" if closed else "-",
         "waiting, ms": middle("wait_ms"),
         "S-EPT, ms": middle("sept_wait_ms"),
         "mmu_lock, ms": middle("mmu_lock_wait_ms"),
@@ -53,32 +58,62 @@ def _case(case: Case, found: Sequence[Counted]) -> Row:
     }
 
 
+def always_rows(cases: Cases) -> list[Row]:
+    """What it would cost to take the lock for each page: by the closed form, and in single steps where that was run."""
+    by_memory: dict[str, list[tuple[str, Sequence[Counted]]]] = {}
+    for case, found in cases:
+        if found and case.part in ("start spread", "lock design"):
+            lock = case.options.get("dpamt_lock", "opportunistic")
+            by_memory.setdefault(case.options.get("memory", "16G"), []).append((lock, found))
+    return [_always(memory, found) for memory, found in by_memory.items()]
+
+
+def _always(memory: str, found: Iterable[tuple[str, Sequence[Counted]]]) -> Row:
+    first = {lock: counts for lock, counts in reversed([*found])}
+    looked, stepped = first.get("opportunistic"), first.get("always")
+    return {
+        "10 TDs of": memory,
+        "opportunistic": _median(looked, lambda one: one.contentions),
+        "always, closed form": _median(looked, lambda one: one.always),
+        "always, single steps": _median(stepped, lambda one: one.contentions),
+    }
+
+
+def _median(found: Sequence[Counted] | None, of: Callable[[Counted], float]) -> str:
+    return f"{median(map(of, found)):,.0f}" if found else "not run"
+
+
 def start_rows(found: Iterable[StartStop]) -> list[Row]:
-    """What starts and stops come to, by how much is accepted."""
+    """What starts and stops come to, by how much is accepted; each as counted, and by the law."""
     return [
         {
             "accepted": row.memory,
             "vCPUs": row.vcpus,
-            "start": f"{row.start:,.0f}",
-            "start, law": f"{row.start_law:,.0f}",
-            **{f"stop, {order}": f"{met:,.0f}" for order, met in row.stop.items()},
-            **{f"stop, {order}, law": f"{met:,.0f}" for order, met in row.stop_law.items()},
+            **{f"start in {spread:g} ms": f"{met.counted:,.0f}" for spread, met in row.start.items()},
+            "law": f"{row.start[min(row.start)].law:,.0f}",
+            **{
+                f"stop, {order}{more}": f"{number:,.0f}"
+                for order, met in row.stop.items()
+                for more, number in (("", met.counted), (", law", met.law))
+            },
         }
         for row in found
     ]
 
 
 def torn_down_rows(found: Iterable[TornDown]) -> list[Row]:
-    """Published and simulated seconds."""
+    """Published and simulated seconds, and what a page takes."""
     return [
         {
             "TD": f"{row.td.memory}, {row.td.vcpus} vCPUs",
             "order": row.order,
-            "published, s": row.published,
-            "us for 4K": f"{row.page_us:.1f}",
+            "published, s": f"{row.published:,}",
             "here, s": f"{row.seconds:,.0f}",
             "off by": f"{100 * (row.seconds / row.published - 1):+.0f} %",
-            "which is": FITTED if row.fitted else PREDICTED,
+            "which is": "fitted" if row.fitted else "predicted",
+            "4K page, us: published": f"{row.page_us(row.published):.1f}",
+            "here": f"{row.page_us(row.seconds):.1f}",
+            "fitted step": f"{INTO[row.order]} {row.step_ns / 1e3:.2f} us",
         }
         for row in found
     ]
@@ -90,9 +125,9 @@ def depends_rows(found: Iterable[Ends]) -> list[Row]:
         {
             "input": row.name,
             "low": row.low,
+            "contentions": f"{row.at_low:,.0f}",
             "high": row.high,
-            "at low": f"{row.at_low:,.0f}",
-            "at high": f"{row.at_high:,.0f}",
+            "contentions then": f"{row.at_high:,.0f}",
             "kind": "GUESS" if row.guess else "published or derived",
         }
         for row in found
@@ -101,87 +136,113 @@ def depends_rows(found: Iterable[Ends]) -> list[Row]:
 
 # --- charts ---
 
+QUANTITIES: tuple[tuple[str, Callable[[Counted], float], float, str, bool], ...] = (
+    ("contentions", lambda one: one.contentions, told("contentions_10x16g"), "", False),
+    ("contentions by the law", lambda one: one.closed_form or 0, told("contentions_10x16g"), "", False),
+    (
+        "waiting for each",
+        lambda one: 1e3 * one.wait_ms / max(one.contentions, 1),
+        1e3 * told("waiting_10x16g") / told("contentions_10x16g"),
+        " us",
+        True,
+    ),
+    ("time of the boot", lambda one: one.seconds, told("boot_10x16g"), " s", True),
+)
+"""(what, of a boot, published, unit, was it fitted?)"""
+
 
 def boots_chart(cases: Cases) -> Chart:
-    """Contentions, waiting and time for each start spread, by the published ones."""
+    """Contentions, what each cost and the time, for each start spread, by the published ones."""
     found = []
     for case, counts in cases:
-        if case.part == "start spread" and counts:
-            for what, name, unit, fitted in QUANTITIES:
-                values = [getattr(one, name) for one in counts]
-                by = float(cost(f"{what}_10x16g").typical)
-                found.append(
-                    Ratio(
-                        f"{what}, within {case.name}: {'FITTED' if fitted else 'predicted'}",
-                        min(values) / by, median(values) / by, max(values) / by,
-                        f"{median(values):,.4g} {unit} for {by:g}",
-                        fitted,
-                    )
-                )  # fmt: skip
+        for what, of, published, unit, fitted in QUANTITIES if case.part == "start spread" and counts else ():
+            values = [of(one) for one in counts]
+            low, middle, high = (number / published for number in (min(values), median(values), max(values)))
+            said = f"{median(values):,.4g}{unit} for {published:,.4g}{unit}"
+            found.append(Ratio(f"starts in {case.name}, {what}", low, middle, high, said, fitted))
     return ratios(found, "10 TDs of 16 GB that boot, beside what was published", CIRCULAR)
 
 
-QUANTITIES = (
-    ("contentions", "contentions", "times", False),
-    ("waiting", "wait_ms", "ms", True),
-    ("boot", "seconds", "s", True),
-)
-"""(row of data/costs.csv, field of `Counted`, unit, was it fitted?)"""
-
-
-def torn_down_chart(found: Iterable[TornDown]) -> Chart:
+def torn_down_chart(found: Sequence[TornDown]) -> Chart:
     """Seconds by the published ones."""
-    rows = [
-        Ratio(
-            f"{row.td.memory}, {row.order}: {'FITTED' if row.fitted else 'predicted'}",
-            *_alone(row.seconds / row.published),
-            f"{row.seconds:,.0f} s for {row.published:,} s",
-            row.fitted,
-        )
-        for row in found
-    ]
-    return ratios(rows, "Tear-down of three TDs, beside what was published", LEFT_OUT)
-
-
-def _alone(ratio: float) -> tuple[float, float, float]:
-    return ratio, ratio, ratio
+    rows = []
+    for row in found:
+        ratio, said = row.seconds / row.published, f"{row.seconds:,.0f} s for {row.published:,} s"
+        name = f"{row.td.memory}, {row.td.vcpus} vCPUs, {row.order}"
+        rows.append(Ratio(name, ratio, ratio, ratio, said, row.fitted))
+    return ratios(rows, "Tear-down of three TDs, beside what was published", left_out(found))
 
 
 def depends_chart(found: Sequence[Ends], baseline: float) -> Chart:
-    """The tornado.  baseline: the median as assumed."""
-    published = float(cost("contentions_10x16g").typical)
-    return drawn.tornado([drawn.Input(*row) for row in found], baseline, published)
+    """The tornado.  baseline: the median of `Found.assumed`."""
+    inputs = [drawn.Input(*row) for row in found]
+    return drawn.tornado(inputs, baseline, told("contentions_10x16g"), note=ASSUMED)
 
 
 # --- words ---
 
 CIRCULAR = (
-    "Fitted: the time of a fault (14.3 us) to the published 60 s, the hold of the lock (7 us) to 4 ms for 1136 "
-    "contentions. So only the number of contentions is a prediction; waiting is that number by half a hold."
+    f"Fitted: the time of a fault ({told('accept_4k'):g} us) to the published {told('boot_10x16g'):g} s, and the hold "
+    f"of the lock ({told('pamt_lock_hold'):g} us) to {told('waiting_10x16g'):g} ms for "
+    f"{told('contentions_10x16g'):g} contentions. So only the number of contentions is a prediction; all waiting is "
+    "that number by about half a hold. How far apart the TDs start is a GUESS."
 )
-LEFT_OUT = (
-    f"Fitted to the smallest TD, one number for each order: {INTO['fast']} and {INTO['slow']}, which nobody measured. "
-    "Left out: what vCPUs add, above all the kick of each after TRACK. In the published slow order a page gets dearer "
-    "with their number, but not in proportion to it, so one more number would not do either."
+BESIDES = (
+    "The waiting is that for page pairs; of it S-EPT is what came of pairs for tables of the S-EPT. Waiting for "
+    "mmu_lock comes on top; a TD of one vCPU never waits for it. BUSY: calls that met a range whose pair somebody is "
+    "just adding, or one in which the pages of a pair lie. Each costs an empty SEAMCALL, and a wait for the lock as a "
+    "writer, which is in the waiting. Where TDs have pieces of one range (batch) they meet for that range, whatever "
+    "the lock."
 )
+ASSUMED = (
+    "Full size, 10 TDs of 16G; medians of few seeds. As assumed: all at 4K, one vCPU, all memory accepted, starts in "
+    "1 ms, jitter of 10 %, memory handed out in whole 2M ranges. Without jitter all TDs stay in step."
+)
+NOT_TOLD = (
+    "Nothing of this is a prediction: how much memory a TD accepts until it is stopped was not told, nor the order in "
+    "which it was torn down. Tear-downs have no jitter here, so TDs that start apart hardly meet; by the law they do."
+)
+
+
+def left_out(found: Iterable[TornDown]) -> str:
+    """What of the tear-downs was fitted, and what the misses say."""
+    slow = sorted((row.td.vcpus, row.page_us(row.published)) for row in found if row.order == "slow")
+    dearer = " and ".join(
+        f"{(after - before) / (more - fewer):.2f} us from {fewer} to {more} vCPUs"
+        for (fewer, before), (more, after) in pairwise(slow)
+    )
+    return (
+        f"Fitted to the smallest TD, one number for each order, in a step that nobody measured: {INTO['fast']} and "
+        f"{INTO['slow']}. Left out: whatever grows with a TD's vCPUs, above all that each is kicked after TRACK. "
+        f"In the published slow order a page got dearer for each vCPU more by {dearer or '(not run)'}: no cost for "
+        "each vCPU fits both."
+    )
 
 
 def published_text(found: Found) -> str:
     """All tables, for people."""
+    few = "not run"
     parts = [
         "" if found.complete else "INTERRUPTED: what there was until then",
-        "Boots of 10 TDs of 16 GB (published: 1136 contentions, 4 ms, 60 s)",
-        table(case_rows(found.cases)),
+        f"Boots of 10 TDs of 16 GB. Published: {told('contentions_10x16g'):g} contentions, "
+        f"{told('waiting_10x16g'):g} ms of waiting, {told('boot_10x16g'):g} s.",
+        table(case_rows(found.cases), few),
         CIRCULAR,
-        "Start and stop alone (published: 701 and 53)",
-        table(start_rows(found.starts)),
-        "Tear-down",
-        table(torn_down_rows(found.torn_down)),
-        LEFT_OUT,
-        "What the count depends on",
-        table(depends_rows(found.depends)),
+        BESIDES,
+        "The lock taken for each page, instead of a look at the count first:",
+        table(always_rows(found.cases), few),
+        f"Start and stop alone. Published: {told('contentions_10x16g_start'):g} and "
+        f"{told('contentions_10x16g_stop'):g} contentions.",
+        table(start_rows(found.starts), few),
+        NOT_TOLD,
+        "Tear-down of one TD.",
+        table(torn_down_rows(found.torn_down), few),
+        left_out(found.torn_down),
+        "What the count depends on: contentions with one input low or high.",
+        table(depends_rows(found.depends), few),
+        ASSUMED,
     ]
-    return "\n\n".join(part if "\n" in part else textwrap.fill(part, 110) for part in parts if part)
+    return "\n\n".join(part if "\n" in part else textwrap.fill(part, WIDTH) for part in parts if part)
 
 
 def published_data(found: Found) -> dict[str, Any]:
@@ -193,11 +254,11 @@ def published_data(found: Found) -> dict[str, Any]:
             {"part": case.part, "name": case.name, "options": case.options, "runs": [one._asdict() for one in counts]}
             for case, counts in found.cases
         ],
-        "start_stop": [row._asdict() for row in found.starts],
-        "torn_down": [
-            {**row.td._asdict(), "order": row.order, "published": row.published, "seconds": row.seconds,
-             "fitted": row.fitted}
-            for row in found.torn_down
+        "start_stop": [
+            {**row._asdict(), **{what: {of: met._asdict() for of, met in getattr(row, what).items()}
+             for what in ("start", "stop")}}
+            for row in found.starts
         ],
+        "torn_down": [{**row._asdict(), "td": row.td._asdict()} for row in found.torn_down],
         "depends": [row._asdict() for row in found.depends],
     }  # fmt: skip

@@ -10,14 +10,15 @@ import numpy as np
 from tdxlab.views import palette
 from tdxlab.views.charts import Axis, Boxes, Chart, Entry, Line, Mark, Text
 
-FITTED, PREDICTED = "fitted: it had to come out like this", "predicted"
+PREDICTED, FITTED = "predicted", "fitted: an input was chosen so that it comes out like this"
 LEAST = 0.01
 """What is less is drawn like this: there is no 0 on a logarithmic axis."""
-TICKS = (0.1, 0.2, 0.33, 0.5, 1, 2, 3, 5, 10)
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
+DASHES = (7, 4)
 
 
 class Ratio(NamedTuple):
-    """low, middle, high: by what was published.  told: the number itself.  fitted: did it serve as an input?"""
+    """low, middle, high: in parts of what was published.  told: the number itself.  fitted: did an input see to it?"""
 
     name: str
     low: float
@@ -28,34 +29,31 @@ class Ratio(NamedTuple):
 
 
 def ratios(found: Sequence[Ratio], title: str, note: str = "") -> Chart:
-    """A bar from 1, which is as published, to the middle, and a line from the least to the most."""
-    marks: list[Mark] = [Line(np.zeros(2), np.array([-0.6, len(found) - 0.4]), "#000000", (7, 4))]
-    numbers = [1.0, *(max(number, LEAST) for row in found for number in (row.low, row.high))]
-    for y, row in enumerate(found):
-        low, middle, high = np.log10(np.maximum([row.low, row.middle, row.high], LEAST))
-        left, right = np.array([min(0.0, middle)]), np.array([max(0.0, middle)])
+    """A mark at the middle, on a line from the least to the most."""
+    ends = np.log10(np.maximum([(row.low, row.middle, row.high) for row in found] or [(1.0, 1.0, 1.0)], LEAST))
+    first, last = min(0.0, float(ends.min())) - 0.1, max(0.0, float(ends.max())) + 0.1
+    last += 0.5 * (last - first)  # room for what is told
+    half = (last - first) / 120
+    marks: list[Mark] = [Line(np.zeros(2), np.array([-0.6, len(found) - 0.4]), "#000000", DASHES)]
+    for y, (row, (low, middle, high)) in enumerate(zip(found, ends.tolist(), strict=False)):
         fill = palette.GUESSED if row.fitted else palette.SURE
-        marks.append(Boxes(left, right, np.array([y + 0.3]), np.array([y - 0.3]), fill, row.fitted))
         marks.append(Line(np.array([low, high]), np.array([y, y]), "#000000"))
-        marks.append(Text(float(max(0.0, high)) + 0.02, y, f"x{row.middle:.2f}: {row.told}"))
-    first, last = np.log10(min(numbers)) - 0.1, np.log10(max(numbers)) + 0.1
-    room = 0.6 * (last - first)
+        left, right = np.array([middle - half]), np.array([middle + half])
+        marks.append(Boxes(left, right, np.array([y + 0.32]), np.array([y - 0.32]), fill, row.fitted))
+        marks.append(Text(max(0.0, high) + 2 * half, y, f"x{row.middle:.2f}: {row.told}"))
+    ticks = tuple((float(np.log10(tick)), f"{tick:g}") for tick in TICKS if first <= np.log10(tick) <= last)
+    names = tuple((float(y), f"{row.name}: {'FITTED' if row.fitted else PREDICTED}") for y, row in enumerate(found))
     return Chart(
         title,
-        Axis(
-            "simulated by published, times (logarithmic axis)",
-            first,
-            last + room,
-            tuple((float(np.log10(tick)), f"{tick:g}") for tick in TICKS if first <= np.log10(tick) <= last),
-        ),
-        Axis("what", len(found) - 0.4, -0.6, tuple((float(y), row.name) for y, row in enumerate(found))),
+        Axis("here by published (ratio, logarithmic axis)", first, last, ticks),
+        Axis("published number", len(found) - 0.4, -0.6, names),
         tuple(marks),
         (
             Entry(PREDICTED, palette.SURE),
             Entry(FITTED, palette.GUESSED, True),
-            Entry("as published", "#000000", dashes=(7, 4)),
+            Entry("as published", "#000000", dashes=DASHES),
         ),
         note,
         height=60 + 36 * max(1, len(found)),
-        nothing="" if found else "nothing",
+        nothing="" if found else "nothing was run",
     )
