@@ -71,7 +71,7 @@ def fit() -> dict[str, int]:
     """{name of a cost: ns}: of each order one is such that the smallest TD takes as long as was published."""
     td, known = PUBLISHED[0], fitted()
     pages = nbytes(td.memory) // PAGE_SIZE
-    for order, name in INTO.items():  # the fast one first: both orders reclaim tables
+    for order, name in INTO.items():
         more_ns = published_ns(td, order) - teardown_ns(known, order, td.memory, td.vcpus)
         known[name] += round(more_ns / pages)
     return known

@@ -9,13 +9,14 @@ import pytest
 
 from tdxlab.scale import published as whole
 from tdxlab.scale.boot import Options, prepared
-from tdxlab.scale.cases import CASES, SHARES, SPREADS_MS, Case, Counted, counted
+from tdxlab.scale.cases import CASES, SHARES, SPREADS_MS, Case, Counted, counted, measured
 from tdxlab.scale.costs import cost
 from tdxlab.scale.depends import INPUTS, contentions, depends
 from tdxlab.scale.giving import life
 from tdxlab.scale.machine import Op, Td
-from tdxlab.scale.placement import PAGES
+from tdxlab.scale.placement import KERNEL_PAGES, PAGES
 from tdxlab.scale.prices import at_level, fitted, prices
+from tdxlab.scale.start_stop import start_stop
 from tdxlab.scale.torn_down import PUBLISHED, fill, fit, stop, teardown_ns
 from tdxlab.spec.levels import PG_LEVEL_1G, PG_LEVEL_2M
 
@@ -65,6 +66,13 @@ def test_each_case_and_each_value_is_one_that_boots() -> None:
         assert len({*row.low.options, *row.high.options, *row.low.costs, *row.high.costs}) == 1, row.name
 
 
+def test_a_case_is_run_with_as_many_seeds_as_it_is_worth() -> None:
+    case = Case("part", "name", {"tds": 4, "memory": "32M"}, most=3)
+    runs = [*measured(case, 8)]
+    assert runs == [counted(seed, tds=4, memory="32M") for seed in range(3)]
+    assert len({one.contentions for one in runs}) > 1 and [*measured(case, 2)] == runs[:2]
+
+
 def test_a_fault_and_a_hold_take_what_they_are_fitted_to() -> None:
     for fault_ns, hold_ns in (8_100, 6_200), (14_300, 7_000), (18_800, 7_900):
         made = prices(fitted(other={"accept_4k": fault_ns, "pamt_lock_hold": hold_ns}))
@@ -98,8 +106,9 @@ def test_a_tear_down_by_hand(vcpus: int) -> None:
         assert teardown_ns(known, order, "4M", vcpus) / 1e3 == pytest.approx(by_hand)
 
 
-def test_memory_that_is_filled_in_is_as_if_it_were_accepted() -> None:
-    asked = Options(tds=1, memory="1026M")
+@pytest.mark.parametrize("kernel_pages", KERNEL_PAGES)
+def test_memory_that_is_filled_in_is_as_if_it_were_accepted(kernel_pages: str) -> None:
+    asked = Options(tds=1, memory="1026M", kernel_pages=kernel_pages)
     made = []
     for accepts in (False, True):
         machine, tds = prepared(asked, keeps=False)
@@ -123,6 +132,18 @@ def test_a_stop_gives_all_pairs_back() -> None:
     machine, tds = stop(fitted(), "fast", Options(tds=3, memory="64M", vcpus=2))
     assert not any(machine.ranges.users) and not any(machine.ranges.paired)
     assert machine.ranges.removed == 3 * 32 + 1 and len(tds) == 3
+
+
+def test_starts_and_stops_are_medians_of_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdxlab.scale.start_stop.ACCEPTED", [("32M", 2)])
+    (found,) = start_stop(3)
+    for spread, met in found.start.items():
+        boots = [counted(seed, memory="32M", vcpus=2, start_spread_ms=spread) for seed in range(3)]
+        assert met == (median(one.contentions for one in boots), median(one.closed_form or 0 for one in boots))
+    asked = [Options(memory="32M", vcpus=2, seed=seed) for seed in range(3)]
+    locks = [stop(fit(), "slow", one)[0].ranges.totals["pamt_lock (host)"] for one in asked]
+    assert {lock.holds for lock in locks} == {10 * 16 + 1}
+    assert found.stop["slow"].counted == median(lock.contentions for lock in locks)
 
 
 def test_each_order_is_fitted_to_the_smallest_td_and_scales_with_pages() -> None:

@@ -20,6 +20,7 @@ from tdxlab.scale.torn_down import PUBLISHED, TornDown
 from tdxlab.views import palette
 from tdxlab.views import published as views
 from tdxlab.views.charts import Boxes, Chart, Line, Text
+from tdxlab.views.plots import png
 from tdxlab.views.printed import printed
 from tdxlab.views.ratios import LEAST, Ratio, ratios
 from tdxlab.views.svg import Svg
@@ -106,7 +107,7 @@ def test_both_forms_of_a_chart_say_the_same() -> None:
     drawn = str(Svg(made))
     for _, name in made.y.ticks:
         assert name in drawn and name in [text.get_text() for text in fig.axes[0].get_yticklabels()]
-    fig.canvas.draw()
+    png(fig)  # which settles where all is
     left, right = fig.axes[0].xaxis.label.get_window_extent().intervalx
     assert left >= 0 and right <= fig.bbox.width, "the small print is whole"
 
