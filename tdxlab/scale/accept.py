@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from tdxlab.scale import beside, faults
+from tdxlab.scale.batches import batches
+from tdxlab.scale.chain import chain, links
 from tdxlab.scale.faults import PAGES
 from tdxlab.scale.machine import Op, Steps, Vcpu
+from tdxlab.scale.placement import Batch
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
 
 
@@ -18,7 +21,14 @@ def accept(vcpu: Vcpu, op: Op) -> Steps:
             yield from fault(vcpu, gfn, PG_LEVEL_2M)
             gfn += PAGES
             continue
+        if count := links(vcpu, gfn, end - gfn):
+            yield from chain(vcpu, gfn, count)
+            gfn += count * PAGES
+            continue
         most = min(end, gfn - gfn % PAGES + PAGES) - gfn
+        if isinstance(placement, Batch) and (pages := (yield from batches(vcpu, gfn, most))):
+            gfn += pages
+            continue
         pfn, pages = placement.here(vcpu.n, td, gfn, most)
         if not pages:  # the fault's page is allocated before KVM looks for anything else
             yield faults.violated_ns(vcpu, vcpu.td.machine.cost.tdcall)

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -30,7 +31,7 @@ from tdxlab.scale.jitter import Jitter
 from tdxlab.scale.locks import Waits
 from tdxlab.scale.log import Log
 from tdxlab.scale.machine import Machine, Op, Td, Vcpu
-from tdxlab.scale.placement import KERNEL_PAGES, PAGES, POLICIES, Batch, Caches
+from tdxlab.scale.placement import KERNEL_PAGES, PAGES, POLICIES, Batch, Caches, Shuffled
 from tdxlab.scale.prices import at_level, fitted, prices
 from tdxlab.scale.ranges import DESIGNS, Ranges
 from tdxlab.scale.runs import Runs
@@ -202,7 +203,7 @@ class Boot:
             "mmu_lock_wait_ms": mmu.wait_ns / 1e6,
             "pages_2m": self.pages_2m,
             "sept_pages": sum(len(td.tables) for td in self.tds),
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_rss_mb": peak_rss_mb(),
             "bytes_per_page": self.log.nbytes / pages,
         }
 
@@ -210,6 +211,16 @@ class Boot:
     def guests(self) -> int:
         """2M ranges that are the guests'; those from here on are the host's own."""
         return self.machine.placement.ranges
+
+
+def peak_rss_mb() -> float:
+    """Of this process; where Linux tells, without what the one that started it had."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        lines = []
+    told = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return (told[0] if told else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
 def boot(known: Mapping[str, int] | None = None, **options: Any) -> Boot:
@@ -223,6 +234,8 @@ def boot(known: Mapping[str, int] | None = None, **options: Any) -> Boot:
     teardown = None if asked.teardown == "none" else asked.teardown
     lives = [life(vcpu, program(asked, td.n, n), teardown) for td in tds for n, vcpu in enumerate(td.vcpus)]
     end_ns = machine.clock.go(lives, asked.starts_ns)
+    if machine.ranges.keeps and isinstance(machine.placement, Shuffled):
+        machine.placement.count(machine.ranges.users)
     return Boot(asked, end_ns, time.perf_counter() - began, machine, tds)
 
 

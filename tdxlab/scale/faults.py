@@ -104,15 +104,13 @@ def passed_ns(vcpu: Vcpu, pages: int) -> int:
 
 def ran(vcpu: Vcpu, gfn: int, pfn: int, pages: int, next_ns: int) -> None:
     """So many faults have passed, and the CPU goes on at an instant."""
-    td, machine, first_ns, first = vcpu.td, vcpu.td.machine, vcpu.ns, vcpu.violations
+    machine, first_ns, first = vcpu.td.machine, vcpu.ns, vcpu.violations
     if pages:
         cost = machine.cost
         locked_ns = cost.count + cost.aug[PG_LEVEL_4K]
         machine.mmu.holds += pages
         machine.mmu.hold_ns += pages * locked_ns
-        if isinstance(machine.placement, Shuffled):
-            machine.placement.count(td.n, gfn, pages, machine.ranges.users)
-        else:
+        if not (machine.ranges.keeps and isinstance(machine.placement, Shuffled)):
             machine.ranges.users[pfn // PAGES] += pages
         mapped(vcpu, gfn, pfn, pages)
         if vcpu.follows == (gfn, pfn, first_ns):

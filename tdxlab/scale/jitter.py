@@ -15,20 +15,23 @@ class Jitter:
     """spread_ns: at most so much more or less, each whole ns as likely."""
 
     def __init__(self, spread_ns: int, seed: int) -> None:
-        sums = np.zeros((ROWS if spread_ns else 1, CHUNK + 1), np.int64)
-        each = np.random.default_rng(seed).integers(-spread_ns, spread_ns, (len(sums), CHUNK), endpoint=True)
-        each.cumsum(axis=1, out=sums[:, 1:])
-        self.rows = [row.data for row in sums]
+        self.sums = np.zeros((ROWS if spread_ns else 1, CHUNK + 1), np.int64)
+        each = np.random.default_rng(seed).integers(-spread_ns, spread_ns, (len(self.sums), CHUNK), endpoint=True)
+        each.cumsum(axis=1, out=self.sums[:, 1:])
+        self.rows = self.sums.tolist()
         self.row = lru_cache(1 << 12)(self._row)
 
     def of(self, cpu: int, n: int) -> int:
         """Of a CPU's violation `n`, from 0 on: ns."""
         row, at = self.row(cpu, n // CHUNK), n % CHUNK
-        return int(row[at + 1] - row[at])
+        return row[at + 1] - row[at]
 
     def between(self, cpu: int, first: int, end: int) -> int:
         """Of a CPU's violations from `first` to before `end`, together: ns."""
         chunk, at = divmod(first, CHUNK)
+        if end - first <= CHUNK - at:
+            row = self.row(cpu, chunk)
+            return row[at + end - first] - row[at]
         total = 0
         while end - chunk * CHUNK > CHUNK:
             total += self.row(cpu, chunk)[CHUNK] - self.row(cpu, chunk)[at]
@@ -36,7 +39,16 @@ class Jitter:
         row = self.row(cpu, chunk)
         return total + row[end - chunk * CHUNK] - row[at]
 
-    def _row(self, cpu: int, chunk: int) -> memoryview:
+    def chunks(self, cpu: int, chunk: int, count: int) -> tuple[list[int], list[int]]:
+        """Of each of a CPU's chunks from `chunk` on: of the first violation, and of the others together, ns."""
+        rows = [self._index(cpu, n) for n in range(chunk, chunk + count)]
+        first = self.sums[rows, 1]
+        return first.tolist(), (self.sums[rows, CHUNK] - first).tolist()
+
+    def _row(self, cpu: int, chunk: int) -> list[int]:
+        return self.rows[self._index(cpu, chunk)]
+
+    def _index(self, cpu: int, chunk: int) -> int:
         mixed = (cpu << 32 | chunk) * 0x9E37_79B9_7F4A_7C15 & (1 << 64) - 1
         mixed = (mixed ^ mixed >> 29) * 0xBF58_476D_1CE4_E5B9 & (1 << 64) - 1
-        return self.rows[(mixed >> 32) % len(self.rows)]
+        return (mixed >> 32) % len(self.rows)

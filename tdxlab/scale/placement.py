@@ -7,12 +7,12 @@ page by page.  Which of them a host is like nobody published: guest_memfd at 4K 
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from tdxlab.scale.log import Mapped
 
@@ -67,17 +67,19 @@ class Shuffled(Pieces):
 
     def reach(self, td: int, gfn: int, most: int, users: array[int]) -> int:
         """How many pages from `gfn` on lie in ranges that have users?"""
-        none = np.frombuffer(users, np.int32)[self._ranges(td, gfn, most)] == 0
+        first_page = td * self.td_pages + gfn
+        ranges = self.order[first_page : first_page + most] // PAGES
+        none = np.frombuffer(users, np.int32)[ranges] == 0
         first = int(none.argmax())
         return first if none[first] else most
 
-    def count(self, td: int, gfn: int, pages: int, users: array[int]) -> None:
-        """A user more for each of these pages."""
-        np.add.at(np.frombuffer(users, np.int32), self._ranges(td, gfn, pages), 1)
+    def count(self, users: array[int]) -> None:
+        """All pages are mapped: so many users has each range.
 
-    def _ranges(self, td: int, gfn: int, pages: int) -> npt.NDArray[np.uint32]:
-        first = td * self.td_pages + gfn
-        return self.order[first : first + pages] // PAGES
+        While a boot that gives nothing back goes on, it only counts who was the first in a range.
+        """
+        found = np.bincount(self.order // PAGES, minlength=self.ranges)
+        np.frombuffer(users, np.int32)[: self.ranges] = found
 
 
 class Batch(Huge):
@@ -146,6 +148,7 @@ class KernelPages(Protocol):
         """Of each page of its next PAMT page pair."""
 
 
+ALL = -1
 KERNEL_PAGES = ("packed", "own", "shared")
 
 
@@ -160,17 +163,18 @@ class Caches:
 
     def __init__(self, first: int, kind: str) -> None:
         self.next_block, self.kind = first, kind
-        self.block: dict[object, tuple[int, int]] = {}
+        self.packed = itertools.count(first * PAGES)
+        self.block: dict[int, tuple[int, int]] = {}
         self.cache: dict[int, tuple[int, int]] = {}
 
     def control(self, cpu: int) -> int:
         """The range of the next control page of a TD or vCPU, made by this CPU."""
-        return self._take("packed", 1)[0] // PAGES if self.kind == "packed" else self._page(cpu)
+        return next(self.packed) // PAGES if self.kind == "packed" else self._page(cpu)
 
     def table(self, cpu: int) -> int:
         """See `KernelPages`."""
         if self.kind == "packed":
-            return self.control(cpu)
+            return next(self.packed) // PAGES
         self._page(cpu)
         return self._page(cpu)
 
@@ -181,15 +185,15 @@ class Caches:
     def _page(self, cpu: int) -> int:
         pfn, left = self.cache.get(cpu, (0, 0))
         if not left:
-            pfn, left = self._take("shared" if self.kind == "shared" else cpu, CACHE)
+            pfn, left = self._fill(cpu if self.kind == "own" else ALL)
         self.cache[cpu] = pfn + 1, left - 1
         return pfn // PAGES
 
-    def _take(self, whose: object, most: int) -> tuple[int, int]:
+    def _fill(self, whose: int) -> tuple[int, int]:
         pfn, left = self.block.get(whose, (0, 0))
         if not left:
             pfn, left = self.next_block * PAGES, PAGES
             self.next_block += 1
-        pages = min(left, most)
+        pages = min(left, CACHE)
         self.block[whose] = pfn + pages, left - pages
         return pfn, pages
