@@ -10,6 +10,7 @@ from collections.abc import Generator
 
 from tdxlab.scale.clock import Wanted
 from tdxlab.scale.faults import BITS, PAGES
+from tdxlab.scale.jitter import CHUNK
 from tdxlab.scale.machine import Vcpu
 from tdxlab.scale.placement import Batch
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
@@ -32,7 +33,8 @@ def batches(vcpu: Vcpu, gfn: int, most: int) -> Generator[int | Wanted, None, in
     ns, violation, follows, end, first = vcpu.ns, vcpu.violations, vcpu.follows, gfn + most, gfn
     pfn, left = placement.left.get(n, (0, 0))
     while gfn < end:
-        read_ns = ns + to_page_ns + jitter.of(n, violation)
+        row, place = jitter.row(n, violation // CHUNK), violation % CHUNK
+        read_ns = ns + to_page_ns + row[place + 1] - row[place]
         if not left:
             if not ahead(n, read_ns):
                 yield read_ns
@@ -41,13 +43,13 @@ def batches(vcpu: Vcpu, gfn: int, most: int) -> Generator[int | Wanted, None, in
         at = pfn // PAGES
         if not users[at]:
             break
-        pages = min(left, end - gfn, PAGES - pfn % PAGES)
+        pages = min(left, end - gfn, PAGES - pfn % PAGES, CHUNK - place)
         users[at] += pages
         if follows == (gfn, pfn, ns):
             log.follow(n, pages)
         else:
             log.add(n, read_ns + locked_ns, gfn, pfn, violation, pages)
-        ns += pages * fault_ns + jitter.between(n, violation, violation + pages)
+        ns += pages * fault_ns + row[place + pages] - row[place]
         violation, gfn, pfn, left = violation + pages, gfn + pages, pfn + pages, left - pages
         follows = gfn, pfn, ns
     placement.left[n] = pfn, left

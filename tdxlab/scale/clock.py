@@ -72,8 +72,8 @@ class Clock:
         """If nobody else has a turn before, it is `ns` now, in this CPU's turn: it need not yield."""
         if self.parked or (self.due and self.due[0][0] <= ns):
             return False
-        self.last = max(self.last, cpu) if ns == self.now_ns else cpu
-        self.now_ns = ns
+        if ns != self.now_ns or cpu > self.last:
+            self.now_ns, self.last = ns, cpu
         return True
 
     def over(self, cpu: int, ns: int) -> bool:
@@ -89,7 +89,8 @@ class Clock:
 
     def _turn(self, cpu: int) -> None:
         self.events += 1
-        self.runs.pop(cpu, None)
+        if self.runs:
+            self.runs.pop(cpu, None)
         wants = next(self.cpus[cpu], None)
         if isinstance(wants, int):
             heappush(self.due, (wants, cpu, self.turn[cpu]))

@@ -18,7 +18,7 @@ class Jitter:
         self.sums = np.zeros((ROWS if spread_ns else 1, CHUNK + 1), np.int64)
         each = np.random.default_rng(seed).integers(-spread_ns, spread_ns, (len(self.sums), CHUNK), endpoint=True)
         each.cumsum(axis=1, out=self.sums[:, 1:])
-        self.rows = self.sums.tolist()
+        self.rows: dict[int, list[int]] = {}
         self.row = lru_cache(1 << 12)(self._row)
 
     def of(self, cpu: int, n: int) -> int:
@@ -46,9 +46,12 @@ class Jitter:
         return first.tolist(), (self.sums[rows, CHUNK] - first).tolist()
 
     def _row(self, cpu: int, chunk: int) -> list[int]:
-        return self.rows[self._index(cpu, chunk)]
+        index = self._index(cpu, chunk)
+        if index not in self.rows:
+            self.rows[index] = self.sums[index].tolist()
+        return self.rows[index]
 
     def _index(self, cpu: int, chunk: int) -> int:
         mixed = (cpu << 32 | chunk) * 0x9E37_79B9_7F4A_7C15 & (1 << 64) - 1
         mixed = (mixed ^ mixed >> 29) * 0xBF58_476D_1CE4_E5B9 & (1 << 64) - 1
-        return (mixed >> 32) % len(self.rows)
+        return (mixed >> 32) % len(self.sums)
