@@ -45,7 +45,7 @@ def batches(vcpu: Vcpu, gfn: int, most: int) -> Generator[int | Wanted, None, in
             break
         pages = min(left, end - gfn, PAGES - pfn % PAGES, CHUNK - place)
         users[at] += pages
-        if follows == (gfn, pfn, ns):
+        if pfn % PAGES and follows == (gfn, pfn, ns):
             log.follow(n, pages)
         else:
             log.add(n, read_ns + locked_ns, gfn, pfn, violation, pages)

@@ -113,7 +113,7 @@ def ran(vcpu: Vcpu, gfn: int, pfn: int, pages: int, next_ns: int) -> None:
         if not (machine.ranges.keeps and isinstance(machine.placement, Shuffled)):
             machine.ranges.users[pfn // PAGES] += pages
         mapped(vcpu, gfn, pfn, pages)
-        if vcpu.follows == (gfn, pfn, first_ns):
+        if pfn % PAGES and vcpu.follows == (gfn, pfn, first_ns):
             machine.log.follow(vcpu.n, pages)
         else:
             machine.log.add(vcpu.n, violated_ns(vcpu, cost.tdcall) + locked_ns, gfn, pfn, first, pages)

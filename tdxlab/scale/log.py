@@ -11,7 +11,9 @@ PAGES = 512
 
 
 class Log:
-    """Rows, in the order in which they were begun.  All pages of a row are consecutive in GFN and in PFN.
+    """Rows, in the order in which they were begun.  All pages of a row are consecutive, and in one 2M range of PFNs.
+
+    Where each page lies anywhere (`placement.Shuffled`), only the PFN of a row's first page is told.
 
     ns: when the first was mapped; each of the others a fault later, of which `violation` is the number of the first's
     on its CPU.  pages: how many at 4K, or 0 for one at 2M.  last: {CPU: its last row}.

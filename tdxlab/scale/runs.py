@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,11 @@ from tdxlab.scale.machine import Machine
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
 
 Ints = NDArray[np.integer[Any]]
+
+
+def column(values: array[int]) -> Ints:
+    """Of a log that still grows, as it is now."""
+    return np.array(values, dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,12 @@ def test_what_is_filled_at_an_instant_is_what_was_mapped_until_then(one: Boot) -
         assert filled(runs, t_ns, one.guests, runs.accepted).sum() == blocks + sum(ns <= t_ns for ns in exact)
 
 
+@pytest.mark.parametrize(("vcpus", "memory"), [(1, "256M"), (2, "64M")])  # with one vCPU it is so once, with two often
+def test_a_row_lies_in_one_range_though_another_cpu_was_first_in_the_next_one(vcpus: int, memory: str) -> None:
+    log = boot(vcpus=vcpus, memory=memory, policy="batch").log
+    assert all(pfn % PAGES + pages <= PAGES for pfn, pages in zip(log.pfn, log.pages, strict=True))
+
+
 def test_a_tear_down_gives_all_back() -> None:
     found = boot(tds=2, memory="64M", teardown="slow", convert="2M", policy="batch").data()
     assert found["pairs"] == 0 and found["pamt_remove"] >= found["pamt_add"]
