@@ -75,21 +75,23 @@ INPUTS = (
 CHANCE = "the seed alone"
 
 
-def contentions(value: Value, seeds: int) -> list[int]:
-    """For each seed."""
+def contentions(value: Value, seeds: int, **same: Any) -> list[int]:
+    """For each seed.  same: options of all boots."""
     known = fitted(other=value.costs)
-    return [boot(known, seed=seed, **value.options).pamt.contentions for seed in range(seeds)]
+    return [boot(known, seed=seed, **{**same, **value.options}).pamt.contentions for seed in range(seeds)]
 
 
-def depends(assumed: Sequence[int]) -> Iterator[Ends]:
+def depends(assumed: Sequence[int], **same: Any) -> Iterator[Ends]:
     """A row for each input, the median over as many seeds.  assumed: `contentions` with all inputs as assumed.
 
-    The first row is what chance does: the least and the most of those.
+    The first row is what chance does: the least and the most of those.  same: options of all boots, so no inputs.
     """
     yield Ends(CHANCE, "least", "most", min(assumed), max(assumed), True)
     for name, low, high, guess in INPUTS:
+        if same.keys() & (low.options.keys() | high.options.keys()):
+            continue
         at_low, at_high = (
-            median(contentions(value, len(assumed)) if value.options or value.costs else assumed)
+            median(contentions(value, len(assumed), **same) if value.options or value.costs else assumed)
             for value in (low, high)
         )
         yield Ends(name, low.told, high.told, at_low, at_high, guess)

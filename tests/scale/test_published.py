@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 
 from tdxlab.scale import published as whole
-from tdxlab.scale.boot import Options, prepared
+from tdxlab.scale.boot import Options, boot, prepared
 from tdxlab.scale.cases import CASES, SHARES, SPREADS_MS, Case, Counted, counted, measured
 from tdxlab.scale.costs import cost
 from tdxlab.scale.depends import INPUTS, contentions, depends
@@ -86,6 +86,14 @@ def test_what_the_count_depends_on_is_run_at_its_two_ends(monkeypatch: pytest.Mo
     chance, memory = depends([5, 9, 7])
     assert (chance.at_low, chance.at_high) == (5, 9)
     assert memory.at_high == 7 and memory.at_low == median(contentions(few[0].low, 3))
+
+
+def test_what_all_boots_have_is_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [row for row in INPUTS if row.name in ("memory that a TD accepts", "share at 2M")]
+    monkeypatch.setattr("tdxlab.scale.depends.INPUTS", few)
+    _, share = depends([5], memory="128M")
+    assert share.name == "share at 2M" and share.at_low == 5
+    assert share.at_high == boot(memory="128M", huge_share=0.9).pamt.contentions
 
 
 # --- tear-downs ---
