@@ -33,7 +33,7 @@ def row(boot: Boot) -> Row:
         "s": f"{boot.simulated_ns / 1e9:.2f}",
         "contentions": f"{data['contentions']:,}",
         "ms": f"{data['wait_ms']:,.2f}",
-        "for S-EPT": f"{data['sept_contentions']:,}",
+        "S-EPT": f"{data['sept_contentions']:,}",
         "mmu_lock": f"{data['mmu_lock_contentions']:,}",
         "BUSY": f"{data['busy']:,}",
         "pairs in": f"{data['pamt_add']:,}",
@@ -45,7 +45,7 @@ def published() -> Row:
     """The published one, for the same table."""
     known = {"s": "boot_10x16g", "contentions": "contentions_10x16g", "ms": "waiting_10x16g"}
     told = {what: f"{cost(name).typical:,}" for what, name in known.items()}
-    rest = dict.fromkeys(("for S-EPT", "mmu_lock", "BUSY", "pairs in", "out"), "-")
+    rest = dict.fromkeys(("S-EPT", "mmu_lock", "BUSY", "pairs in", "out"), "-")
     return {"what boots": "10 x 16G (published)", **told, **rest}
 
 
