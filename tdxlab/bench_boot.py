@@ -17,10 +17,12 @@ from typing import Any
 from tdxlab.guest.programs import accepts
 from tdxlab.hw.guest import Guest
 from tdxlab.scale import registers
-from tdxlab.scale.boot import Boot, boot
+from tdxlab.scale.boot import Boot, Options, boot
 from tdxlab.spec import leaves
 from tdxlab.spec.levels import LEVEL_2M, PAGE_SIZE, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.tdstate import ExitReason
+from tdxlab.views.boot_form import rerun
+from tdxlab.views.boot_scrub import Scrub
 
 Row = dict[str, Any]
 REPEATS = 5
@@ -73,8 +75,11 @@ def bench_boot(repeats: int = REPEATS) -> Iterator[Row]:
     yield row("bytes of log for each page, default", [told["bytes_per_page"]], most=0.05)
     batches = boot(memory="1G", policy="batch").data()["bytes_per_page"]
     yield row("bytes of log for each page, batches", [batches], most=0.5)
-    again = [1e3 * seconds(partial(boot, tds=1, seed=seed)) for seed in range(20)]
-    yield row("ms of another boot of one TD of 16G, p95", [statistics.quantiles(again, n=20)[-1]], most=250.0)
+    scrub = Scrub(boot())
+    steps = [1e3 * seconds(partial(scrub.at, scrub.boot.simulated_ns * n // 100)) for n in range(100)]
+    yield row("ms to scrub to another instant, p95", [statistics.quantiles(steps, n=20)[-1]], most=20.0)
+    again = [1e3 * seconds(partial(rerun, Options(tds=1, seed=seed))) for seed in range(40)]
+    yield row("ms to boot one TD of 16G again and draw it, p95", [statistics.quantiles(again, n=20)[-1]], most=250.0)
 
 
 def alone() -> dict[str, Any]:
