@@ -354,6 +354,9 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     except OSError as wrong:
         print(f"tdxlab: {wrong.filename or 'output'}: {wrong.strerror or wrong}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print("tdxlab: that takes more memory than this process may have; ask for less at a time", file=sys.stderr)
+        return 2
     except ValueError as wrong:
         place = _in_own_file(wrong)
         print(f"tdxlab: {place + ': ' if place else ''}{wrong}", file=sys.stderr)

@@ -243,7 +243,7 @@ def do_published(args: argparse.Namespace) -> Answer:
         found = published(args.seeds, progress)
     if not found.complete:
         print("tdxlab: interrupted; what was run until then:", file=sys.stderr)
-    return published_data(found), published_text(found), 0
+    return published_data(found), published_text(found), int(not found.complete)
 
 
 def do_guests(args: argparse.Namespace) -> Answer:
@@ -295,7 +295,7 @@ def do_sweep(args: argparse.Namespace) -> Answer:
         "complete": complete,
     }
     now = "all there already" if before == len(points) else f"{data['computed']:,} computed now"
-    return data, f"{data['table']}: {data['finished']:,} of {data['points']:,} points, {now}", 0
+    return data, f"{data['table']}: {data['finished']:,} of {data['points']:,} points, {now}", int(not complete)
 
 
 def do_replay(args: argparse.Namespace) -> Answer:

@@ -232,7 +232,20 @@ def test_boot_gives_what_its_contract_says(capsys: pytest.CaptureFixture[str]) -
     assert (found["faults"], found["pages_2m"], found["pamt_add"]) == (2 * (8 * 512 + 8), 16, 16)
     assert main(["boot", "--tds", "1", "--memory", "2M"]) == 0
     out = capsys.readouterr().out
-    assert "1 TD of 2M with 1 vCPU each" in out and "only the number of contentions is a\nprediction" in out
+    assert "1 TD of 2M with 1 vCPU each" in out and "only the number of contentions is a prediction" in " ".join(
+        out.split()
+    )
+
+
+def test_too_little_memory_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def boot(**options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tdxlab.scale.boot.boot", boot)
+    assert main(["boot"]) == 2
+    assert capsys.readouterr().err == (
+        "tdxlab: that takes more memory than this process may have; ask for less at a time\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["lab", "run", "step", "replay", "boot", "published", "linux-boot", "guests"])

@@ -70,7 +70,7 @@ class Miss(NamedTuple):
 
 @dataclass
 class Total:
-    """What a lock cost: how often it was held and waited for, and for how long altogether."""
+    """What a lock cost: how often it was held and waited for, and for how long altogether.  A wait of 0 ns is none."""
 
     holds: int = 0
     hold_ns: int = 0
@@ -83,7 +83,7 @@ class Total:
         if isinstance(what, Miss):
             self.misses += 1
         elif isinstance(what, Wait):
-            self.contentions += 1
+            self.contentions += what.end_ns > what.start_ns
             self.wait_ns += what.end_ns - what.start_ns
         else:
             self.holds += 1

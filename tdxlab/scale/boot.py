@@ -35,12 +35,13 @@ from tdxlab.scale.placement import KERNEL_PAGES, PAGES, POLICIES, Batch, Caches,
 from tdxlab.scale.prices import at_level, fitted, prices
 from tdxlab.scale.ranges import DESIGNS, Ranges
 from tdxlab.scale.runs import Runs
-from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 
 CONTROL_PAGES = 6, 7
 """Of a vCPU (TDVPR and 5 TDCX), and of a TD (TDR and 6 TDCS)."""
 PIECE = 16
 """Pages that are converted at a time, 64K."""
+SIZE_PIECE = PIECE * PAGE_SIZE
 JITTER_PERCENT = 10
 COSTS = ("fitted", *costs.LEVELS)
 
@@ -93,13 +94,20 @@ class Options:
         if self.share and self.policy != "huge":
             raise ValueError(f"memory that is handed out as {self.policy} has no 2M blocks; policy huge has")
         if self.gives and self.vcpus > 1:
-            raise ValueError("pages are given back only by TDs of one vCPU here; scale.registers does it with more")
-        if self.dpamt_lock == "always" and nbytes(self.memory) * self.tds > MOST_STEPPED:
+            raise ValueError(f"pages are given back only by TDs of one vCPU here, not of {self.vcpus}")
+        if self.tds * self.vcpus > MOST_CPUS:
+            raise ValueError(f"{self.tds} TDs of {self.vcpus} vCPUs are more than {MOST_CPUS} CPUs")
+        for name, most in MOST_TOGETHER.items():
+            if name in (self.dpamt_lock, self.policy) and nbytes(self.memory) * self.tds > most:
+                raise ValueError(f"with {name} each page is looked at, so all TDs together have {most >> 30}G at most")
+        if self.dpamt_lock == "per-2M" and self.kernel_pages != "packed":
             raise ValueError(
-                f"where every fault takes the lock each is a step of its own, so TDs have {MOST_STEPPED >> 30}G at most"
+                "with a lock for each 2M and PAMT pages among others calls end in BUSY, which nobody handles: "
+                "notebook 40 has that; here kernel_pages is packed"
             )
-        if nbytes(self.convert) > nbytes(self.memory):
-            raise ValueError(f"a TD of {self.memory} can not convert {self.convert} of it")
+        small = nbytes(self.memory) - round(self.share * self.blocks) * SIZE_2M
+        if nbytes(self.convert) % SIZE_PIECE or nbytes(self.convert) > small:
+            raise ValueError(f"what is converted are whole 64K of the {small >> 20}M at 4K, not {self.convert}")
 
     @property
     def blocks(self) -> int:
@@ -123,7 +131,8 @@ class Options:
         return self.teardown != "none" or bool(nbytes(self.convert))
 
 
-MOST_BYTES, MOST_STEPPED = 1 << 44, 1 << 35
+MOST_BYTES, MOST_CPUS = 1 << 44, 1 << 16
+MOST_TOGETHER = {"always": 1 << 35, "pieces": 1 << 42, "shuffled": 1 << 39}
 CHOICES: dict[str, Sequence[str]] = {
     "page_size": ("4K", "2M"), "dpamt_lock": [*DESIGNS], "policy": [*POLICIES], "kernel_pages": KERNEL_PAGES,
     "teardown": ("none", *TEARDOWNS), "costs": COSTS,
@@ -286,7 +295,7 @@ def program(asked: Options, td: int, vcpu: int) -> list[Op]:
     first, end = (asked.blocks * n // asked.vcpus for n in (vcpu, vcpu + 1))
     huge = set(Random(f"{asked.seed} {td}").sample(range(asked.blocks), round(asked.share * asked.blocks)))
     levels = ((n, PG_LEVEL_2M if n in huge else PG_LEVEL_4K) for n in range(first, end))
-    pieces = nbytes(asked.convert) // (PIECE * 4096)
+    pieces = nbytes(asked.convert) // SIZE_PIECE
     if not pieces:
         runs = [[*blocks] for _, blocks in groupby(levels, lambda block: block[1])]
         return [Op("accept", run[0][0] * PAGES, len(run) * PAGES, run[0][1]) for run in runs]

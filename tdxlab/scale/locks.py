@@ -115,7 +115,8 @@ class Wants:
         if not self.take(cpu):
             return False
         lock, wait_ns = self.lock, self.lock.clock.now_ns - since_ns
-        lock.total.contentions += 1
-        lock.total.wait_ns += wait_ns
-        lock.waits.add(cpu, self.of, since_ns, wait_ns)
+        if wait_ns:  # who comes at the instant at which it is given back has not waited
+            lock.total.contentions += 1
+            lock.total.wait_ns += wait_ns
+            lock.waits.add(cpu, self.of, since_ns, wait_ns)
         return True

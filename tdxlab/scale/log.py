@@ -21,7 +21,7 @@ class Log:
 
     def __init__(self) -> None:
         self.ns, self.gfn, self.pfn = array("q"), array("I"), array("I")
-        self.cpu, self.pages, self.violation = array("h"), array("H"), array("I")
+        self.cpu, self.pages, self.violation = array("H"), array("H"), array("I")
         self.last: dict[int, int] = {}
 
     def __len__(self) -> int:

@@ -169,10 +169,14 @@ class Overhead:
 
     @property
     def in_use(self) -> int:
-        """2M ranges in which those pages lie."""
+        """2M ranges in which those pages lie: none of those that are mapped at 2M."""
+        least = math.ceil(Fraction(self.pages, ENTRIES))
+        large = sum(tds.count * (tds.memory - tds.small(self.huge_share)) for tds in self.tds) // SIZE_2M
+        room = min(max(self.ranges - large, least), self.ranges)
         if self.fragmentation == RANDOM:
-            return round(-self.ranges * math.expm1(self.pages * math.log1p(-1 / self.ranges)))
-        return min(math.ceil(Fraction(self.fragmentation) * self.pages / ENTRIES), self.ranges)
+            drawn = -room * math.expm1(self.pages * math.log1p(-1 / room)) if room > 1 else room
+            return round(drawn)
+        return min(math.ceil(Fraction(self.fragmentation) * self.pages / ENTRIES), room)
 
     @property
     def break_even(self) -> Fraction:
@@ -203,9 +207,10 @@ class Published:
     why: str
 
     def exact(self, host: Overhead) -> Fraction:
-        """The same, in percent; the counts in a sparse array, as there."""
-        parts = {**host.static, **replace(host, max_pa=None).fixed}
-        return Fraction(100 * sum(parts[part] for part in self.parts), host.ram)
+        """The same of 1 TiB, in percent; the counts in a sparse array, as there."""
+        there = replace(host, ram=1 << 40, max_pa=None)
+        parts = {**there.static, **there.fixed}
+        return Fraction(100 * sum(parts[part] for part in self.parts), there.ram)
 
 
 LARGE = "pamt_1g", "pamt_2m"

@@ -14,8 +14,8 @@ from tdxlab.scale.placement import KERNEL_PAGES, PAGES, POLICIES
 from tdxlab.scale.ranges import DESIGNS
 from tdxlab.scale.runs import column
 from tdxlab.views import text
-from tdxlab.views.boot_rows import published, row, used
-from tdxlab.views.booted import title
+from tdxlab.views.boot_rows import published, row
+from tdxlab.views.booted import title, used
 from tdxlab.views.choose import LABEL, framed
 from tdxlab.views.contention import lengths
 from tdxlab.views.later import Later

@@ -7,17 +7,9 @@ from dataclasses import fields, replace
 from tdxlab.scale.boot import Boot, Options
 from tdxlab.scale.costs import cost
 from tdxlab.views import charts
-from tdxlab.views.booted import assumed
+from tdxlab.views.booted import assumed, used
 from tdxlab.views.rows import Row
 
-ACCEPTING = (
-    "seamcall", "tdcall", "td_exit_entry", "ept_violation", "pamt_refcount_inc", "pamt_lock_hold_short", "mem_sept_add",
-    "mem_page_aug_4k", "mem_page_accept_4k",
-)  # fmt: skip
-AT_2M = ("mem_page_aug_2m", "mem_page_accept_2m")
-GIVING_BACK = (
-    "pamt_remove", "mem_range_block", "mem_track", "mem_page_remove_4k", "phymem_page_wbinvd", "phymem_page_reclaim",
-)  # fmt: skip
 PLAIN = ("dpamt_lock", "policy")
 """Options whose values say which option it is."""
 
@@ -69,13 +61,6 @@ def beside(boot: Boot) -> list[Row]:
         {"": what, "here": here, "published": f"{cost(name).typical:,}", "the number here is": worth}
         for what, here, name, worth in known
     ]
-
-
-def used(boot: Boot) -> list[str]:
-    """Rows of `data/costs.csv` that a boot like it comes from."""
-    asked = boot.options
-    whole = ("accept_4k", "pamt_lock_hold") if asked.costs == "fitted" else ("pamt_add",)
-    return [*ACCEPTING, *whole, *(AT_2M if boot.pages_2m else ()), *(GIVING_BACK if asked.gives else ())]
 
 
 def note(boot: Boot) -> str:

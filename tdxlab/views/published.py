@@ -196,7 +196,8 @@ BESIDES = (
 )
 ASSUMED = (
     "Full size, 10 TDs of 16G; medians of few seeds. As assumed: all at 4K, one vCPU, all memory accepted, starts in "
-    "1 ms, jitter of 10 %, memory handed out in whole 2M ranges. Without jitter all TDs stay in step."
+    "1 ms, jitter of 10 %, memory handed out in whole 2M ranges. Without jitter TDs come to go in "
+    "step: each is at the lock as the one before it is through, and seldom waits."
 )
 NOT_TOLD = (
     "Nothing of this is a prediction: how much memory a TD accepts until it is stopped was not told, nor the order in "
@@ -212,6 +213,7 @@ def left_out(found: Iterable[TornDown]) -> str:
         for (fewer, before), (more, after) in pairwise(slow)
     )
     return (
+        "GB are taken as 2^30 bytes. "
         f"Fitted to the smallest TD, one number for each order, in a step that nobody measured: {INTO['fast']} and "
         f"{INTO['slow']}. Left out: whatever grows with a TD's vCPUs, above all that each is kicked after TRACK. "
         f"In the published slow order a page got dearer for each vCPU more by {dearer or '(not run)'}: no cost for "

@@ -14,6 +14,7 @@ from tdxlab.views.text import counted
 
 GROUPS = {"static": "static PAMT", "dpamt": "Dynamic PAMT", "besides": "what TDs take besides"}
 
+BESIDE = ["in % of memory", "published", "exact, of 1 TiB", "why not the same"]
 UNITS = {20: "MiB", 30: "GiB", 40: "TiB"}
 """Names of units, by the bits that a number of bytes is shifted."""
 
@@ -61,7 +62,7 @@ def overhead_text(host: Overhead) -> str:
             title(host),
             tabulate(rows, ["", "bytes", "MiB", "% of memory"], disable_numparse=True, colalign=align),
             textwrap.fill(verdict(host), 100),
-            tabulate(beside, ["in % of memory", "published", "exact", "why not the same"], disable_numparse=True),
+            tabulate(beside, BESIDE, disable_numparse=True),
             f"Assumed: {assumed(host)}.",
         ]
     )

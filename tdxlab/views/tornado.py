@@ -10,6 +10,8 @@ import numpy as np
 from tdxlab.views import palette
 from tdxlab.views.charts import Axis, Boxes, Chart, Entry, Line, Mark, Text, axis
 
+TICKS = "Ticks are the counts themselves; a bar also reaches to what is assumed."
+
 
 class Input(NamedTuple):
     """low, high: its values, as they are told.  at_low, at_high: the counts.  guess: did nobody measure it?"""
@@ -35,7 +37,10 @@ def tornado(
     title: str = "What the count depends on",
     note: str = "",
 ) -> Chart:
-    """A bar for each input, the longest on top.  baseline: the count with all inputs as they are assumed."""
+    """A bar for each input, the longest on top.  baseline: the count with all inputs as they are assumed.
+
+    A bar reaches to the baseline even where both of its ends lie on one side; a tick is where an end is.
+    """
     known = [baseline] if published is None else [baseline, published]
     numbers = [*known, *(end for row in inputs for end in row.ends(baseline))]
     x, at = _axis(unit, min(numbers), max(numbers))
@@ -53,6 +58,8 @@ def tornado(
         colour = palette.GUESSED if row.guess else palette.SURE
         lower, upper = np.array([y + 0.36]), np.array([y - 0.36])
         bars.append(Boxes(np.array([left]), np.array([right]), lower, upper, colour, row.guess))
+        for count in {row.at_low, row.at_high}:
+            bars.append(Line(np.array([at(count)] * 2), np.array([y + 0.36, y - 0.36]), "#000000"))
         fewer, more = sorted([(row.at_low, row.low), (row.at_high, row.high)])
         texts.append(Text(left - gap, y, f"{fewer[1]}: {fewer[0]:,.0f}", "end"))
         texts.append(Text(right + gap, y, f"{more[1]}: {more[0]:,.0f}"))
@@ -68,7 +75,7 @@ def tornado(
         Axis("input", len(rows) - 0.4, -2, names),
         (*bars, *texts),
         (Entry("published or derived", palette.SURE), Entry("GUESS: nobody measured it", palette.GUESSED, True)),
-        note,
+        " ".join(filter(None, [note, TICKS])) if rows else note,
         height=60 + 32 * max(1, len(rows)),
         nothing="" if rows else "no input",
     )

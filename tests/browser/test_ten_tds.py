@@ -77,7 +77,7 @@ def assumes(notebook: Any, form: Locator) -> None:
     expect(table).to_contain_text("2 x 16G, per-2M", timeout=SOON)
     expect(drawn).to_contain_text("nobody waited")
     choose(form, "lock design", "always")
-    expect(card).to_contain_text("TDs have 32G at most.", timeout=SOON)
+    expect(card).to_contain_text("all TDs together have 32G at most.", timeout=SOON)
     notebook.screenshot("ten_tds_refused")
     slide(form, "each of", "Home")
     expect(table).to_contain_text("1 x 64M, always", timeout=SOON)

@@ -47,6 +47,12 @@ def test_contentions_follow_the_law_where_tds_start_apart() -> None:
     assert median(one.pamt.contentions for one in found) == pytest.approx(median(law), rel=0.25)
 
 
+def test_who_comes_as_the_lock_is_given_back_has_not_waited() -> None:
+    # without jitter CPUs come to go in step, each at the instant at which the one before it is through
+    found = boot(memory="256M", jitter_percent=0, start_spread_ms=0, seed=1)
+    assert min(found.waits.wait_ns) > 0 and found.pamt.contentions == len(found.waits.ns)
+
+
 def test_taking_the_lock_always_is_worse_by_orders() -> None:
     looks, takes = (
         boot(memory="64M", dpamt_lock=lock, start_spread_ms=0.5).pamt for lock in ("opportunistic", "always")
@@ -111,8 +117,13 @@ def test_a_run_log_is_small() -> None:
         ({"huge_share": 0.5, "page_size": "2M"}, "says something else"),
         ({"huge_share": 0.5, "policy": "batch"}, "has no 2M blocks"),
         ({"teardown": "fast", "vcpus": 2}, "only by TDs of one vCPU"),
-        ({"convert": "1G", "memory": "64M"}, "can not convert 1G"),
-        ({"dpamt_lock": "always"}, "each is a step of its own, so TDs have 32G at most"),
+        ({"convert": "1G", "memory": "64M"}, "whole 64K of the 64M at 4K, not 1G"),
+        ({"dpamt_lock": "always"}, "each page is looked at, so all TDs together have 32G at most"),
+        ({"convert": "100K"}, "whole 64K of the 16384M at 4K, not 100K"),
+        ({"convert": "4M", "memory": "4M", "huge_share": 0.5}, "whole 64K of the 2M at 4K, not 4M"),
+        ({"tds": 200, "vcpus": 512}, "200 TDs of 512 vCPUs are more than 65536 CPUs"),
+        ({"tds": 1000, "policy": "shuffled"}, "all TDs together have 512G at most"),
+        ({"dpamt_lock": "per-2M", "kernel_pages": "own"}, "calls end in BUSY, which nobody handles"),
         ({"nothing": 1}, "a boot has no nothing; it has tds, memory"),
     ],
 )

@@ -278,3 +278,10 @@ def test_where_each_page_has_a_range_of_its_own_a_machine_has_as_many_pairs() ->
 def test_what_makes_no_sense_is_refused_with_a_sentence(given: dict[str, str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         overhead(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fragmentation", ["512", "random"])
+def test_what_is_mapped_at_2m_holds_no_page_of_4k(fragmentation: str) -> None:
+    host = overhead("1T", "16Gx60", huge_share="0.9", fragmentation=fragmentation)
+    assert host.in_use <= (1 << 19) - 60 * 7372, "nine tenths of the 8192 blocks of each TD are taken"
+    assert host.saved > 0.8

@@ -243,7 +243,7 @@ def test_ctrl_c_leaves_what_is_finished_and_says_so(
     command: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "on_cluster", lambda run, points, scheduler: stopped(run, points))
-    assert main(["sweep", str(command)]) == 0
+    assert main(["sweep", str(command)]) == 1
     said = capsys.readouterr()
     assert said.err == "tdxlab: interrupted; the same command goes on from there:\n"
     assert said.out.endswith("spec.csv.partial: 2 of 12 points, 2 computed now\n")

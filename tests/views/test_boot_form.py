@@ -83,7 +83,7 @@ def test_what_can_not_be_is_a_sentence_and_nothing_boots(quick: list[Options]) -
     async def change() -> None:
         form = BootForm()
         form.controls["dpamt_lock"].value = "always"
-        assert "TDs have 32G at most." in form.card.value
+        assert "all TDs together have 32G at most." in form.card.value
         form.button.click()
         form.few()
         await asyncio.sleep(0.01)

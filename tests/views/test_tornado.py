@@ -46,13 +46,20 @@ def test_the_ends_tell_for_which_value_the_count_is() -> None:
     assert told[2:6] == ["0.05 us: 1,200", "0.3 us: 1,210", "6.2 us: 900", "7.9 us: 1,100"]
 
 
+def test_a_tick_is_where_an_end_is_even_if_the_bar_goes_on() -> None:
+    made = tornado([Input("hold", "6.2 us", "7.9 us", 1_845, 2_007, False)], 2_113)
+    ticks = {float(mark.x[0]) for mark in made.marks if isinstance(mark, Line) and mark.y[0] > 0}
+    assert ticks == {1_845.0, 2_007.0}
+    assert "Ticks are the counts themselves" in made.note
+
+
 def test_the_baseline_and_the_published_count_have_a_line_each() -> None:
     made = tornado(INPUTS, 1_000, 1_136)
-    lines = {float(line.x[0]): line for line in made.marks if isinstance(line, Line)}
+    lines = {float(line.x[0]): line for line in made.marks if isinstance(line, Line) and line.y[0] < -0.5}
     assert set(lines) == {1_000, 1_136} and all(line.x[0] == line.x[1] for line in lines.values())
     assert not lines[1_000].dashes and lines[1_136].dashes
     assert texts(made)[-2:] == ["as assumed: 1,000", "published: 1,136"]
-    (line,) = [mark for mark in tornado(INPUTS, 1_000).marks if isinstance(mark, Line)]
+    (line,) = [mark for mark in tornado(INPUTS, 1_000).marks if isinstance(mark, Line) and mark.y[0] < -0.5]
     assert line.x[0] == 1_000
 
 
