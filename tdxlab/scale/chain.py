@@ -18,8 +18,10 @@ def links(vcpu: Vcpu, gfn: int, pages: int) -> int:
     """How many ranges from `gfn` on are such, and lack nothing but a pair and the last table?"""
     td, machine, index = vcpu.td, vcpu.td.machine, gfn >> BITS
     ranges = machine.ranges
-    alone = not vcpu.many and ranges.keeps and ranges.looks and ranges.lock_design == "global"
-    if not alone or type(machine.placement) is not POLICIES["huge"] or gfn % PAGES or vcpu.violations % PAGES:
+    alone = not (vcpu.many or machine.kernel.shared) and ranges.keeps and ranges.looks
+    if not alone or ranges.lock_design != "global":
+        return 0
+    if type(machine.placement) is not POLICIES["huge"] or gfn % PAGES or vcpu.violations % PAGES:
         return 0
     if (PG_LEVEL_1G, index >> BITS) not in td.tables or (PG_LEVEL_2M, index) in td.tables:
         return 0
@@ -57,6 +59,7 @@ def chain(vcpu: Vcpu, gfn: int, count: int) -> Steps:
             yield lock.wanted(at)
             waited_ns += clock.now_ns - ns
             ns = clock.now_ns
+        machine.kernel.pair(n)
         ns += hold_ns
         if not ahead(n, ns):
             yield ns

@@ -139,7 +139,10 @@ POLICIES: dict[str, type[Huge]] = {"huge": Huge, "batch": Batch, "pieces": Piece
 
 
 class KernelPages(Protocol):
-    """Pages that the host takes for itself: which range are they in?"""
+    """Pages that the host takes for itself: which range are they in?  shared: do CPUs take them from one place?"""
+
+    @property
+    def shared(self) -> bool: ...
 
     def table(self, cpu: int) -> int:
         """Of the next S-EPT table of a CPU."""
@@ -166,6 +169,11 @@ class Caches:
         self.packed = itertools.count(first * PAGES)
         self.block: dict[int, tuple[int, int]] = {}
         self.cache: dict[int, tuple[int, int]] = {}
+
+    @property
+    def shared(self) -> bool:
+        """See `KernelPages`."""
+        return self.kind == "shared"
 
     def control(self, cpu: int) -> int:
         """The range of the next control page of a TD or vCPU, made by this CPU."""

@@ -95,6 +95,8 @@ def by_registers(case: Case) -> Booted:
 class Used:
     """The kernel's pages, as the other boot took them."""
 
+    shared = True
+
     def __init__(self, booted: Booted) -> None:
         self.tables: defaultdict[int, list[int]] = defaultdict(list)
         self.pairs: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)

@@ -45,7 +45,7 @@ def options(seed: int) -> dict[str, Any]:
         "memory": dice.choice(["2M", "64M", "70M", "1026M"]),
         "dpamt_lock": dice.choice(["opportunistic", "v6"]),
         "policy": dice.choice(["huge", "batch"]),
-        "huge_share": 0.0,
+        "kernel_pages": dice.choice(["packed", "own", "shared"]),
         "start_spread_ms": dice.choice([0.0, 0.02, 1.0]),
         "jitter_percent": dice.choice([0, 10]),
         "seed": seed,
