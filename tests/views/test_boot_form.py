@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -30,8 +31,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
 
 
 def used(doing: Coroutine[Any, Any, None]) -> None:
-    """As in a kernel, which has a running loop."""
-    asyncio.run(doing)
+    """As in a kernel, which has a running loop; in a thread, since a browser test leaves a loop of its own."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, doing).result()
 
 
 def test_each_control_reaches_the_boot(quick: list[Options]) -> None:
