@@ -10,11 +10,14 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Sequence
-from typing import Protocol
+from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tdxlab.scale.log import Mapped
+from tdxlab.scale.order import Order
 
 PAGES = 512
 """4K pages of a 2M range."""
@@ -45,41 +48,51 @@ class Huge:
 class Pieces(Huge):
     """Pieces of 64 pages in any order."""
 
-    size = PIECE
-
     def __init__(self, tds: int, td_pages: int, seed: int = 0) -> None:
         super().__init__(tds, td_pages)
-        order = np.arange(tds * td_pages // self.size, dtype=np.uint32)
+        order = np.arange(tds * td_pages // PIECE, dtype=np.uint32)
         np.random.default_rng(seed).shuffle(order)
-        self.order = order
-        self.of = order.data
+        self.order = order.data
 
     def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
         """See `Huge`."""
-        piece, rest = divmod(td * self.td_pages + gfn, self.size)
-        return self.of[piece] * self.size + rest, min(most, self.size - rest)
+        piece, rest = divmod(td * self.td_pages + gfn, PIECE)
+        return self.order[piece] * PIECE + rest, min(most, PIECE - rest)
 
 
-class Shuffled(Pieces):
-    """Every page somewhere."""
+class Shuffled(Huge):
+    """Every page somewhere.  used: so many ranges, from the first on, are known to have users."""
 
-    size = 1
+    def __init__(self, tds: int, td_pages: int, seed: int = 0) -> None:
+        super().__init__(tds, td_pages)
+        self.order, self.used = Order(tds * td_pages, seed), 0
+        self.block = lru_cache(1 << 10)(self._block)
+
+    def here(self, cpu: int, td: int, gfn: int, most: int) -> tuple[int, int]:
+        """See `Huge`."""
+        return self.order[td * self.td_pages + gfn], 1
 
     def reach(self, td: int, gfn: int, most: int, users: array[int]) -> int:
-        """How many pages from `gfn` on lie in ranges that have users?"""
-        first_page = td * self.td_pages + gfn
-        ranges = self.order[first_page : first_page + most] // PAGES
-        none = np.frombuffer(users, np.int32)[ranges] == 0
+        """How many pages from `gfn` on lie in ranges that have users, of which nobody ever goes?"""
+        while self.used < self.ranges and users[self.used]:
+            self.used += 1
+        if self.used == self.ranges:
+            return most
+        block, rest = divmod(td * self.td_pages + gfn, PAGES)
+        none = np.frombuffer(users, np.int32)[self.block(block)[rest : rest + most]] == 0
         first = int(none.argmax())
         return first if none[first] else most
+
+    def _block(self, n: int) -> NDArray[np.integer[Any]]:
+        # the ranges of the pages of a TD's 2M
+        return self.order.some(n * PAGES, n * PAGES + PAGES) // PAGES
 
     def count(self, users: array[int]) -> None:
         """All pages are mapped: so many users has each range.
 
         While a boot that gives nothing back goes on, it only counts who was the first in a range.
         """
-        found = np.bincount(self.order // PAGES, minlength=self.ranges)
-        np.frombuffer(users, np.int32)[: self.ranges] = found
+        np.frombuffer(users, np.int32)[: self.ranges] = PAGES
 
 
 class Batch(Huge):
