@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from tdxlab.scale import beside, faults
-from tdxlab.scale.batches import batches
+from tdxlab.scale.batches import batches, takes
 from tdxlab.scale.chain import chain, links
 from tdxlab.scale.faults import PAGES
 from tdxlab.scale.machine import Op, Steps, Vcpu
-from tdxlab.scale.placement import Batch
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
 
 
@@ -25,10 +24,10 @@ def accept(vcpu: Vcpu, op: Op) -> Steps:
             yield from chain(vcpu, gfn, count)
             gfn += count * PAGES
             continue
+        if takes(vcpu):
+            yield from batches(vcpu, gfn, end - gfn)
+            return
         most = min(end, gfn - gfn % PAGES + PAGES) - gfn
-        if isinstance(placement, Batch) and (pages := (yield from batches(vcpu, gfn, most))):
-            gfn += pages
-            continue
         pfn, pages = placement.here(vcpu.n, td, gfn, most)
         if not pages:  # the fault's page is allocated before KVM looks for anything else
             yield faults.violated_ns(vcpu, vcpu.td.machine.cost.tdcall)

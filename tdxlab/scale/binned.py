@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.integer]
+from tdxlab.scale.log import Ints
 
 
 def by_range_and_time(

@@ -9,8 +9,8 @@ anything that others change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappop, heappush, heapreplace
 from typing import Protocol
 
 Cpu = Iterator["int | Wanted | Run"]
@@ -37,6 +37,8 @@ class Clock:
 
     runs: {CPU: what it is amid}.  parked: (CPU, since when, what it waits for), in the order in which they came.
     released: was a lock given back in this turn?
+    instead: of each CPU, a call that its turns are for now.  It is given the instant and tells the next one, or 0: then
+    the CPU itself has the turn.
     """
 
     def __init__(self) -> None:
@@ -47,14 +49,21 @@ class Clock:
         self.runs: dict[int, Run] = {}
         self.parked: list[tuple[int, int, Wanted]] = []
         self.released = False
+        self.instead: list[Callable[[int], int] | None] = []
 
     def go(self, cpus: Sequence[Cpu], starts_ns: Sequence[int]) -> int:
         """Until all have ended.  Returns the instant.  Raises RuntimeError if some wait for ever."""
         self.cpus, self.turn = cpus, [0] * len(cpus)
         self.due = due = sorted((ns, cpu, 0) for cpu, ns in enumerate(starts_ns))
+        self.instead = instead = list[Callable[[int], int] | None]([None] * len(cpus))
         turn = self.turn
         while due:
-            ns, cpu, which = heappop(due)
+            ns, cpu, which = due[0]
+            if (take := instead[cpu]) and (next_ns := take(ns)):
+                self.events += 1
+                heapreplace(due, (next_ns, cpu, which))
+                continue
+            heappop(due)
             if which != turn[cpu]:
                 continue  # its run was broken
             if ns != self.now_ns:

@@ -23,6 +23,20 @@ def fault(vcpu: Vcpu, gfn: int, level: int) -> Steps:
     cost, ranges = machine.cost, machine.ranges
     vcpu.ns = begun_ns = violated_ns(vcpu, cost.tdcall)
     vcpu.violations += 1
+    if (level + 1, gfn >> BITS * level) not in td.tables or (level + 1, gfn >> BITS * level) not in td.inhibited:
+        yield from tables(vcpu, gfn, level)
+    pfn = machine.placement.here(vcpu.n, td.n, gfn, 1)[0]
+    if level == PG_LEVEL_4K:
+        yield from ranges.get(ranges, vcpu, pfn // PAGES)
+    vcpu.ns += cost.aug[level]
+    machine.mmu.holds += 1
+    machine.mmu.hold_ns += vcpu.ns - begun_ns
+    accepted(vcpu, gfn, pfn, level)
+
+
+def tables(vcpu: Vcpu, gfn: int, level: int) -> Steps:
+    """GUEST_INHIBIT is set, under mmu_lock for no time, and what leads to a page gets its tables."""
+    td, machine, ranges = vcpu.td, vcpu.td.machine, vcpu.td.machine.ranges
     if (level + 1, gfn >> BITS * level) not in td.inhibited:
         td.inhibited.update(above(gfn, level))
         machine.mmu.holds += 1
@@ -33,14 +47,7 @@ def fault(vcpu: Vcpu, gfn: int, level: int) -> Steps:
         else:
             yield from ranges.get(ranges, vcpu, page)
         vcpu.held[page] += 1
-        vcpu.ns += cost.sept_add
-    pfn = machine.placement.here(vcpu.n, td.n, gfn, 1)[0]
-    if level == PG_LEVEL_4K:
-        yield from ranges.get(ranges, vcpu, pfn // PAGES)
-    vcpu.ns += cost.aug[level]
-    machine.mmu.holds += 1
-    machine.mmu.hold_ns += vcpu.ns - begun_ns
-    accepted(vcpu, gfn, pfn, level)
+        vcpu.ns += machine.cost.sept_add
 
 
 def violated_ns(vcpu: Vcpu, after_ns: int) -> int:
@@ -59,11 +66,12 @@ def above(gfn: int, level: int) -> list[tuple[int, int]]:
 
 def missing(vcpu: Vcpu, gfn: int, level: int) -> list[tuple[int, int]]:
     """Entries on the way that lead to no table yet, from the highest on."""
-    tables = vcpu.td.tables
-    if (level + 1, gfn >> BITS * level) in tables:
-        return []
-    way = [(up, gfn >> BITS * (up - 1)) for up in range(ROOT_LEVEL, level, -1)]
-    return [entry for entry in way if entry not in tables]
+    found, tables = list[tuple[int, int]](), vcpu.td.tables
+    for up in range(level + 1, ROOT_LEVEL + 1):
+        if (entry := (up, gfn >> BITS * (up - 1))) in tables:
+            break
+        found.insert(0, entry)
+    return found
 
 
 def accepted(vcpu: Vcpu, gfn: int, pfn: int, level: int) -> None:

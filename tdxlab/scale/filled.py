@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tdxlab.scale.log import Ints
 from tdxlab.spec.levels import ENTRIES, PG_LEVEL_2M
 
-Ints = NDArray[np.integer]
 Rows = NDArray[np.intp]
 
 

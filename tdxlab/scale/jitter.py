@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+
+from tdxlab.scale.log import Ints
 
 ROWS = 1 << 10
 CHUNK = 512
@@ -28,7 +31,7 @@ class Jitter:
 
     def between(self, cpu: int, first: int, end: int) -> int:
         """Of a CPU's violations from `first` to before `end`, together: ns."""
-        chunk, at = divmod(first, CHUNK)
+        chunk, at = first // CHUNK, first % CHUNK
         if end - first <= CHUNK - at:
             row = self.row(cpu, chunk)
             return row[at + end - first] - row[at]
@@ -39,9 +42,18 @@ class Jitter:
         row = self.row(cpu, chunk)
         return total + row[end - chunk * CHUNK] - row[at]
 
+    def until(self, cpu: int, first: int, n: Ints) -> Ints:
+        """Of a CPU's violations from `first` on, of so many together: ns."""
+        chunk, at = np.divmod(first + n, CHUNK)
+        begin = first // CHUNK
+        rows = self._index(cpu, np.arange(begin, int(chunk.max()) + 1, dtype=np.uint64))
+        before = np.append(0, np.cumsum(self.sums[rows, CHUNK]))
+        found: Ints = before[chunk - begin] + self.sums[rows[chunk - begin], at] - self.sums[rows[0], first % CHUNK]
+        return found
+
     def chunks(self, cpu: int, chunk: int, count: int) -> tuple[list[int], list[int]]:
         """Of each of a CPU's chunks from `chunk` on: of the first violation, and of the others together, ns."""
-        rows = [self._index(cpu, n) for n in range(chunk, chunk + count)]
+        rows = self._index(cpu, np.arange(chunk, chunk + count, dtype=np.uint64))
         first = self.sums[rows, 1]
         return first.tolist(), (self.sums[rows, CHUNK] - first).tolist()
 
@@ -51,7 +63,8 @@ class Jitter:
             self.rows[index] = self.sums[index].tolist()
         return self.rows[index]
 
-    def _index(self, cpu: int, chunk: int) -> int:
+    def _index(self, cpu: int, chunk: Any) -> Any:
+        # a number, or an array of them
         mixed = (cpu << 32 | chunk) * 0x9E37_79B9_7F4A_7C15 & (1 << 64) - 1
         mixed = (mixed ^ mixed >> 29) * 0xBF58_476D_1CE4_E5B9 & (1 << 64) - 1
         return (mixed >> 32) % len(self.sums)

@@ -5,6 +5,12 @@ from __future__ import annotations
 from array import array
 from bisect import bisect
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.integer[Any]]
 
 PAGES = 512
 """4K pages of a 2M range."""
@@ -23,18 +29,27 @@ class Log:
         self.ns, self.gfn, self.pfn = array("q"), array("I"), array("I")
         self.cpu, self.pages, self.violation = array("H"), array("H"), array("I")
         self.last: dict[int, int] = {}
+        self.adds = tuple(column.append for column in self.columns().values())
 
     def __len__(self) -> int:
         return len(self.ns)
 
     def add(self, cpu: int, ns: int, gfn: int, pfn: int, violation: int, pages: int = 1) -> None:
         """A page at 4K, or 0 pages for one at 2M."""
-        self.ns.append(ns)
-        self.gfn.append(gfn)
-        self.pfn.append(pfn)
-        self.cpu.append(cpu)
-        self.pages.append(pages)
-        self.violation.append(violation)
+        add_ns, add_cpu, add_gfn, add_pfn, add_pages, add_violation = self.adds
+        self.last[cpu] = len(self.ns)
+        add_ns(ns)
+        add_cpu(cpu)
+        add_gfn(gfn)
+        add_pfn(pfn)
+        add_pages(pages)
+        add_violation(violation)
+
+    def more(self, cpu: int, ns: Ints, gfn: Ints, pfn: Ints, violation: Ints, pages: Ints) -> None:
+        """Many rows of a CPU."""
+        rows = {"ns": ns, "cpu": np.full(len(ns), cpu), "gfn": gfn, "pfn": pfn, "pages": pages, "violation": violation}
+        for name, column in self.columns().items():
+            column.frombytes(rows[name].astype(column.typecode).tobytes())
         self.last[cpu] = len(self.ns) - 1
 
     def follow(self, cpu: int, pages: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tdxlab.scale.log import Ints
 
 ROUNDS = 4
 
@@ -33,7 +34,7 @@ class Order:
             if n < self.count:
                 return n
 
-    def some(self, first: int, end: int) -> NDArray[np.integer[Any]]:
+    def some(self, first: int, end: int) -> Ints:
         """Those from `first` to before `end`."""
         found = self._through(np.arange(first, end, dtype=np.uint64))
         while (out := found >= self.count).any():

@@ -7,16 +7,14 @@ page by page.  Which of them a host is like nobody published: guest_memfd at 4K 
 
 from __future__ import annotations
 
-import itertools
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tdxlab.scale.log import Mapped
+from tdxlab.scale.log import Ints, Mapped
 from tdxlab.scale.order import Order
 
 PAGES = 512
@@ -83,7 +81,7 @@ class Shuffled(Huge):
         first = int(none.argmax())
         return first if none[first] else most
 
-    def _block(self, n: int) -> NDArray[np.integer[Any]]:
+    def _block(self, n: int) -> Ints:
         # the ranges of the pages of a TD's 2M
         return self.order.some(n * PAGES, n * PAGES + PAGES) // PAGES
 
@@ -160,6 +158,9 @@ class KernelPages(Protocol):
     def table(self, cpu: int) -> int:
         """Of the next S-EPT table of a CPU."""
 
+    def next_table(self, cpu: int) -> int | None:
+        """The same, while it is not taken yet; None if that can not be told."""
+
     def pair(self, cpu: int) -> tuple[int, ...]:
         """Of each page of its next PAMT page pair."""
 
@@ -179,7 +180,7 @@ class Caches:
 
     def __init__(self, first: int, kind: str) -> None:
         self.next_block, self.kind = first, kind
-        self.packed = itertools.count(first * PAGES)
+        self.packed = first * PAGES
         self.block: dict[int, tuple[int, int]] = {}
         self.cache: dict[int, tuple[int, int]] = {}
 
@@ -190,13 +191,16 @@ class Caches:
 
     def control(self, cpu: int) -> int:
         """The range of the next control page of a TD or vCPU, made by this CPU."""
-        return next(self.packed) // PAGES if self.kind == "packed" else self._page(cpu)
+        return self._page(cpu)
+
+    def next_table(self, cpu: int) -> int | None:
+        """See `KernelPages`."""
+        return self.packed // PAGES if self.kind == "packed" else None
 
     def table(self, cpu: int) -> int:
         """See `KernelPages`."""
-        if self.kind == "packed":
-            return next(self.packed) // PAGES
-        self._page(cpu)
+        if self.kind != "packed":
+            self._page(cpu)  # of the mirror
         return self._page(cpu)
 
     def pair(self, cpu: int) -> tuple[int, ...]:
@@ -204,6 +208,9 @@ class Caches:
         return () if self.kind == "packed" else (self._page(cpu), self._page(cpu))
 
     def _page(self, cpu: int) -> int:
+        if self.kind == "packed":
+            self.packed += 1
+            return (self.packed - 1) // PAGES
         pfn, left = self.cache.get(cpu, (0, 0))
         if not left:
             pfn, left = self._fill(cpu if self.kind == "own" else ALL)

@@ -99,7 +99,8 @@ class Ranges:
     def _call(self, user: User, n: int, donors: tuple[int, ...], own_ns: int) -> Steps:
         if self.lock_design != "rwlock_retry":
             user.ns += self.cost.seamcall + own_ns
-            yield user.ns
+            if not user.clock.ahead(user.n, user.ns):
+                yield user.ns
             return
         if not self.pamt_rwlock.take_read(user.n):
             yield self.pamt_rwlock.read_wanted(n)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tdxlab.scale.log import Ints
 from tdxlab.scale.machine import Machine
 from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
-
-Ints = NDArray[np.integer[Any]]
 
 
 def column(values: array[int]) -> Ints:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdxlab.scale.filled import Ints
+from tdxlab.scale.log import Ints
 from tdxlab.views import palette
 from tdxlab.views.charts import SMALLEST, Axis, Boxes, Chart, Entry, Floats, duration, note, time_axis
 from tdxlab.views.text import head

@@ -7,7 +7,8 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from tdxlab.scale.binned import Ints, by_length, by_range_and_time
+from tdxlab.scale.binned import by_length, by_range_and_time
+from tdxlab.scale.log import Ints
 from tdxlab.views import palette
 from tdxlab.views.charts import Axis, Boxes, Cells, Chart, Entry, Text, axis, duration, memory_axis, note, time_axis
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tdxlab.scale.filled import Ints
+from tdxlab.scale.log import Ints
 from tdxlab.spec.levels import ENTRIES, SIZE_2M
 from tdxlab.views import palette
 from tdxlab.views.charts import SMALLEST, Cells, Chart, Entry, Line, axis, duration, memory_axis, note, time_axis

@@ -108,6 +108,9 @@ class Used:
     def table(self, cpu: int) -> int:
         return self.tables[cpu].pop()
 
+    def next_table(self, cpu: int) -> None:
+        return None
+
     def pair(self, cpu: int) -> tuple[int, ...]:
         return self.pairs[cpu].pop()
 
