@@ -147,16 +147,13 @@ class Words(list[int]):
     __slots__ = ("guard", "journal", "name")
     ORDERS: ClassVar[bool] = False  # a lock that is given back without a step: who takes it next comes after
     SHARES: ClassVar[bool] = False  # ... whose readers commute
-    __hash__ = object.__hash__  # type: ignore[assignment]  # a cell is itself, whatever it holds
+    __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[assignment]  # a cell is itself, whatever it holds
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _forbidden
     append = extend = insert = pop = remove = clear = sort = reverse = _forbidden
 
     def __init__(self, journal: Journal, name: str, values: Sequence[int], guard: Guard | None = None) -> None:
         super().__init__(values)
         self.journal, self.name, self.guard = journal, name, guard
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
     def put(self, i: int, value: int) -> None:
         """Write one word."""
@@ -185,15 +182,12 @@ class Table(dict[Any, Any]):
     """A sparse cell: what is absent reads as `default`.  Read `t[k]`, write `t.put(k, v)`."""
 
     __slots__ = ("default", "guard", "journal", "name")
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[assignment]
     __setitem__ = __delitem__ = __ior__ = pop = popitem = update = setdefault = clear = _forbidden
 
     def __init__(self, journal: Journal, name: str, default: Any = 0, guard: Guard | None = None) -> None:
         super().__init__()
         self.journal, self.name, self.default, self.guard = journal, name, default, guard
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
     def __missing__(self, key: Key) -> Any:
         return self.default

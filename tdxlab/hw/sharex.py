@@ -25,6 +25,7 @@ T = TypeVar("T")
 EXCLUSIVE, HP = SharexWord.EXCLUSIVE, SharexWord.HP
 TAKEN_OR_HP = EXCLUSIVE | HP
 READER = 1 << 2
+ANY = -1  # of the bits
 ENTRY_LOCK, ENTRY_HP = SeptEntry.LOCK, SeptEntry.HP
 
 
@@ -91,7 +92,7 @@ class Held:
     An attempt pauses by itself where other code awaits `step`: it is what leaves do most, and costs a quarter less so.
 
     A call that runs alone does not pause, nor write the words of its locks as long as it meets nobody else's: who
-    would read them?  How much more they would be is in `unwritten`, and `locks` has those of Secure-EPT entries only.
+    would read them?  How much more they would be is in `unwritten`; `locks` has those of Secure-EPT entries only then.
 
     The key of a Secure-EPT entry's own lock is ("entry", index), or ("entry", None) for all entries of a page.
     `reads` are the other touches of an attempt's step: what is looked at under the lock, before the next step; more:
@@ -106,15 +107,15 @@ class Held:
         self.locks: list[Lock] = []
         self.unwritten: dict[tuple[Sharex, int], int] | None = {} if journal.alone else None
 
-    def at_once(self, lock: Sharex, i: int) -> bool:
-        """Take a share without a step, if this call runs alone and nobody has the lock.  If not, await `shared`."""
+    def at_once(self, lock: Sharex, i: int, exclusive: bool = False) -> bool:
+        """Take a lock without a step, if this call runs alone and nobody has it.  If not, await `shared`, `exclusive`."""
         unwritten = self.unwritten
         if unwritten is None:
             return False
         own = unwritten.get(key := (lock, i), 0)
-        if (lock[i] | own) & TAKEN_OR_HP:
+        if (lock[i] | own) & (ANY if exclusive else TAKEN_OR_HP):
             return False
-        unwritten[key] = own + READER
+        unwritten[key] = EXCLUSIVE if exclusive else own + READER
         return True
 
     @types.coroutine
@@ -139,11 +140,9 @@ class Held:
     @types.coroutine
     def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch, more: bool = False) -> Attempt[list[Touch]]:
         """Take the lock alone, or refuse BUSY with `operand`."""
-        if (unwritten := self.unwritten) is not None:
-            if not lock[i] and (lock, i) not in unwritten:
-                unwritten[lock, i] = EXCLUSIVE
-                return []
-            self.write_out()
+        if self.at_once(lock, i, exclusive=True):
+            return []
+        self.write_out()
         mine: list[Touch] = []
         if not self.journal.alone:
             touches = *reads, (lock, i, EXCLUSIVELY[self.host])
@@ -158,6 +157,9 @@ class Held:
     @types.coroutine
     def upgrade(self, lock: Sharex, i: int, operand: int) -> Attempt[None]:
         """Make this call's share exclusive; works for the only reader."""
+        if self.unwritten is not None and not lock[i] and self.unwritten[lock, i] == READER:
+            self.unwritten[lock, i] = EXCLUSIVE
+            return
         self.write_out()
         if not self.journal.alone:
             yield None, ((lock, i, UPGRADED[self.host]),), None
@@ -177,7 +179,9 @@ class Held:
             if word & ENTRY_LOCK or not self.host:
                 raise self._refused_entry(page, i, operand)
             word &= ~ENTRY_HP
-        page.put(i, word | ENTRY_LOCK)
+            page.put(i, word)
+        if self.unwritten is None:
+            page.put(i, word | ENTRY_LOCK)
         self._took((page, ("entry", i), True))
         return word
 
@@ -195,7 +199,9 @@ class Held:
             raise Refuse(TDX_OPERAND_BUSY.at(operand))
         if found & ENTRY_HP:
             words = [word & ~ENTRY_HP for word in words]
-        page.fill([word | ENTRY_LOCK for word in words])
+            page.fill(words)
+        if self.unwritten is None:
+            take_entries(page, None)
         self._took((page, ("entry", None), True))
         return words
 
@@ -204,9 +210,7 @@ class Held:
 
         One step: as many outcomes as with one each, and fewer events.
         """
-        if some:
-            self.write_out()
-        elif self.forgotten():
+        if self.forgotten(*some):
             return
         locks = [lock for lock in self.locks if lock[0] in some] if some else self.locks
         if locks:
@@ -220,9 +224,12 @@ class Held:
 
     def give(self, lock: Cell, key: Key) -> None:
         """Give a lock that is held alone back before the others, within the caller's step."""
-        if isinstance(lock, Sharex):
-            self.write_out()
-        self._give([(lock, key, True)])
+        if self.unwritten is None:
+            self._give([(lock, key, True)])
+        elif isinstance(lock, Sharex):
+            del self.unwritten[lock, key]
+        else:
+            self.locks.remove((lock, key, True))
 
     def _give(self, locks: list[Lock]) -> None:
         # The mark stays.  The memory of a lock may have been given away meanwhile: then its word is another.
@@ -262,6 +269,8 @@ class Held:
         if self.unwritten is None:
             return
         taken: list[Lock] = []
+        for page, key, _ in self.locks:
+            take_entries(page, key[1])
         for (lock, i), more in self.unwritten.items():
             lock.put(i, lock[i] + more)
             taken += [(lock, i, True)] if more == EXCLUSIVE else [(lock, i, False)] * (more // READER)
@@ -269,14 +278,16 @@ class Held:
         if self.locks:
             self.journal.began(self.locks)
 
-    def forgotten(self) -> bool:
-        """Give everything back without a step, if this call runs alone: what was not written need not be."""
+    def forgotten(self, *some: Cell) -> bool:
+        """Give everything back without a step, or some, if this call runs alone: what was not written need not be."""
         if self.unwritten is None:
             return False
-        self.unwritten.clear()
-        for page, key, _ in self.locks:
-            give_entries(page, key[1])
-        self.locks.clear()
+        if some:
+            for key in [key for key in self.unwritten if key[0] in some]:
+                del self.unwritten[key]
+        else:
+            self.unwritten.clear()
+            self.locks.clear()
         return True
 
     def _took(self, lock: Lock) -> None:
@@ -304,6 +315,15 @@ class Held:
 def busy(taken: int, operand: int) -> Refuse:
     """The refusal of a lock that is taken, or is free but kept for the host."""
     return Refuse((TDX_OPERAND_BUSY if taken else TDX_OPERAND_BUSY_HOST_PRIORITY).at(operand))
+
+
+def take_entries(page: Cell, i: Key) -> None:
+    """Set the lock of a Secure-EPT entry, or (None) of all entries of the page, within the caller's step."""
+    assert isinstance(page, Words)
+    if i is None:
+        page.fill([word | ENTRY_LOCK for word in page])
+    else:
+        page.put(i, page[i] | ENTRY_LOCK)
 
 
 def give_entries(page: Cell, i: Key) -> None:

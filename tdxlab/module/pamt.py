@@ -263,7 +263,7 @@ class Pamt(Record):
                     )
                 else:
                     found = self.page(hpa, level)
-                if exclusive or not held.at_once(found.chunk.locks, found.i):
+                if not held.at_once(found.chunk.locks, found.i, exclusive):
                     take = held.exclusive if exclusive else held.shared
                     await take(found.chunk.locks, found.i, operand, (found.chunk.entries, found.i, READ), *reads)
                 return found.read()

@@ -56,7 +56,7 @@ def test_a_call_that_succeeds_tells_what_it_changed(tmp_path: Path) -> None:
         ),
         (
             "TDH.MEM.TRACK 180000000",
-            "not any((base <= hpa < end for base, end in call.usable))",
+            "not is_usable(call, hpa)",
             "the HPA lies in an initialised 1G block of a TDMR",
         ),
     ],
@@ -69,7 +69,14 @@ def test_a_refusal_tells_what_was_wanted(tmp_path: Path, cmd: str, because: str,
     said = explained([*made, {"cmd": cmd, "rax": "0x0"}], tmp_path, 1 + len(calls))
     assert said["refused"]["if"] == because and said["refused"]["rows"] == [wanted]
     if cmd.startswith("TDH.MNG.INIT"):
-        assert any(check["if"].startswith("not any((base") for check in said["checks"]), "a search is a check too"
+        assert any(check["if"] == "not is_usable(call, hpa)" for check in said["checks"])
+
+
+def test_a_search_is_a_check_too(tmp_path: Path) -> None:
+    calls = "TDH.PHYMEM.PAMT.ADD 100200001 100400000 100401000", "TDH.PHYMEM.PAMT.REMOVE 100200001"
+    made: list[Line] = [{"section": "A", "dpamt": 1}, {"cmd": "boot"}, *({"cmd": cmd, "rax": "0x0"} for cmd in calls)]
+    said = explained(made, tmp_path, 2)
+    assert said["refused"] is None and any(check["if"].startswith("any((word") for check in said["checks"])
 
 
 @pytest.mark.parametrize(
