@@ -108,7 +108,7 @@ class Held:
         self.unwritten: dict[tuple[Sharex, int], int] | None = {} if journal.alone else None
 
     def at_once(self, lock: Sharex, i: int, exclusive: bool = False) -> bool:
-        """Take a lock without a step, if this call runs alone and nobody has it.  If not, await `shared`, `exclusive`."""
+        """Take a lock without a step, if this call runs alone and nobody has it.  If not, await the other methods."""
         unwritten = self.unwritten
         if unwritten is None:
             return False

@@ -72,7 +72,7 @@ class Call(VmExit):
         super().__init__(module, cpu, regs, host=leaf.side == "host")
         self.leaf, self.version = leaf, version
         self.tdmrs: tuple[Any, ...] = ()
-        self.usable: tuple[tuple[int, int], ...] = ()
+        self.usable: frozenset[int] = frozenset()
         self.busy_since: int | None = None
 
     async def answer(self) -> Status | None:

@@ -13,7 +13,7 @@ from tdxlab.module.state import Td, refcount_of
 from tdxlab.spec import status as st
 from tdxlab.spec.bits import GpaLevel, TdrFlags
 from tdxlab.spec.leaves import Leaf
-from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SIZE, SHIFTS
+from tdxlab.spec.levels import LEVEL_2M, LEVEL_4K, PAGE_SIZE, SHIFTS, SIZE_1G
 from tdxlab.spec.operands import RCX, Operand
 from tdxlab.spec.pamt import PT_NDA, PageType
 from tdxlab.spec.sept import RULES, Rule, refusal
@@ -48,16 +48,8 @@ def check_host_hpa(call: Call, hpa: int, operand: int, align: int = PAGE_SIZE) -
 
 def check_in_tdmr(call: Call, hpa: int, operand: int) -> None:
     """`hpa` lies in a block of a TDMR whose PAMT is initialised."""
-    if not is_usable(call, hpa):
+    if hpa & -SIZE_1G not in call.usable:
         raise Refuse(st.TDX_OPERAND_ADDR_RANGE_ERROR.at(operand))
-
-
-def is_usable(call: Call, hpa: int) -> bool:
-    """Does `hpa` lie in such a block?  (A generator for `any` would take three times as long.)"""
-    for base, end in call.usable:
-        if base <= hpa < end:
-            return True
-    return False
 
 
 async def hold_page(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.hw.cpu import NotModelled
 from tdxlab.hw.sharex import ENTRY_HP, Refuse
@@ -89,7 +91,7 @@ async def tdh_mem_page_demote(
         large.free()
     for chunk in small:
         if needs_pair:
-            chunk.clear()
+            chunk.locks.fill([0] * len(chunk.locks))  # whoever still holds one
         chunk.assign(PT_REG, tdr)
     td.chldcnt += 1
     for vm, l2_page in given.items():
@@ -190,6 +192,6 @@ def alike(words: list[int], first: Entry, parent: Entry) -> State:
     """The state that all 512 children have; refuses children that can not become one page."""
     whole, part = size(parent.level), size(parent.level - 1)
     possible = first.state in (MAPPED, PENDING) and first.hpa % whole == 0
-    if not possible or words != list(range(words[0], words[0] + whole, part)):
+    if not possible or not all(map(operator.eq, words, range(first.word, first.word + whole, part))):
         raise Refuse(st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX), parent.view())
     return first.state

@@ -44,7 +44,7 @@ class Sys(_Fields):
     state: SysState
     lps: frozenset[int]  # the logical processors that are initialised
     tdmrs: tuple[Any, ...]  # as configured
-    usable: tuple[tuple[int, int], ...]  # (base, end) of memory whose PAMT is initialised
+    usable: frozenset[int]  # where the 1G blocks begin whose PAMT is initialised
     hkid: int
     handoff: dict[str, Any] | None  # what a module that is shut down leaves to the next; replaced, never changed
     lock: Sharex
@@ -53,7 +53,7 @@ class Sys(_Fields):
         "state": SysState.SYSINIT_PENDING,
         "lps": frozenset(),
         "tdmrs": (),
-        "usable": (),
+        "usable": frozenset(),
         "hkid": 0,
         "handoff": None,
     }

@@ -161,7 +161,7 @@ async def tdh_sys_tdmr_init(call: Call, base: int) -> Status | None:
     tdmr.next = end
     if end % SIZE_1G == 0:
         touches.append((sys, "usable", WRITE))
-        sys.usable = (*sys.usable, (end - SIZE_1G, end))
+        sys.usable |= {end - SIZE_1G}
     call.regs.rdx = end - end % SIZE_1G
     return None
 

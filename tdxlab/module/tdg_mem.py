@@ -44,18 +44,16 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
     hpa, polled = entry.hpa, ((call.cpu.lp, "interrupt", READ), entry.touch())
     pages, first, alone = call.memory.pages, (hpa | call.td.key) & call.memory.keyed, call.cpu.journal.alone
     touches = await step(entry.touch(), at="accept", more=True)
-    chunk, chunks = field(entry.word, PROGRESS) if level == LEVEL_2M else 0, ENTRIES**level
-    while True:
+    done, interrupt_pending = field(entry.word, PROGRESS) if level == LEVEL_2M else 0, call.cpu.interrupt_pending
+    for chunk in range(done, ENTRIES**level):
+        if chunk != done:
+            if not alone:
+                touches = await step(*polled, at="poll", more=True)
+            if interrupt_pending():
+                write_entry(call, entry, sept.leaf(call.td, hpa, entry.state) | place(chunk, PROGRESS))
+                raise Interrupted
         if (page := pages.get(first + chunk * PAGE_SIZE)) is not None:
             clear(page, touches)
-        chunk += 1
-        if chunk == chunks:
-            break
-        if not alone:
-            touches = await step(*polled, at="poll", more=True)
-        if call.cpu.interrupt_pending():
-            write_entry(call, entry, sept.leaf(call.td, hpa, entry.state) | place(chunk, PROGRESS))
-            raise Interrupted
     write_entry(call, entry, sept.leaf(call.td, hpa, rule.result))
 
 

@@ -54,7 +54,7 @@ class Count:
 
     def call(self, cmd: str, told: Line | str, came: Result | State | None, hooked: Sequence[Any] = ()) -> None:
         """A call, and what came of it.  hooked: what came of the calls in the midst of it."""
-        expected, got = expected_of(cmd, told), got_of(came)
+        expected, got = expected_of(cmd, told), got_of(came, in_words=isinstance(told, str))
         for name, inner in zip(HOOKS, hooked, strict=False):
             got |= {f"{name}.{key}": value for key, value in got_of(inner).items()}
             expected.setdefault(f"{name}.rax", None)
@@ -153,11 +153,12 @@ def told_state(cmd: str, line: Line, got: State) -> State:
     return told
 
 
-def got_of(came: Result | State | None) -> Line:
+def got_of(came: Result | State | None, *, in_words: bool = False) -> Line:
     """The same of what came."""
     if not isinstance(came, Result):
         return came or {}
-    return {"to": came.to, **dict(zip(WATCHED, came.registers, strict=True)), "answer": worded(came)}
+    got = {"to": came.to, **dict(zip(WATCHED, came.registers, strict=True))}
+    return got | {"answer": worded(came)} if in_words else got
 
 
 def worded(result: Result) -> str:

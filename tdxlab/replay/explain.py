@@ -74,7 +74,7 @@ class Watch:
         self.said |= {"lp": cpu.n} | _handler(leaf if getattr(call, "__name__", "") in ("seamcall", "tdcall") else None)
         self.said["before"] = registers(regs)
         try:
-            self.machine.drive(call, self._send)
+            self.machine.drive(self._send)
         finally:
             self.said["after"] = registers(regs)
             self.said["changed"] = {

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tdxlab.engine.cells import Journal
+from tdxlab.engine.step import Touch
 from tdxlab.hw.cpu import Cpu, NotModelled, Regs
 from tdxlab.hw.memory import Memory
 from tdxlab.hw.platform import Platform
@@ -167,12 +169,11 @@ class Machine:
         try:
             if self.watch is not None:
                 self.watch(call, cpu, regs)
-            elif self.hook is not None:
-                self.drive(call, call.send)
             else:
+                told = None if self.hook is None else self.until_hook(call.send)
                 journal.alone = True
                 send, unread = call.send, [()]  # whoever searches would read what steps say of themselves
-                send(None)
+                send(told)
                 while True:
                     send(unread)
         except StopIteration:
@@ -180,22 +181,26 @@ class Machine:
         except NotModelled:
             raise Unbuilt(NO_HANDLER) from None
         finally:
+            call.close()  # what stopped the machine may have happened beside it
             journal.alone = False
             journal.released.clear()
 
-    def drive(self, call: Run, send: Callable[[Any], Any]) -> None:
-        """Send the call from step to step.  Where it is about to make the hook's, others come first."""
-        try:
-            at, touches, _ = send(None)
+    def drive(self, send: Callable[[Any], Any]) -> None:
+        """Send a call from step to step.  Where it is about to make the hook's, others come first."""
+        told = None if self.hook is None else self.until_hook(send)
+        with suppress(StopIteration):
             while True:
-                if self.hook is not None and self.hook.reached(at):
-                    hook, self.hook = self.hook, None
-                    self.hooked = hook.fire()
-                at, touches, _ = send([*touches])
-        except StopIteration:
-            return
-        finally:
-            call.close()  # what stopped the machine may have happened beside it
+                told = [*send(told)[1]]
+
+    def until_hook(self, send: Callable[[Any], Any]) -> list[Touch]:
+        """Drive a call to the hook's step, and let the others come.  Returns what is to be sent for that step."""
+        hook, (at, touches, _) = self.hook, send(None)
+        assert hook is not None
+        while not hook.reached(at):
+            at, touches, _ = send([*touches])
+        self.hook = None
+        self.hooked = hook.fire()
+        return [*touches]
 
     # --- setting up and going back ---
 

@@ -24,6 +24,7 @@ from tdxlab.spec.levels import (
     PAGE_SHIFT,
     PAGE_SIZE,
     SHIFTS,
+    SIZE_1G,
     SIZE_2M,
     size,
 )
@@ -156,7 +157,7 @@ def a_page_in_use_can_be_used(sight: Sight) -> Texts:
     """A page in use lies in a block of a TDMR whose PAMT is initialised."""
     usable = sight.module.sys.usable
     for hpa, _ in sight.used:
-        if not any(base <= hpa < end for base, end in usable):
+        if hpa & -SIZE_1G not in usable:
             yield f"{hpa:#x}"
 
 

@@ -56,7 +56,7 @@ def test_a_call_that_succeeds_tells_what_it_changed(tmp_path: Path) -> None:
         ),
         (
             "TDH.MEM.TRACK 180000000",
-            "not is_usable(call, hpa)",
+            "hpa & -SIZE_1G not in call.usable",
             "the HPA lies in an initialised 1G block of a TDMR",
         ),
     ],
@@ -69,7 +69,7 @@ def test_a_refusal_tells_what_was_wanted(tmp_path: Path, cmd: str, because: str,
     said = explained([*made, {"cmd": cmd, "rax": "0x0"}], tmp_path, 1 + len(calls))
     assert said["refused"]["if"] == because and said["refused"]["rows"] == [wanted]
     if cmd.startswith("TDH.MNG.INIT"):
-        assert any(check["if"] == "not is_usable(call, hpa)" for check in said["checks"])
+        assert any(check["if"] == "hpa & -SIZE_1G not in call.usable" for check in said["checks"])
 
 
 def test_a_search_is_a_check_too(tmp_path: Path) -> None:
