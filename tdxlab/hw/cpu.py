@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Coroutine, Generator, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tdxlab.engine.cells import Journal, Record
@@ -55,10 +56,14 @@ class Regs:
 
     def as_dict(self) -> dict[str, int]:
         """{register: value}."""
-        return {name: getattr(self, name) for name in sorted(self.__slots__)}
+        return dict(zip(NAMES, _all_of(self), strict=True))
 
     def __repr__(self) -> str:
         return " ".join(f"{name}={value:#x}" for name, value in self.as_dict().items() if value)
+
+
+NAMES = tuple(sorted(Regs.__slots__))
+_all_of = attrgetter(*NAMES)
 
 
 class NotModelled(Exception):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.hw.cpu import NotModelled
 from tdxlab.hw.sharex import ENTRY_HP, Refuse
@@ -132,9 +130,9 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     table = await call.pamt.implicit(call.held, entry.hpa, LEVEL_4K, True, RCX)
     if tracked:
         await check_tracked(td, table)
-    words = await hold_children(call, entry)
-    first = Entry(call.memory.sept_page(entry.hpa), 0, level - 1, words[0], entry.hpas)
-    state, l2_pages = alike(words, first, entry), []
+    words, ignored = await hold_children(call, entry)
+    first = Entry(call.memory.sept_page(entry.hpa), 0, level - 1, words[0] & ~ignored, entry.hpas)
+    state, l2_pages = alike(words, ignored, first, entry), []
     for vm in l2_sept.vms_at(td, entry):
         await poll(call, td, rcx=gpa_level, rdx=tdr)
         l2_pages.append(await l2_sept.hold_old(call, td, vm, gpa, entry))
@@ -176,22 +174,23 @@ async def tdh_mem_page_promote(call: Call, gpa_level: int, tdr: int) -> None:
     call.regs.rcx = await call.pamt.count_out(table)
 
 
-async def hold_children(call: Call, parent: Entry) -> list[int]:
-    """The 512 entries below `parent`, each locked in order of index where the module does so."""
+async def hold_children(call: Call, parent: Entry) -> tuple[list[int], int]:
+    """The 512 entries below `parent`, each locked in order of index where the module does so; their bits to ignore."""
     page = call.memory.sept_page(parent.hpa)
     if call.features.promote_tree_exclusive:
         await step((page, None, READ), at="512 entries")
-        return [word & ~IGNORED for word in page]
+        return [*page], IGNORED
     try:
-        return await call.held.all_entries(page, RCX)
+        return await call.held.all_entries(page, RCX), 0
     except Refuse as busy:
         raise Refuse(busy.status, parent.view()) from None
 
 
-def alike(words: list[int], first: Entry, parent: Entry) -> State:
+def alike(words: list[int], ignored: int, first: Entry, parent: Entry) -> State:
     """The state that all 512 children have; refuses children that can not become one page."""
     whole, part = size(parent.level), size(parent.level - 1)
     possible = first.state in (MAPPED, PENDING) and first.hpa % whole == 0
-    if not possible or not all(map(operator.eq, words, range(first.word, first.word + whole, part))):
+    wanted = range(first.word, first.word + whole, part)
+    if not possible or any(word & ~ignored != as_one for word, as_one in zip(words, wanted, strict=True)):
         raise Refuse(st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX), parent.view())
     return first.state

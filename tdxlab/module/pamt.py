@@ -61,8 +61,8 @@ class PamtPage:
 
     __slots__ = ("chunk", "hpa", "i", "level", "word")
 
-    def __init__(self, chunk: Chunk, hpa: int, level: int) -> None:
-        self.chunk, self.hpa, self.level, self.word = chunk, hpa, level, 0
+    def __init__(self, chunk: Chunk, hpa: int, level: int, word: int = 0) -> None:
+        self.chunk, self.hpa, self.level, self.word = chunk, hpa, level, word
         self.i = hpa >> SHIFTS[level] & LAST
 
     def read(self) -> PamtPage:
@@ -246,32 +246,29 @@ class Pamt(Record):
         A parent that turns out to be the last is taken shared and then upgraded, which its only reader can do.
         Without a pair the 2M entry is the last.  reads: what else is looked at with the last entries.
         """
-        chunk, i = self.pages[LEVEL_1G, hpa >> 38], hpa >> 30 & LAST
+        chunk, i, at = self.pages[LEVEL_1G, hpa >> 38], hpa >> 30 & LAST, LEVEL_1G
         if not held.at_once(chunk.locks, i):
             await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ))
-        word, at = chunk.entries[i], LEVEL_1G
+        word = chunk.entries[i]
         if level < at and word & TYPE == UNSET:
-            chunk, i = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST
+            chunk, i, at = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST, LEVEL_2M
             if not held.at_once(chunk.locks, i):
                 node = ((chunk.bepochs, i, READ), *reads) if self.dynamic else ()
                 await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ), *node)
-            word, at = chunk.entries[i], LEVEL_2M
+            word = chunk.entries[i]
             if level < at and word & TYPE == (NODE if self.dynamic else UNSET):
                 if self.dynamic:
-                    found = PamtPage(
-                        self.pairs[page_in(chunk.bepochs[i] if hpa >> PAIR_SHIFT & 1 else word)], hpa, level
-                    )
+                    chunk = self.pairs[page_in(chunk.bepochs[i] if hpa >> PAIR_SHIFT & 1 else word)]
                 else:
-                    found = self.page(hpa, level)
-                if not held.at_once(found.chunk.locks, found.i, exclusive):
+                    chunk = self.pages[LEVEL_4K, hpa >> 20]
+                i, at = hpa >> PAGE_SHIFT & LAST, LEVEL_4K
+                if not held.at_once(chunk.locks, i, exclusive):
                     take = held.exclusive if exclusive else held.shared
-                    await take(found.chunk.locks, found.i, operand, (found.chunk.entries, found.i, READ), *reads)
-                return found.read()
-        if exclusive:
+                    await take(chunk.locks, i, operand, (chunk.entries, i, READ), *reads)
+                word = chunk.entries[i]
+        if exclusive and at != LEVEL_4K:
             await held.upgrade(chunk.locks, i, operand)
-        found = PamtPage(chunk, hpa, at)
-        found.word = word
-        return found
+        return PamtPage(chunk, hpa, at, word)
 
     async def known(self, hpa: int, level: int) -> PamtPage:
         """The entry of a page that the module knows from an S-EPT entry or an owner field (an *implicit* access).

@@ -59,20 +59,20 @@ class Count:
             got |= {f"{name}.{key}": value for key, value in got_of(inner).items()}
             expected.setdefault(f"{name}.rax", None)
         self.report.calls += 1
-        if all(got.get(key) == value for key, value in expected.items()):
-            self.report.agreed += 1
-        else:
+        if differ := differing(expected, got):
             if isinstance(told, dict):
                 check_shape(told)
-            self._differs("mismatches", cmd, expected, got)
+            self._differs("mismatches", cmd, differ, expected, got)
+        else:
+            self.report.agreed += 1
 
     def state(self, what: str, told: State, got: State) -> None:
         """A line that shows state."""
         self.report.state_lines += 1
-        if all(got.get(key) == value for key, value in told.items()):
-            self.report.state_agreed += 1
+        if differ := differing(told, got):
+            self._differs("state_mismatches", what, differ, told, got)
         else:
-            self._differs("state_mismatches", what, told, got)
+            self.report.state_agreed += 1
 
     def skip(self, reason: str, calls: int = 1) -> None:
         """Calls that were not made."""
@@ -84,16 +84,20 @@ class Count:
         """The line at hand, as data."""
         return {"file": self.file, "line": self.at, "trace": self.part, "call": what}
 
-    def _differs(self, name: str, what: str, expected: Line, got: Line) -> None:
+    def _differs(self, name: str, what: str, keys: Sequence[str], expected: Line, got: Line) -> None:
         found: list[Line] = getattr(self.report, name)
         self.units[name].append(self.unit)
-        keys = [key for key, value in expected.items() if got.get(key) != value]
         row = self.where(what) | {"number": self.report.calls}
         row["expected"] = {key: shown(expected[key]) for key in keys}
         row["got"] = {key: shown(got.get(key)) for key in keys} | {key: got[key] for key in TROUBLE if key in got}
         if len(found) < self.before:
             row["before"] = list(self.lines)
         found.append(row)
+
+
+def differing(expected: Line, got: Line) -> list[str]:
+    """What came otherwise than it was told."""
+    return [key for key, value in expected.items() if got.get(key) != value]
 
 
 def results(line: Line) -> list[Line | str]:

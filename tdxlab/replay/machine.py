@@ -136,14 +136,15 @@ class Machine:
         regs = self.guest
         regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13 = operands
         regs.rax = rax
-        return self.exit(self.module.tdcall(self.cpu, regs), regs)
+        return self.exit(self.module.tdcall(self.cpus[self.lp], regs), regs)
 
     @property
     def guest(self) -> Regs:
         """The registers of the vCPU inside the TD on the current LP."""
-        if not self.cpu.lp.vcpu:
+        cpu = self.cpus[self.lp]
+        if not cpu.lp.vcpu:
             raise WrongSide("lp not in td")
-        return self.cpu.guest
+        return cpu.guest
 
     def exit(self, handled: Run, regs: Regs) -> Regs:
         """A VM exit of the vCPU on the current LP, which then is still inside or not."""
@@ -156,7 +157,7 @@ class Machine:
     @property
     def side(self) -> str:
         """Where the current LP is: "vmm", or "td" while a vCPU runs there."""
-        return "td" if self.cpu.lp.vcpu else "vmm"
+        return "td" if self.cpus[self.lp].lp.vcpu else "vmm"
 
     def result(self, regs: Regs) -> Result:
         """What the side where the current LP is finds in its registers."""

@@ -148,8 +148,8 @@ class Player:
             return
         word, *words = cmd.split() or [""]
         call = self.calls.get(word)
+        operands = [*map(self.numbers.__getitem__, words)] if call else []
         watched = machine.hook or report.calls + 1 == self.explained
-        operands = [*map(self.numbers.__getitem__, words)]
         odd = ODD_NUMBER in operands or len(operands) > len(REGISTERS)
         if call is None or "rax" not in line or self.dead or watched or odd:
             self._any_command(word, cmd, line)

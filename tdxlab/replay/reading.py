@@ -8,6 +8,8 @@ import re
 import textwrap
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from tdxlab.spec.leaves import REGISTERS
 BLOCK = 32  # lines that are parsed at once: twice as fast as one by one, and they stay in the cache
 REGISTER_BITS = 64
 
-RUNS = re.compile(r"""(?P<commands>(?:\{"cmd":.*\n)+)|(?:(?!\{"cmd":).*\n)+""")  # lines that are commands, or are not
+is_command = methodcaller("startswith", '{"cmd":')
 PLAIN_NUMBER = re.compile(r"(0x)?[0-9a-f]{1,16}").fullmatch
 ODD_NUMBER = -1
 
@@ -72,14 +74,12 @@ def read_lines(path: Path, skips: Callable[[], bool] = lambda: False) -> Iterato
     if not text:
         raise ValueError(f"{path} is no recording: it is empty")
     first = 1
-    for run in RUNS.finditer(f"{text}\n"):
-        if run.lastgroup == "commands" and skips():
-            first += run[0].count("\n")
-        else:
-            texts = run[0].split("\n")[:-1]
+    for commands, run in groupby(text.split("\n"), is_command):
+        texts = [*run]
+        if not (commands and skips()):
             for n in range(0, len(texts), BLOCK):
                 yield from _parsed_block(path, first + n, texts[n : n + BLOCK])
-            first += len(texts)
+        first += len(texts)
 
 
 def _parsed_block(path: Path, first: int, texts: list[str]) -> Iterator[tuple[int, Line]]:
