@@ -25,7 +25,6 @@ T = TypeVar("T")
 EXCLUSIVE, HP = SharexWord.EXCLUSIVE, SharexWord.HP
 TAKEN_OR_HP = EXCLUSIVE | HP
 READER = 1 << 2
-ANY = -1  # of the bits
 ENTRY_LOCK, ENTRY_HP = SeptEntry.LOCK, SeptEntry.HP
 
 
@@ -107,15 +106,23 @@ class Held:
         self.locks: list[Lock] = []
         self.unwritten: dict[tuple[Sharex, int], int] | None = {} if journal.alone else None
 
-    def at_once(self, lock: Sharex, i: int, exclusive: bool = False) -> bool:
-        """Take a lock without a step, if this call runs alone and nobody has it.  If not, await the other methods."""
+    def at_once(self, lock: Sharex, i: int) -> bool:
+        """Take a share without a step, if this call runs alone and nobody has the lock.  If not, await `shared`."""
         unwritten = self.unwritten
         if unwritten is None:
             return False
         own = unwritten.get(key := (lock, i), 0)
-        if (lock[i] | own) & (ANY if exclusive else TAKEN_OR_HP):
+        if (lock[i] | own) & TAKEN_OR_HP:
             return False
-        unwritten[key] = EXCLUSIVE if exclusive else own + READER
+        unwritten[key] = own + READER
+        return True
+
+    def alone_at_once(self, lock: Sharex, i: int) -> bool:
+        """Take the lock alone in the same way.  If not, await `exclusive`."""
+        unwritten = self.unwritten
+        if unwritten is None or lock[i] or (lock, i) in unwritten:
+            return False
+        unwritten[lock, i] = EXCLUSIVE
         return True
 
     @types.coroutine
@@ -140,7 +147,7 @@ class Held:
     @types.coroutine
     def exclusive(self, lock: Sharex, i: int, operand: int, *reads: Touch, more: bool = False) -> Attempt[list[Touch]]:
         """Take the lock alone, or refuse BUSY with `operand`."""
-        if self.at_once(lock, i, exclusive=True):
+        if self.alone_at_once(lock, i):
             return []
         self.write_out()
         mine: list[Touch] = []

@@ -62,8 +62,8 @@ class VmExit:
 class Call(VmExit):
     """One SEAMCALL or TDCALL.
 
-    tdmrs, usable: what the module had at the first step of a SEAMCALL; what becomes usable later, it does not see.
-    busy_since: when a TDCALL was first kept off a lock.
+    tdmrs, usable: of a SEAMCALL: what the module had at its first step; what becomes usable later, it does not see.
+    busy_since: of a TDCALL: when it was first kept off a lock.
     """
 
     __slots__ = ("busy_since", "leaf", "tdmrs", "usable", "version")
@@ -71,9 +71,9 @@ class Call(VmExit):
     def __init__(self, module: TdxModule, cpu: Cpu, regs: Regs, leaf: Leaf, version: int) -> None:
         super().__init__(module, cpu, regs, host=leaf.side == "host")
         self.leaf, self.version = leaf, version
-        self.tdmrs: tuple[Any, ...] = ()
-        self.usable: frozenset[int] = frozenset()
-        self.busy_since: int | None = None
+        self.tdmrs: tuple[Any, ...]
+        self.usable: frozenset[int]
+        self.busy_since: int | None
 
     async def answer(self) -> Status | None:
         """Run the handler on its operands.  A refusal goes to RAX, and the locks are given back either way.

@@ -19,6 +19,7 @@ from tdxlab.spec.operands import RAX
 from tdxlab.spec.tdstate import ExitReason, KeyState, SysState
 
 LEAF, VERSION = 0xFFFF, 0xFF0000  # of RAX
+SYS_READY = SysState.SYS_READY
 
 
 class TdxModule:
@@ -47,18 +48,18 @@ class TdxModule:
 
         Source: [S01:tdx_vmm_dispatcher.c]
         """
-        leaf, version = leaves.HOST.get(regs.rax & LEAF), (regs.rax & VERSION) >> 16
+        rax, sys = regs.rax, self.sys
+        leaf, version = leaves.HOST.get(rax & LEAF), (rax & VERSION) >> 16
         if not cpu.journal.alone:
-            await step((self.sys, None, READ), at=leaf.instruction if leaf else "SEAMCALL")
-        ready = self.sys.state is SysState.SYS_READY
-        if not ready or leaf not in HANDLERS or regs.rax & ~LEAF:
-            refusal = self._bad_rax(leaf, regs.rax) or self._gate(leaf) or self._unknown(leaf)
+            await step((sys, None, READ), at=leaf.instruction if leaf else "SEAMCALL")
+        if sys.state is not SYS_READY or leaf not in HANDLERS or rax > LEAF:
+            refusal = self._bad_rax(leaf, rax) or self._gate(leaf) or self._unknown(leaf)
             if refusal:
                 regs.rax = refusal
                 return
         assert leaf is not None
         call = Call(self, cpu, regs, leaf, version)
-        call.tdmrs, call.usable = self.sys.tdmrs, self.sys.usable
+        call.tdmrs, call.usable = sys.tdmrs, sys.usable
         status = await call.answer()
         if not cpu.lp.vcpu:
             regs.rax = status or st.TDX_SUCCESS
@@ -68,7 +69,7 @@ class TdxModule:
         state = self.sys.state
         if state is SysState.SYS_SHUTDOWN and leaf is not leaves.TDH_SYS_LP_SHUTDOWN:
             return st.TDX_SYS_SHUTDOWN
-        if state is not SysState.SYS_READY and not (leaf and leaf.early):
+        if state is not SYS_READY and not (leaf and leaf.early):
             return st.TDX_SYS_NOT_READY
         return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
 from tdxlab.hw.cpu import NotModelled
 from tdxlab.hw.sharex import ENTRY_HP, Refuse
@@ -191,6 +193,6 @@ def alike(words: list[int], ignored: int, first: Entry, parent: Entry) -> State:
     whole, part = size(parent.level), size(parent.level - 1)
     possible = first.state in (MAPPED, PENDING) and first.hpa % whole == 0
     wanted = range(first.word, first.word + whole, part)
-    if not possible or any(word & ~ignored != as_one for word, as_one in zip(words, wanted, strict=True)):
+    if not possible or not all(map(operator.eq, map((~ignored).__and__, words), wanted)):
         raise Refuse(st.TDX_EPT_INVALID_PROMOTE_CONDITIONS.at(RCX), parent.view())
     return first.state

@@ -61,9 +61,8 @@ class PamtPage:
 
     __slots__ = ("chunk", "hpa", "i", "level", "word")
 
-    def __init__(self, chunk: Chunk, hpa: int, level: int, word: int = 0) -> None:
-        self.chunk, self.hpa, self.level, self.word = chunk, hpa, level, word
-        self.i = hpa >> SHIFTS[level] & LAST
+    def __init__(self, chunk: Chunk, i: int, hpa: int, level: int, word: int = 0) -> None:
+        self.chunk, self.i, self.hpa, self.level, self.word = chunk, i, hpa, level, word
 
     def read(self) -> PamtPage:
         """Look at {type, owner}."""
@@ -181,12 +180,13 @@ class Pamt(Record):
         With Dynamic PAMT a 4K entry is found through the node of its range, which the step touches.
         Raises MachineDead where there is no pair.
         """
+        i = hpa >> SHIFTS[level]
         if level != LEVEL_4K or not self.dynamic:
-            return PamtPage(self.pages[level, hpa >> SHIFTS[level] + 8], hpa, level)
+            return PamtPage(self.pages[level, i >> 8], i & LAST, hpa, level)
         pair = self.pair(hpa)
         if pair is None:
             raise MachineDead(f"the module uses {hpa:#x}, but its 2M range has no PAMT page pair")
-        return PamtPage(self.pairs[pair[hpa >> PAIR_SHIFT & 1]], hpa, level)
+        return PamtPage(self.pairs[pair[hpa >> PAIR_SHIFT & 1]], i & LAST, hpa, level)
 
     def node(self, hpa: int) -> tuple[Touch, ...]:
         """What is read to find the 4K entry of `hpa`."""
@@ -246,13 +246,14 @@ class Pamt(Record):
         A parent that turns out to be the last is taken shared and then upgraded, which its only reader can do.
         Without a pair the 2M entry is the last.  reads: what else is looked at with the last entries.
         """
-        chunk, i, at = self.pages[LEVEL_1G, hpa >> 38], hpa >> 30 & LAST, LEVEL_1G
-        if not held.at_once(chunk.locks, i):
+        pages, at_once = self.pages, held.at_once
+        chunk, i, at = pages[LEVEL_1G, hpa >> 38], hpa >> 30 & LAST, LEVEL_1G
+        if not at_once(chunk.locks, i):
             await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ))
         word = chunk.entries[i]
         if level < at and word & TYPE == UNSET:
-            chunk, i, at = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST, LEVEL_2M
-            if not held.at_once(chunk.locks, i):
+            chunk, i, at = pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST, LEVEL_2M
+            if not at_once(chunk.locks, i):
                 node = ((chunk.bepochs, i, READ), *reads) if self.dynamic else ()
                 await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ), *node)
             word = chunk.entries[i]
@@ -260,15 +261,17 @@ class Pamt(Record):
                 if self.dynamic:
                     chunk = self.pairs[page_in(chunk.bepochs[i] if hpa >> PAIR_SHIFT & 1 else word)]
                 else:
-                    chunk = self.pages[LEVEL_4K, hpa >> 20]
+                    chunk = pages[LEVEL_4K, hpa >> 20]
                 i, at = hpa >> PAGE_SHIFT & LAST, LEVEL_4K
-                if not held.at_once(chunk.locks, i, exclusive):
+                if exclusive:
+                    at_once = held.alone_at_once
+                if not at_once(chunk.locks, i):
                     take = held.exclusive if exclusive else held.shared
                     await take(chunk.locks, i, operand, (chunk.entries, i, READ), *reads)
                 word = chunk.entries[i]
         if exclusive and at != LEVEL_4K:
             await held.upgrade(chunk.locks, i, operand)
-        return PamtPage(chunk, hpa, at, word)
+        return PamtPage(chunk, i, hpa, at, word)
 
     async def known(self, hpa: int, level: int) -> PamtPage:
         """The entry of a page that the module knows from an S-EPT entry or an owner field (an *implicit* access).

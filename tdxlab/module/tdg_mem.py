@@ -45,15 +45,17 @@ async def tdg_mem_page_accept(call: Call, gpa_level: int) -> None:
     pages, first, alone = call.memory.pages, (hpa | call.td.key) & call.memory.keyed, call.cpu.journal.alone
     touches = await step(entry.touch(), at="accept", more=True)
     done, interrupt_pending = field(entry.word, PROGRESS) if level == LEVEL_2M else 0, call.cpu.interrupt_pending
-    for chunk in range(done, ENTRIES**level):
-        if chunk != done:
+    start = first + done * PAGE_SIZE
+    for frame in range(start, first + size(level), PAGE_SIZE):
+        if frame != start:
             if not alone:
                 touches = await step(*polled, at="poll", more=True)
             if interrupt_pending():
-                write_entry(call, entry, sept.leaf(call.td, hpa, entry.state) | place(chunk, PROGRESS))
+                progress = place((frame - first) // PAGE_SIZE, PROGRESS)
+                write_entry(call, entry, sept.leaf(call.td, hpa, entry.state) | progress)
                 raise Interrupted
-        if (page := pages.get(first + chunk * PAGE_SIZE)) is not None:
-            clear(page, touches)
+        if frame in pages:
+            clear(pages[frame], touches)
     write_entry(call, entry, sept.leaf(call.td, hpa, rule.result))
 
 

@@ -133,13 +133,14 @@ def check_shape(line: Any) -> None:
         kinds = SHAPES.get(key)
         if kinds is not None and not isinstance(value, kinds):
             raise ValueError(f"{key} can not be {shortened(value)}, but {' or '.join(KINDS[kind] for kind in kinds)}")
-    for key, kinds in ELEMENTS.items():
-        for element in line.get(key, ()):
+    for key in filter(ELEMENTS.__contains__, line):
+        kinds = ELEMENTS[key]
+        for element in line[key]:
             if not isinstance(element, kinds):
                 wanted = " or ".join(KINDS[kind].split()[-1] + "s" for kind in kinds)
                 raise ValueError(f"{key} can not have {shortened(element)}, but {wanted}")
-    for key in line:
-        for other in NEEDS.get(key, ()):
+    for key in filter(NEEDS.__contains__, line):
+        for other in NEEDS[key]:
             if other not in line:
                 raise ValueError(f"there is {key} but no {other}")
     for register in line.get("out", ()):
@@ -150,8 +151,8 @@ def check_shape(line: Any) -> None:
             raise ValueError(f"a register can not be {shortened(text)}")
         if not PLAIN_NUMBER(text):
             number(text)
-    for key in INNER:
-        if line.get(key):
+    for key in filter(INNER.__contains__, line):
+        if line[key]:
             check_shape(line[key])
 
 
