@@ -86,8 +86,8 @@ def _named(cell: Cell, key: int, pamt: Pamt) -> tuple[str, int]:
 
 def first_of(page: int, pamt: Pamt) -> int:
     """The HPA that the first entry of a page of a pair tells of: the beginning of its range, or of the second MiB."""
-    for (level, number), chunk in pamt.pages.items():
-        for i in range(PER_PAGE) if level == LEVEL_2M else ():
+    for number, chunk in pamt.pages[LEVEL_2M].items():
+        for i in range(PER_PAGE):
             node = chunk.entries.peek(i), chunk.bepochs.peek(i)
             if TYPES[node[0] & PamtEntry.TYPE] is PT_PAMT and page in map(page_in, node):
                 base = number * PER_PAGE + i << shift(LEVEL_2M)

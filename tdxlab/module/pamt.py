@@ -9,6 +9,8 @@ Left out: where in the PAMT areas an entry or a bit lies.  [S01:pamt_manager.c, 
 
 from __future__ import annotations
 
+from functools import partial
+
 from tdxlab.engine.cells import Journal, Record, Table, Words
 from tdxlab.engine.run import MachineDead
 from tdxlab.engine.step import ADD, READ, WRITE, Touch, step
@@ -121,16 +123,20 @@ def page_in(word: int) -> int:
     return (word & PamtNode.PAGE) >> NODE_SHIFT
 
 
+def _new_page(journal: Journal, level: int, n: int) -> Chunk:
+    return Chunk(journal, f"{NAMES[level]}:{n * PER_PAGE << SHIFTS[level]:#x}")
+
+
 class Pamt(Record):
     """All entries of all TDMRs.
 
-    pages: {(level, number of the PAMT page): its entries}; pairs: {HPA: entries in a page that the host gave}.
+    pages: by level, {number of the PAMT page: its entries}; pairs: {HPA: entries in a page that the host gave}.
     bits: {2M range: 512 bits, one a page that serves as PAMT page or is reserved}.  counts: {2M range: 4K pages in
     use}, changed atomically.  dynamic: written once, before any other leaf can run.
     """
 
     dynamic: bool
-    pages: OnDemand[tuple[int, int], Chunk]
+    pages: tuple[OnDemand[int, Chunk], ...]
     pairs: OnDemand[int, Chunk]
     bits: OnDemand[int, Words]
     counts: Table
@@ -141,7 +147,7 @@ class Pamt(Record):
         super().__init__(journal, "pamt_mode")
         values = {
             "dynamic": False,
-            "pages": OnDemand(lambda key: Chunk(journal, f"{NAMES[key[0]]}:{key[1] * PER_PAGE << shift(key[0]):#x}")),
+            "pages": tuple(OnDemand(partial(_new_page, journal, level)) for level in range(len(NAMES))),
             "pairs": OnDemand(lambda hpa: Chunk(journal, f"pair:{hpa:#x}")),
             "bits": OnDemand(lambda n: Words(journal, f"pamt_bitmap:{n << shift(LEVEL_2M):#x}", [0] * ENTRIES)),
             "counts": Table(journal, "page_count"),
@@ -151,10 +157,13 @@ class Pamt(Record):
 
     # --- a new one ---
 
+    def chunks(self) -> list[Chunk]:
+        """All entries that were ever looked at."""
+        return [chunk for pages in (*self.pages, self.pairs) for chunk in pages.values()]
+
     def cells(self) -> list[Touch]:
         """All that was ever looked at, to be written."""
-        chunks = (*self.pages.values(), *self.pairs.values())
-        touches = [touch for chunk in chunks for touch in chunk.touches(WRITE, locks=True)]
+        touches = [touch for chunk in self.chunks() for touch in chunk.touches(WRITE, locks=True)]
         return [
             (self, None, WRITE),
             (self.counts, None, WRITE),
@@ -165,7 +174,7 @@ class Pamt(Record):
     def begin(self, dynamic: bool) -> None:
         """No page is in use, reserved or locked, whatever was before.  The step touches all cells."""
         self.dynamic = dynamic
-        for chunk in (*self.pages.values(), *self.pairs.values()):
+        for chunk in self.chunks():
             chunk.clear()
         for bits in self.bits.values():
             bits.fill([0] * ENTRIES)
@@ -182,7 +191,7 @@ class Pamt(Record):
         """
         i = hpa >> SHIFTS[level]
         if level != LEVEL_4K or not self.dynamic:
-            return PamtPage(self.pages[level, i >> 8], i & LAST, hpa, level)
+            return PamtPage(self.pages[level][i >> 8], i & LAST, hpa, level)
         pair = self.pair(hpa)
         if pair is None:
             raise MachineDead(f"the module uses {hpa:#x}, but its 2M range has no PAMT page pair")
@@ -192,18 +201,18 @@ class Pamt(Record):
         """What is read to find the 4K entry of `hpa`."""
         if not self.dynamic:
             return ()
-        node, i = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST
+        node, i = self.pages[LEVEL_2M][hpa >> 29], hpa >> 21 & LAST
         return (node.entries, i, READ), (node.bepochs, i, READ)
 
     def pair(self, hpa: int) -> tuple[int, int] | None:
         """HPAs of the pair that the 2M range of `hpa` has, or None."""
-        node, i = self.pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST
+        node, i = self.pages[LEVEL_2M][hpa >> 29], hpa >> 21 & LAST
         word = node.entries[i]
         return (page_in(word), page_in(node.bepochs[i])) if word & TYPE == NODE else None
 
     def paired(self) -> dict[int, tuple[int, int]]:
         """{2M range: its pair}, of the ranges that have one.  All are looked at: not for a step."""
-        nodes = [(n, chunk) for (level, n), chunk in self.pages.items() if level == LEVEL_2M and self.dynamic]
+        nodes = self.pages[LEVEL_2M].items() if self.dynamic else ()
         return {
             n * PER_PAGE + i << SHIFTS[LEVEL_2M]: (page_in(word), page_in(chunk.bepochs[i]))
             for n, chunk in nodes
@@ -247,12 +256,12 @@ class Pamt(Record):
         Without a pair the 2M entry is the last.  reads: what else is looked at with the last entries.
         """
         pages, at_once = self.pages, held.at_once
-        chunk, i, at = pages[LEVEL_1G, hpa >> 38], hpa >> 30 & LAST, LEVEL_1G
+        chunk, i, at = pages[LEVEL_1G][hpa >> 38], hpa >> 30 & LAST, LEVEL_1G
         if not at_once(chunk.locks, i):
             await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ))
         word = chunk.entries[i]
         if level < at and word & TYPE == UNSET:
-            chunk, i, at = pages[LEVEL_2M, hpa >> 29], hpa >> 21 & LAST, LEVEL_2M
+            chunk, i, at = pages[LEVEL_2M][hpa >> 29], hpa >> 21 & LAST, LEVEL_2M
             if not at_once(chunk.locks, i):
                 node = ((chunk.bepochs, i, READ), *reads) if self.dynamic else ()
                 await held.shared(chunk.locks, i, operand, (chunk.entries, i, READ), *node)
@@ -261,7 +270,7 @@ class Pamt(Record):
                 if self.dynamic:
                     chunk = self.pairs[page_in(chunk.bepochs[i] if hpa >> PAIR_SHIFT & 1 else word)]
                 else:
-                    chunk = pages[LEVEL_4K, hpa >> 20]
+                    chunk = pages[LEVEL_4K][hpa >> 20]
                 i, at = hpa >> PAGE_SHIFT & LAST, LEVEL_4K
                 if exclusive:
                     at_once = held.alone_at_once

@@ -63,9 +63,9 @@ class Entry:
 
 def walk(memory: Memory, td: Td, gpa: int, level: int, touches: list[Touch]) -> Entry:
     """From the root to `level`, or to where an entry leads no further.  Adds what it reads to `touches`."""
-    table, at, hpas = td.root, td.top_level, memory.hpas
+    table, at, hpas, pages = td.root, td.top_level, memory.hpas, memory.sept_pages
     while True:
-        page, i = memory.sept_pages[table], gpa >> SHIFTS[at] & LAST
+        page, i = pages[table], gpa >> SHIFTS[at] & LAST
         touches.append((page, i, READ))
         word = page[i]
         if at == level or word & PS or not word & RWX:

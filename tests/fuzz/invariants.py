@@ -67,9 +67,10 @@ class Sight:
         self.used: dict[Where, Use] = {}
         self.reserved: set[int] = set()
         self.nodes: dict[int, tuple[int, int]] = {}
-        for (level, n), chunk in self.pamt.pages.items():
-            if any(chunk.entries):
-                self.read(chunk.entries, n * PER_PAGE << SHIFTS[level], level)
+        for level, of_level in enumerate(self.pamt.pages):
+            for n, chunk in of_level.items():
+                if any(chunk.entries):
+                    self.read(chunk.entries, n * PER_PAGE << SHIFTS[level], level)
         for hpa, pages in self.nodes.items():
             for n, chunk in enumerate(self.pamt.given(*pages)):
                 self.read(chunk.entries, hpa + n * SIZE_2M // 2, LEVEL_4K)
@@ -330,7 +331,7 @@ def locks_are_held_by_somebody(sight: Sight) -> Texts:
     locks: list[Sharex] = [module.sys.lock, module.kot_lock, module.wbcache_lock]
     locks += [tdmr.lock for tdmr in module.sys.tdmrs]
     locks += [lock for td in sight.tds for lock in (td.op_state_lock, td.sept_tree, td.epoch_lock, td.rtmr_lock)]
-    locks += [chunk.locks for chunk in (*sight.pamt.pages.values(), *sight.pamt.pairs.values())]
+    locks += [chunk.locks for chunk in sight.pamt.chunks()]
     for lock in locks:
         for i, word in enumerate(lock) if any(lock) else ():
             if word & ~HP != READER * readers[lock, i]:
