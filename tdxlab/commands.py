@@ -318,7 +318,7 @@ def do_bench(args: argparse.Namespace) -> Answer:
         bound = f">= {row['at_least']:g}" if "at_least" in row else f"<= {row['at_most']:g}"
         shown.append((row["benchmark"], f"{row['ratio']:.4g}", bound, "" if row["held"] else "MISSED"))
         print(f"tdxlab: {shown[-1][0]}: {shown[-1][1]}", file=sys.stderr)
-    text = tabulate(shown, ["median", "here", "wanted", ""], disable_numparse=True, colalign=("left", "right", "right"))
+    text = tabulate(shown, ["what", "here", "wanted", ""], disable_numparse=True, colalign=("left", "right", "right"))
     return {"benchmarks": rows}, text, int(not all(row["held"] for row in rows))
 
 

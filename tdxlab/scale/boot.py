@@ -24,6 +24,7 @@ from typing import Any
 
 from tdxlab.engine.timed import Total
 from tdxlab.lab import UNITS, nbytes
+from tdxlab.module.td_params import MAX_VCPUS_PER_TD
 from tdxlab.scale import costs
 from tdxlab.scale.clock import Clock
 from tdxlab.scale.giving import TEARDOWNS, life
@@ -138,8 +139,8 @@ CHOICES: dict[str, Sequence[str]] = {
     "teardown": ("none", *TEARDOWNS), "costs": COSTS,
 }  # fmt: skip
 BOUNDS = (
-    ("tds", 1, 1_000), ("vcpus", 1, 512), ("huge_share", 0, 1), ("start_spread_ms", 0, 1e6), ("jitter_percent", 0, 100),
-    ("seed", 0, 1 << 62),
+    ("tds", 1, 1_000), ("vcpus", 1, MAX_VCPUS_PER_TD), ("huge_share", 0, 1), ("start_spread_ms", 0, 1e6),
+    ("jitter_percent", 0, 100), ("seed", 0, 1 << 62),
 )  # fmt: skip
 
 
@@ -203,6 +204,7 @@ class Boot:
             "pamt_remove": ranges.removed,
             "pairs": sum(ranges.paired),
             "busy": ranges.busy,
+            "busy_ms": ranges.busy_ns / 1e6,
             "lock_holds": pamt.holds,
             "contentions": pamt.contentions,
             "wait_ms": pamt.wait_ns / 1e6,

@@ -64,6 +64,7 @@ class Counted(NamedTuple):
 
     closed_form: `always` where each get takes the lock, else `law`; none where there is more than one lock, or readers.
     always: what it would be if each get took the lock.  sept_wait_ms: of wait_ms, for pages of the S-EPT.
+    busy_ms: what calls that met BUSY took until they began again.
     """
 
     seed: int
@@ -75,6 +76,7 @@ class Counted(NamedTuple):
     sept_wait_ms: float
     mmu_lock_wait_ms: float
     busy: int
+    busy_ms: float
 
 
 def counted(seed: int, known: Mapping[str, int] | None = None, **options: Any) -> Counted:
@@ -91,6 +93,7 @@ def counted(seed: int, known: Mapping[str, int] | None = None, **options: Any) -
         data["sept_wait_ms"],
         data["mmu_lock_wait_ms"],
         data["busy"],
+        data["busy_ms"],
     )
 
 

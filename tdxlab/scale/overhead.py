@@ -81,7 +81,7 @@ class Tds:
 
     def small(self, huge_share: Fraction) -> int:
         """Of each: the bytes that are not mapped at 2M."""
-        return self.memory - int(huge_share * (self.memory // SIZE_2M)) * SIZE_2M
+        return self.memory - round(huge_share * (self.memory // SIZE_2M)) * SIZE_2M
 
     def tables(self, huge_share: Fraction) -> int:
         """Of each: the tables without the root."""

@@ -44,7 +44,7 @@ class Ranges:
 
     keeps: does nobody ever give a page back?  whole: is a call of the module one step, and so never busy?
     exclusive, shared: ranges that calls have locked in the module.
-    added, removed, busy: pairs, and calls that met BUSY.
+    added, removed, busy: pairs, and calls that met BUSY.  busy_ns: from where these began to where they began again.
     """
 
     def __init__(self, clock: Clock, count: int, cost: Prices, design: str, *, keeps: bool, whole: bool) -> None:
@@ -60,7 +60,7 @@ class Ranges:
         self.pamt_rwlock = RwLock(clock, self.totals["pamt_rwlock"], self.waits)
         self.exclusive: set[int] = set()
         self.shared: Counter[int] = Counter()
-        self.added = self.removed = self.busy = 0
+        self.added = self.removed = self.busy = self.busy_ns = 0
 
     def settled(self, user: User, n: int) -> bool:
         """Is a range's count above 0 whatever others do, and can it be raised without the lock?"""
@@ -104,7 +104,7 @@ class Ranges:
             return
         if not self.pamt_rwlock.take_read(user.n):
             yield self.pamt_rwlock.read_wanted(n)
-        user.ns = user.clock.now_ns
+        user.ns = began_ns = user.clock.now_ns
         done = yield from self._try(user, n, donors, own_ns)
         self.pamt_rwlock.read_unlock(user.n)
         if not done:
@@ -113,6 +113,7 @@ class Ranges:
             if not self.pamt_rwlock.take_write(user.n):
                 yield self.pamt_rwlock.write_wanted(n)
             user.ns = user.clock.now_ns
+            self.busy_ns += user.ns - began_ns
             yield from self._try(user, n, donors, own_ns)
             self.pamt_rwlock.write_unlock()
 

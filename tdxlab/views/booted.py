@@ -20,6 +20,7 @@ TOLD = {
     "pamt_add": "TDH.PHYMEM.PAMT.ADD",
     "pamt_remove": "TDH.PHYMEM.PAMT.REMOVE",
     "busy": "calls that met TDX_OPERAND_BUSY",
+    "busy_ms": "what these took until they began again, ms",
     "contentions": "waits for a lock of page pairs",
     "wait_ms": "waiting for it, ms",
     "sept_contentions": "of these waits, for tables and control pages",

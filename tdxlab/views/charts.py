@@ -139,8 +139,9 @@ def memory_axis(what: str, first: float, last: float, bytes_each: int = SIZE_2M)
 
 def duration(ns: int) -> str:
     """A length of time with four digits at most, in its unit."""
-    unit, size = next((unit, size) for unit, size in reversed(UNITS_NS.items()) if ns >= size or size == 1)
-    return f"{ns / size:.4g} {unit}"
+    told = {unit: f"{ns / size:.4g}" for unit, size in reversed(UNITS_NS.items())}
+    unit = next((unit for unit, number in told.items() if float(number) >= 1), "ns")
+    return f"{told[unit]} {unit}"
 
 
 def note(told: str, costs: Collection[str]) -> str:

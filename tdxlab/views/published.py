@@ -54,6 +54,7 @@ def _case(case: Case, found: Sequence[Counted]) -> Iterator[Row]:
         "S-EPT, ms": middle("sept_wait_ms"),
         "mmu_lock, ms": middle("mmu_lock_wait_ms"),
         "BUSY": f"{median(one.busy for one in found):,.0f}",
+        "BUSY, ms": middle("busy_ms"),
         "boot, s": middle("seconds"),
     }
 
@@ -190,9 +191,9 @@ CIRCULAR = (
 BESIDES = (
     "The waiting is that for page pairs; of it S-EPT is what came of pairs for tables of the S-EPT. Waiting for "
     "mmu_lock comes on top; a TD of one vCPU never waits for it. BUSY: calls that met a range whose pair somebody is "
-    "just adding, or one in which the pages of a pair lie. Each costs an empty SEAMCALL, and a wait for the lock as a "
-    "writer, which is in the waiting. Where TDs have pieces of one range (batch) they meet for that range, whatever "
-    "the lock."
+    "just adding, or one in which the pages of a pair lie. What each costs, BUSY, ms, is an empty SEAMCALL and a wait "
+    "for the lock as a writer, which is in the waiting too. Where TDs have pieces of one range (batch) they meet for "
+    "that range, whatever the lock."
 )
 ASSUMED = (
     "Full size, 10 TDs of 16G; medians of few seeds. As assumed: all at 4K, one vCPU, all memory accepted, starts in "

@@ -131,7 +131,7 @@ def tables_by_hand(tds: Tds, small: int) -> int:
 def test_tables_are_those_that_lead_to_each_page(memory: str, share: str) -> None:
     host = overhead("1T", memory, huge_share=share)
     (tds,) = host.tds
-    large = int(tds.memory // SIZE_2M * Fraction(share))
+    large = round(tds.memory // SIZE_2M * Fraction(share))
     assert host.besides["sept"] == PAGE_SIZE * tables_by_hand(tds, tds.memory - large * SIZE_2M)
     assert host.besides["mirror"] == host.besides["sept"] + PAGE_SIZE, "the root"
 
@@ -210,7 +210,7 @@ def built(design: str, shares: Sequence[str], pages: str = "own") -> Lab:
     """A machine of 1G with a TD of 4M for each share, of whose two blocks so many are accepted at 2M."""
     lab = Lab(design, dpamt=True, cpus=1, grain="seamcall", pages=pages)
     for share in shares:
-        large = int(Fraction(share) * 2)
+        large = round(Fraction(share) * 2)
         td = lab.create_td(memory="4M")
         small = [(gpa, PG_LEVEL_4K) for gpa in range(0, (2 - large) * SIZE_2M, PAGE_SIZE)]
         blocks = [(gpa, PG_LEVEL_2M) for gpa in range((2 - large) * SIZE_2M, 2 * SIZE_2M, SIZE_2M)]

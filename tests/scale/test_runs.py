@@ -9,9 +9,10 @@ import pytest
 
 from tdxlab.scale import beside
 from tdxlab.scale.beside import READ, FaultRun
+from tdxlab.scale.clock import Clock
 from tdxlab.scale.machine import Op, Vcpu
-from tdxlab.scale.prices import at_level
-from tdxlab.scale.ranges import DESIGNS, Ranges
+from tdxlab.scale.prices import at_level, prices
+from tdxlab.scale.ranges import DESIGNS, Ranges, User
 from tdxlab.spec.levels import PG_LEVEL_2M, SIZE_2M
 from tests.scale import equal
 from tests.scale.equal import Case, compare, crowded_case, random_case
@@ -123,3 +124,19 @@ def test_a_frozen_entry_that_nobody_minds_is_seen(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(beside, "tables", minds_nothing)
     assert differs(map(random_case, range(IN_CI)))
+
+
+def test_what_busy_costs_is_the_time_until_a_call_begins_again() -> None:
+    clock, cost = Clock(), prices(at_level("typical"))
+    ranges = Ranges(clock, 8, cost, "rwlock", keeps=True, whole=False)
+    one, other = User(clock, 0, lambda: (7,)), User(clock, 1, lambda: ())
+
+    def adds(user: User, n: int) -> Any:
+        user.ns = clock.now_ns
+        yield from ranges.add(user, n)
+
+    began_ns = [0, 1]
+    clock.go([adds(one, 5), adds(other, 7)], began_ns)
+    through_ns = cost.seamcall + cost.pamt_add  # of the first, whose pair lies where the second's goes
+    assert (ranges.busy, ranges.busy_ns) == (1, through_ns - began_ns[1])
+    assert other.ns == 2 * through_ns

@@ -89,7 +89,9 @@ def test_even_no_time_makes_an_axis() -> None:
     assert made.first < made.last and made.ticks
 
 
-@pytest.mark.parametrize(("ns", "told"), [(9, "9 ns"), (7_040, "7.04 us"), (999_999, "1000 us"), (6 * 10**10, "60 s")])
+@pytest.mark.parametrize(
+    ("ns", "told"), [(9, "9 ns"), (7_040, "7.04 us"), (999_900, "999.9 us"), (999_960, "1 ms"), (6 * 10**10, "60 s")]
+)
 def test_lengths_of_time_are_told_shortly(ns: int, told: str) -> None:
     assert duration(ns) == told
 
