@@ -191,7 +191,7 @@ def test_rows_are_as_many_as_the_bar_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 def counted_once(seed: int) -> Counted:
     """A boot that was none."""
-    return Counted(seed, 1, 0.0, 1.0, None, 0.0, 0.0, 0.0, 0)
+    return Counted(seed, 1, 0.0, 1.0, None, 0.0, 0.0, 0.0, 0, 0.0)
 
 
 @pytest.mark.parametrize("seeds", [0, 1_001])

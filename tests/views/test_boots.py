@@ -40,5 +40,5 @@ def test_the_costs_of_styles_are_those_of_the_page(checkout: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("design", ["", "inhibit_write", "seed,inhibit_lock=clear_on_zap", "rfc_v1"])
 def test_the_boots_are_those_of_the_page(checkout: Path, design: str) -> None:
-    command = f"boot --design {design}" if design else "boot"
+    command = f"linux-boot --design {design}" if design else "linux-boot"
     assert set(unspaced(told(checkout)[command])) <= set(unspaced(printed(*command.split())))

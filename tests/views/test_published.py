@@ -31,7 +31,7 @@ STEPPED = Case("lock design", "always, small", {"dpamt_lock": "always", "memory"
 
 def count(seed: int, contentions: int, closed_form: float | None = 700.0, always: float = 5e6) -> Counted:
     """A boot of 60 s in which each contention took 3 us."""
-    return Counted(seed, contentions, contentions * 3e-3, 60.0, closed_form, always, 0.5, 0.25, 7)
+    return Counted(seed, contentions, contentions * 3e-3, 60.0, closed_form, always, 0.5, 0.25, 7, 0.75)
 
 
 FOUND = Found(
@@ -61,7 +61,7 @@ def marks(chart: Chart) -> list[tuple[float, bool, str]]:
 def test_a_row_has_medians_and_from_the_least_to_the_most() -> None:
     first, stepped, rwlock = views.case_rows(FOUND.cases)
     assert [*first.values()] == [
-        "start spread: 1 ms", 3, "2,000", "1,000 - 3,000", "700", "6.00", "0.50", "0.25", "7", "60.00",
+        "start spread: 1 ms", 3, "2,000", "1,000 - 3,000", "700", "6.00", "0.50", "0.25", "7", "0.75", "60.00",
     ]  # fmt: skip
     assert stepped["closed form"] == "148,000" and rwlock["closed form"] == "-"
 
