@@ -249,3 +249,15 @@ def test_the_grain_is_decided_by_the_processor(grain: str, steps: int) -> None:
             made += 1
     except StopIteration:
         assert made == steps
+
+
+def test_the_lock_of_an_entry_is_written_only_where_a_call_that_runs_alone_meets_others() -> None:
+    memory = Memory(Journal(), Platform())
+    page, journal = memory.sept_page(0), memory.journal
+    word, journal.alone = page[3], True
+    held = Held(journal)
+    assert alone(journal, held.entry(page, 3, 1)) == word == page[3]
+    held.write_out()
+    assert page[3] == word | ENTRY_LOCK and held.locks == [(page, ("entry", 3), True)]
+    alone(journal, held.release())
+    assert page[3] == word and not held.locks
