@@ -9,11 +9,12 @@ import pytest
 
 from tdxlab.scale import accept
 from tdxlab.scale.boot import boot
+from tests.scale.equal import random_costs
 
 
-def outcome(options: dict[str, Any]) -> dict[str, Any]:
+def outcome(options: dict[str, Any], known: dict[str, int] | None = None) -> dict[str, Any]:
     """All that can be compared of a boot."""
-    found = boot(**options)
+    found = boot(known, **options)
     machine, log = found.machine, found.log
     pages = {
         (ns + n * machine.cost.fault + machine.jitter.between(cpu, first + 1, first + n + 1), cpu, gfn + n, pfn + n)
@@ -64,6 +65,25 @@ def test_one_event_is_what_its_faults_are(monkeypatch: pytest.MonkeyPatch, seed:
     long = outcome(asked)
     for key, value in long.items():
         assert short[key] == value, key
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_batches_under_any_costs(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    dice = Random(seed)
+    tds = dice.choice([2, 3, 7])
+    asked = {
+        "tds": tds,
+        "memory": f"{dice.choice([8, 40, 60]) // tds * 2}M" if seed else "700M",  # the first has more tables than a range
+        "dpamt_lock": dice.choice(["opportunistic", "v6", "per-2M", "rwlock"]),
+        "policy": "batch",
+        "start_spread_ms": dice.choice([0.0, 0.001, 0.02]),
+        "jitter_percent": dice.choice([0, 10, 100]),
+        "seed": seed,
+    }
+    known = random_costs(dice)
+    short = outcome(asked, known)
+    monkeypatch.setattr(accept, "takes", lambda *args: False)
+    assert short == outcome(asked, known)
 
 
 def test_most_boots_have_waits() -> None:
