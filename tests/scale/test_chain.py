@@ -73,7 +73,9 @@ def test_batches_under_any_costs(monkeypatch: pytest.MonkeyPatch, seed: int) -> 
     tds = dice.choice([2, 3, 7])
     asked = {
         "tds": tds,
-        "memory": f"{dice.choice([8, 40, 60]) // tds * 2}M" if seed else "700M",  # the first has more tables than a range
+        "memory": f"{dice.choice([8, 40, 60]) // tds * 2}M"
+        if seed
+        else "700M",  # the first has more tables than a range
         "dpamt_lock": dice.choice(["opportunistic", "v6", "per-2M", "rwlock"]),
         "policy": "batch",
         "start_spread_ms": dice.choice([0.0, 0.001, 0.02]),
