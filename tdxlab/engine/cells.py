@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, ClassVar, SupportsIndex
 
 Key = Any  # an index of Words, a key of Table, an attribute name of Record; None = all of the cell
@@ -28,16 +29,17 @@ class Journal:
     and go together (a call into the module).  `released` tells the locks given back during the running step, with the
     number of writes and of reads until then: these were guarded.
     `alone`: within a call nobody else runs, and nobody asks what it touches, so that it need not pause.
+    `known`: what runs now has run before, and its notes are known.
     `taking`: is told of each lock that is taken, before it is.
     """
 
-    __slots__ = ("alone", "calls", "cpu", "held", "log", "notes", "reads", "released", "taking")
+    __slots__ = ("alone", "calls", "cpu", "held", "known", "log", "notes", "reads", "released", "taking")
 
     def __init__(self) -> None:
         self.log: list[tuple[Cell, Key, Any]] | None = None
         self.notes: list[dict[str, Any]] = []
         self.reads: list[tuple[Cell, Key]] | None = None
-        self.cpu, self.alone = 0, False
+        self.cpu, self.alone, self.known = 0, False, False
         self.held: dict[int, list[Lock]] = {}
         self.calls: dict[int, list[list[Lock]]] = {}
         self.released: list[tuple[list[Lock], int, int]] = []
@@ -80,7 +82,8 @@ class Journal:
 
     def note(self, kind: str, **data: Any) -> None:
         """Add an event of the machine (a SEAMCALL's answer, a kick, a WARN) to the running step."""
-        self.notes.append({"kind": kind, **data})
+        if not self.known:
+            self.notes.append({"kind": kind, **data})
 
     def took(self, lock: Cell, key: Key, exclusive: bool) -> None:
         """The running CPU holds `lock` from here on."""
@@ -113,7 +116,7 @@ class Journal:
     def locks_of(self, cpu: int) -> list[Lock]:
         """All that a CPU holds."""
         held, calls = self.held.get(cpu, ()), self.calls.get(cpu)
-        return [*held, *(lock for locks in calls for lock in locks)] if calls else [*held]
+        return [*held, *chain.from_iterable(calls)] if calls else [*held]
 
     def holds(self, lock: Cell, key: Key, exclusive: bool, *, write: int = -1, read: int = -1) -> bool:
         """Does the running CPU hold `lock` (for writing, if `exclusive`), or did it earlier in this step?

@@ -10,7 +10,7 @@ A run that does not end by itself (deadlock, module fatal error, step limit) bre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from tdxlab.engine.cells import Cell, Journal, Key, reading
 History = list[dict[str, Any]]
 """The notes of a run so far, each with the step `n` and the `cpu` that made it."""
 
-Over = tuple["Cell | str", ...]
+Over = frozenset["Cell | str"]
 """Cells, or kinds of cell: "sept" is every cell whose name is "sept" or begins with "sept:"."""
 
 
@@ -56,22 +56,22 @@ class Claim:
 
 def always(id: str, predicate: Callable[[], bool], *, over: Iterable[Cell | str], text: str = "") -> Claim:
     """Holds if no reachable state breaks it."""
-    return Claim(id, "always", predicate, tuple(over), text)
+    return Claim(id, "always", predicate, frozenset(over), text)
 
 
 def sometimes(id: str, predicate: Callable[[], bool], *, over: Iterable[Cell | str], text: str = "") -> Claim:
     """Holds if some reachable state fulfils it."""
-    return Claim(id, "sometimes", predicate, tuple(over), text)
+    return Claim(id, "sometimes", predicate, frozenset(over), text)
 
 
 def at_end(id: str, predicate: Callable[[], bool], text: str = "") -> Claim:
     """Holds if it is true at the end of every run."""
-    return Claim(id, "at_end", predicate, (), text)
+    return Claim(id, "at_end", predicate, frozenset(), text)
 
 
 def of_history(id: str, predicate: Callable[[History], bool], text: str = "") -> Claim:
     """Holds if it is true of the notes of every run."""
-    return Claim(id, "history", predicate, (), text)
+    return Claim(id, "history", predicate, frozenset(), text)
 
 
 FINAL = ("at_end", "history")
@@ -106,6 +106,7 @@ class Watch:
 
     def __init__(self, claims: Iterable[Claim], journal: Journal, *, known: bool = False) -> None:
         self.claims = tuple(claims)
+        self.between = [claim for claim in self.claims if claim.kind not in FINAL]  # they are looked at between steps
         self.journal = journal
         self.history: History = []
         self.broken: dict[str, int] = {}
@@ -121,14 +122,15 @@ class Watch:
         self.seen = {id: step for id, step in earlier.seen.items() if step < n}
         self.contents = {id: [at for at in contents if at[0] < n] for id, contents in earlier.contents.items()}
         self.values = earlier.values
+        self.history = [note for note in earlier.history if note["n"] < n]
 
-    def after(self, writes: list[tuple[Cell, Key, Any]] | None, n: int) -> None:
-        """Look at the claims that the writes of step `n` touch; None means all of them (the start)."""
-        for claim in self.claims:
-            if claim.kind in FINAL or claim.id in self.broken or claim.id in self.seen:
+    def after(self, wrote: Sequence[tuple[Cell, Key]] | None, n: int) -> None:
+        """Look at the claims over what step `n` wrote; None means all of them (the start)."""
+        for claim in self.between:
+            if claim.id in self.broken or claim.id in self.seen:
                 continue
-            written = [(cell, key) for cell, key, _ in writes or () if claim.names(cell)]
-            if writes is None or written:
+            written = [at for at in wrote or () if claim.names(at[0])]
+            if wrote is None or written:
                 value = self._value(claim, written, n)
                 if claim.kind == "always" and not value:
                     self.broken[claim.id] = n

@@ -12,15 +12,17 @@ everything where it comes earlier: no execution is lost, but some may be run twi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tdxlab.engine.access import EVERYTHING, Access, Parts, given_back
+from tdxlab.engine.cells import Cell, Journal, Key, Lock
+from tdxlab.engine.claims import Claim
 from tdxlab.engine.history import History, Step, Waited, bits
 from tdxlab.engine.identity import standing
 from tdxlab.engine.rounds import Place, alike, place
 from tdxlab.engine.run import Execution, Program
-from tdxlab.engine.step import OTHERS, READ, WRITE
+from tdxlab.engine.step import OTHERS, READ, WRITE, Touch
 from tdxlab.engine.wakeup import Branch, Moved, insert, without
 
 
@@ -39,6 +41,11 @@ class State:
 
 AUDITED = 20  # first runs of a search in which it is seen what actors do before their first step, and wait for
 RETRIES = 10
+
+
+def claimed_by(claim: Claim) -> tuple[str, Key, str]:
+    """What a step accesses that writes what this claim looks at."""
+    return f"claim {claim.id}", None, WRITE
 
 
 class Search:
@@ -67,7 +74,9 @@ class Search:
         self._begin(set())
 
     def _begin(self, waited: set[str]) -> None:
-        self.history = History(self.program.journal, waited)
+        self.history = History(self.program.journal, tuple(claimed_by(claim) for claim in self.claims), waited)
+        # (CPU, touches, writes, locks) of a step: what it accesses, and do claims look at what it wrote?
+        self.known: dict[Hashable, tuple[Access, bool]] = {}
         self.states = [State({})]
         self.again: list[int | None] = []  # of each step: the CPU, if it let others go first
         self.stood: list[Hashable] = []  # of each step ... how it stood before that
@@ -166,11 +175,11 @@ class Search:
 
     def _can_go(self, execution: Execution, cpu: int) -> bool:
         pause = execution.pauses[cpu]
-        if pause is not None and pause[2] == OTHERS:
-            if self.again.count(cpu) >= self.retries:
-                return False
-            return self._is_new(cpu) or self._woken_by(cpu) != 0 or not self._is_alike(execution, cpu)
-        return execution.can_go(cpu)
+        if pause is None or pause[2] != OTHERS:
+            return execution.can_go(cpu)
+        if self.again.count(cpu) >= self.retries:
+            return False
+        return self._is_new(cpu) or self._woken_by(cpu) != 0 or not self._is_alike(execution, cpu)
 
     def _spins(self, execution: Execution, cpu: int) -> bool:
         # would it try for ever, always in vain?
@@ -248,33 +257,57 @@ class Search:
         # known: this step, as an earlier run has made it
         pause = execution.pauses[cpu]
         assert pause is not None
-        history = self.history
+        history, journal = self.history, execution.journal
         _, told, ready = pause
-        mark = len(execution.journal.log or ())
-        more: Parts = ()
+        mark = len(journal.log or ())
+        held: Sequence[Lock] = ()
         looked_at: Parts = ()
         woken_by = 0
-        stood = self._stands(execution, cpu) if ready == OTHERS else None
-        if ready == OTHERS and not self._is_new(cpu) and self._is_alike(execution, cpu):
-            looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
+        again = stood = condition = None
+        if ready == OTHERS:
+            again, stood = cpu, self._stands(execution, cpu)
+            if not self._is_new(cpu) and self._is_alike(execution, cpu):
+                looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
+        elif ready is not None:
+            condition = ready
         if known is not None:
             execution.again(cpu)
-            did, more = known.did, known.more
+            did, held = known.did, known.held
         else:
-            if any(type(mode) is not str for _, _, mode in told):
-                more = self._may_follow(cpu)
-            did = self._go(execution, cpu, mark)
-        self.again.append(cpu if ready == OTHERS else None)
+            for _, _, mode in told:
+                if type(mode) is not str:
+                    held = journal.locks_of(cpu)
+            did = self._go(execution, cpu)
+        self.again.append(again)
         self.stood.append(stood)
-        condition = ready if callable(ready) else None
-        return history.add(cpu, did, told, mark, condition, more, looked_at, woken_by).access
+        return history.add(cpu, did, told, mark, condition, held, looked_at, woken_by).access
 
-    def _go(self, execution: Execution, cpu: int, mark: int) -> Parts:
-        journal = execution.journal
-        touches = execution.go(cpu)
+    def _go(self, execution: Execution, cpu: int) -> Access:
+        # What is accessed by touches, writes and locks like these is known once, and that these writes are declared.
+        touches, written = execution.make(cpu)
+        n, journal = len(execution.schedule) - 1, execution.journal
+        if execution.fatal:
+            execution.watch.after(written, n)
+            return self.history.access(EVERYTHING)
+        start = len(journal.log or ()) - len(written)
+        given = [(*locks, writes - start) for locks, writes, _ in journal.released]
+        like = (cpu, *touches, *written, *journal.locks_of(cpu), *given)
+        known = self.known.get(like)
+        if known is None:
+            execution.audit(cpu, touches, written)
+            claimed = tuple(claimed_by(claim) for claim in self.claims if any(claim.names(cell) for cell, _ in written))
+            did = self.history.access(self._parts(journal, touches, written, start) + claimed)
+            known = self.known[like] = did, bool(claimed)
+        did, claimed_ = known
+        if claimed_:
+            execution.watch.after(written, n)
+        return did
+
+    def _parts(self, journal: Journal, touches: list[Touch], written: Sequence[tuple[Cell, Key]], start: int) -> Parts:
+        # start: of what was written, in the journal's log
         for locks, *_ in journal.released:
             touches += given_back(locks)
-        for n, (cell, key, _) in enumerate((journal.log or [])[mark:], mark):
+        for n, (cell, key) in enumerate(written, start):
             # what was written under a lock may be looked at without it, and what was written without it under a share
             for touched, at, mode in touches:
                 if touched is cell and mode != READ and (at is None or at == key):
@@ -286,20 +319,7 @@ class Search:
                 guard = cell.guard(key)
                 if isinstance(guard, tuple) and not journal.holds(*guard, True, write=n):
                     touches.append((*guard, WRITE))
-        if execution.fatal:
-            return EVERYTHING
-        did = self.history.parts_of(touches)
-        return did + self._claimed(mark) if self.claims else did
-
-    def _may_follow(self, cpu: int) -> Parts:
-        # Who comes to something else may give back other kernel locks in the same step, and write what claims look at.
-        held = given_back(self.program.journal.locks_of(cpu))
-        return (*self.history.parts_of(held), *((f"claim {claim.id}", None, WRITE) for claim in self.claims))
-
-    def _claimed(self, mark: int) -> Parts:
-        # who writes what a claim looks at between steps does not commute with others who do
-        written = {cell for cell, _, _ in (self.program.journal.log or [])[mark:]}
-        return tuple((f"claim {claim.id}", None, WRITE) for claim in self.claims if any(map(claim.names, written)))
+        return self.history.parts_of(touches)
 
     def racing(self, execution: Execution) -> list[Step]:
         """The steps whose races are looked at: all, and those that CPUs wait to make.

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdxlab.engine.access import COMMUTING, EVERYTHING, Access, Parts, commute, orders, shares
-from tdxlab.engine.cells import Cell, Journal, Key
+from tdxlab.engine.access import COMMUTING, EVERYTHING, Access, Parts, commute, given_back, orders, shares
+from tdxlab.engine.cells import Cell, Journal, Key, Lock
 from tdxlab.engine.step import FAIL, READ, SHARE, WRITE, Open, Touch, Tried, mode_now
 
 
@@ -26,8 +26,8 @@ class Step:
 
     before: the steps that happen before it.  races: the steps that it could have come before, next to which it would be
     enabled, each with others that would have to stay away.  touches: as it told them beforehand.  mark: the length of
-    the journal's log before it.  more: what else it may access if it comes to something else than it did.  did: its
-    access without what it only waited for.
+    the journal's log before it.  held: the locks that its CPU had before it, if it is one that decides what it comes to:
+    where that is something else it may give them back.  did: its access without what it only waited for.
     """
 
     cpu: int
@@ -36,8 +36,8 @@ class Step:
     races: tuple[tuple[int, int], ...]
     touches: Sequence[Touch]
     mark: int
-    more: Parts
-    did: Parts
+    held: Sequence[Lock]
+    did: Access
 
 
 def bits(steps: int) -> Iterator[int]:
@@ -52,12 +52,13 @@ def bits(steps: int) -> Iterator[int]:
 class History:
     """The steps so far; each access knows which of them conflict with it.
 
-    of[cpu]: the steps of a CPU.  waited: the cells, by name, that some CPU waits for: no two writes of these commute,
+    claimed: what a step accesses that writes what claims look at.  of[cpu]: the steps of a CPU.  waited: the cells, by name, that some CPU waits for: no two writes of these commute,
     or who waits could come between them and would not be tried there.  commuted: the cells that were written in a mode
     that commutes.
     """
 
     journal: Journal
+    claimed: Parts = ()
     waited: set[str] = field(default_factory=set)
     steps: list[Step] = field(default_factory=list)
     commuted: set[str] = field(default_factory=set)
@@ -101,11 +102,11 @@ class History:
     def add(
         self,
         cpu: int,
-        did: Parts,
+        did: Access,
         touches: Sequence[Touch],
         mark: int,
         ready: Callable[[], bool] | None,
-        more: Parts = (),
+        held: Sequence[Lock] = (),
         looked_at: Parts = (),
         woken_by: int = 0,
     ) -> Step:
@@ -114,7 +115,7 @@ class History:
         ready: the condition it waited for, if it did.  looked_at, woken_by: what it waited for to be changed, and the
         steps that did.
         """
-        access = self.access(did if did is EVERYTHING else did + looked_at)
+        access = self.access(did.parts + looked_at) if looked_at and did.parts is not EVERYTHING else did
         own = self.known_to(cpu)
         conflicting = access.conflicting & ~own
         before = own
@@ -129,7 +130,7 @@ class History:
             races = self._races_of_a_wait(conflicting, lambda i: self._ready(i, own, touches, ready, mark))
         if woken_by:
             races = self._races_of_a_wait(conflicting, lambda i: 0 if woken_by & ~self.gone(i) else None)
-        step = Step(cpu, access, before, tuple(races), touches, mark, more, did)
+        step = Step(cpu, access, before, tuple(races), touches, mark, held, did)
         bit = 1 << len(self.steps)
         self.steps.append(step)
         self.of[cpu] = self.of.get(cpu, 0) | bit
@@ -156,7 +157,7 @@ class History:
         conflicting = access.conflicting & ~own
         condition = ready or (lambda: True)
         races = self._races_of_a_wait(conflicting, lambda i: self._ready(i, own, touches, condition, mark))
-        return Step(cpu, access, own | conflicting, tuple(races), touches, mark, (), access.parts)
+        return Step(cpu, access, own | conflicting, tuple(races), touches, mark, (), access)
 
     def of_round(self, cpu: int, first: int) -> int:
         """The steps that a CPU has made from `first` on."""
@@ -168,7 +169,7 @@ class History:
             {
                 (name, key, READ if mode == WRITE else mode): None
                 for i in bits(mine)
-                for name, key, mode in self.steps[i].did
+                for name, key, mode in self.steps[i].did.parts
             }
         )
 
@@ -194,7 +195,7 @@ class History:
                 if (cell, key) in written:
                     left[cell, key] = old
                     written.remove((cell, key))
-                if mine >> n & 1 and (cell.name, key, FAIL) not in steps[n].did:
+                if mine >> n & 1 and (cell.name, key, FAIL) not in steps[n].did.parts:
                     before.setdefault((cell, key), old)
                     written.add((cell, key))
         left.update({(cell, key): cell.peek(key) for cell, key in written})
@@ -254,7 +255,7 @@ class History:
         made = j.access.parts
         if told == made[: len(told)]:
             return j.access
-        return self.access(told + made[len(told) :] + j.more)
+        return self.access(told + made[len(told) :] + self.parts_of(given_back(j.held)) + self.claimed)
 
     def without(self, i: int, touches: Sequence[Touch], end: int) -> Without:
         """Within it the cells of some touches hold what they would hold had step i not been made, nor what follows it.
@@ -267,10 +268,10 @@ class History:
     def truncate(self, n: int) -> None:
         """Forget all steps from n on."""
         keep = (1 << n) - 1
-        for step in self.steps[n:]:
-            self.of[step.cpu] &= keep
-            for rival in step.access.rivals:
-                rival.conflicting &= keep
+        for cpu in self.of:
+            self.of[cpu] &= keep
+        for access in self._accesses.values():
+            access.conflicting &= keep
         del self.steps[n:]
         self._after = {i: (found & keep, min(known, n)) for i, (found, known) in self._after.items() if i < n}
 

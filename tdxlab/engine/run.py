@@ -189,34 +189,44 @@ class Execution:
         self.go(cpu, runnable)
 
     def replay(self, schedule: Sequence[int], watched: Watch) -> None:
-        """Begin as an earlier run of the same program.  watched: what that run saw of the claims."""
-        for cpu in schedule:
-            self._repeat(cpu)
+        """Begin as an earlier run of the same program.  watched: what that run saw of the claims, and its notes."""
+        self.journal.known = True
+        try:
+            for cpu in schedule:
+                self._repeat(cpu)
+        finally:
+            self.journal.known = False
         self.watch.carry_on(watched, len(schedule))
 
     def again(self, cpu: int) -> None:
         """Make a step that an earlier run has made too, if not after the same steps: only claims are looked at."""
-        log = self.journal.log
-        assert log is not None
-        mark = len(log)
+        journal, n = self.journal, len(self.schedule)
+        assert journal.log is not None
+        mark = len(journal.log)
+        journal.notes.clear()
         self._repeat(cpu)
-        self.watch.after(log[mark:], len(self.schedule) - 1)
+        self.watch.history += placed(n, cpu, journal.notes)
+        self.watch.after([(cell, key) for cell, key, _ in journal.log[mark:]], n)
 
     def _repeat(self, cpu: int) -> None:
         # a step of which all is known: nothing is checked
-        pause, journal = self.pauses[cpu], self.journal
+        pause = self.pauses[cpu]
         assert pause is not None
-        journal.cpu = cpu
-        after = self.pauses[cpu] = self._advance(cpu, list(pause[1]))
-        if journal.notes:
-            self.watch.history += placed(len(self.schedule), cpu, journal.notes)
-            journal.notes.clear()
+        self.journal.cpu = cpu
+        after = self.pauses[cpu] = self._advance(cpu, [*pause[1]])
         self.schedule.append(cpu)
         if after is not None and after[2] == OTHERS:
             self.yielded[cpu] = len(self.schedule)
 
     def go(self, cpu: int, runnable: list[int] | None = None) -> list[Touch]:
-        """Let `cpu`, one of those that can run, make its step.  Returns what it touched."""
+        """Let `cpu`, one of those that can run, make its step, audit it and look at claims.  Returns what it touched."""
+        touches, written = self.make(cpu, runnable)
+        self.audit(cpu, touches, written)
+        self.watch.after(written, len(self.schedule) - 1)
+        return touches
+
+    def make(self, cpu: int, runnable: list[int] | None = None) -> tuple[list[Touch], list[tuple[Cell, Key]]]:
+        """... without an audit of its writes or a look at claims.  Returns what it touched, and what it wrote."""
         pause = self.pauses[cpu]
         assert pause is not None
         journal, log = self.journal, self.journal.log
@@ -231,31 +241,32 @@ class Execution:
         self.schedule.append(cpu)
         if runnable is not None:
             self.runnables.append(runnable)
-        if callable(pause[2]) and not self.trusted:
+        if not self.trusted and callable(pause[2]):
             with reading(journal) as reads:
                 pause[2]()
             self._complain(undeclared(reads, touches, journal, False), "waits for", n, cpu)
         if self.check_reads:
             with reading(journal) as reads:
-                self.pauses[cpu] = self._advance(cpu, touches)
+                after = self.pauses[cpu] = self._advance(cpu, touches)
             self._complain(undeclared(reads, touches, journal, False), "reads", n, cpu)
         else:
-            self.pauses[cpu] = self._advance(cpu, touches)
+            after = self.pauses[cpu] = self._advance(cpu, touches)
         if len(touches) > len(pause[1]) and not isinstance(pause[1], Open):
             raise Undeclared(f"step {n} of CPU {cpu}, {pause[0]}, adds touches and has not said so (more=True)")
-        after = self.pauses[cpu]
         if after is not None and after[2] == OTHERS:
             self.yielded[cpu] = len(self.schedule)
-        writes = log[mark:]
-        if writes:
-            cells = [(cell, key) for cell, key, _ in writes]
-            self._complain(undeclared(cells, touches, journal, True, mark), "writes", n, cpu)
         if self.tracing:
             self.trace.events.append(self._event(n, cpu, pause, stack, touches, mark, runnable or []))
         if journal.notes:
             self.watch.history += placed(n, cpu, journal.notes)
-        self.watch.after(writes, n)
-        return touches
+        return touches, [(cell, key) for cell, key, _ in log[mark:]]
+
+    def audit(self, cpu: int, touches: Sequence[Touch], written: Sequence[tuple[Cell, Key]]) -> None:
+        """Raises Undeclared where touches and locks do not cover what the step that was just made has written."""
+        log = self.journal.log
+        assert log is not None
+        stray = undeclared(written, touches, self.journal, True, len(log) - len(written))
+        self._complain(stray, "writes", len(self.schedule) - 1, cpu)
 
     def _complain(self, stray: list[tuple[str, Key]], verb: str, n: int, cpu: int) -> None:
         if stray and self.fatal is None:

@@ -171,6 +171,8 @@ class Cpu:
         return 0
 
     def _note(self, kind: str, leaf: Leaf, regs: Regs, rcx: int = 0) -> None:
+        if self.journal.known:
+            return
         # the caller's locks: the leaf has given its own back
         held = self.journal.locks_of(self.n)
         locks = [cell.name for cell, _, exclusive in held if not exclusive]

@@ -128,9 +128,10 @@ class Held:
     @types.coroutine
     def shared(self, lock: Sharex, i: int, operand: int, *reads: Touch, more: bool = False) -> Attempt[list[Touch]]:
         """Take a share, or refuse BUSY with `operand`."""
-        if self.at_once(lock, i):
-            return []
-        self.write_out()
+        if self.unwritten is not None:
+            if self.at_once(lock, i):
+                return []
+            self.write_out()
         mine: list[Touch] = []
         if not self.journal.alone:
             touches = *reads, (lock, i, SHARED[self.host])
