@@ -29,7 +29,7 @@ class Journal:
     and go together (a call into the module).  `released` tells the locks given back during the running step, with the
     number of writes and of reads until then: these were guarded.
     `alone`: within a call nobody else runs, and nobody asks what it touches, so that it need not pause.
-    `known`: what runs now has run before, and its notes are known.
+    `known`: what runs now has run before, so that nobody asks for its notes, nor what it gave back.
     `taking`: is told of each lock that is taken, before it is.
     """
 
@@ -110,7 +110,7 @@ class Journal:
 
     def note_released(self, locks: list[Lock]) -> None:
         """These are given back now.  They still guard the writes that this step made before."""
-        if self.log is not None and not self.alone:
+        if self.log is not None and not self.alone and not self.known:
             self.released.append((locks, len(self.log), len(self.reads or ())))
 
     def locks_of(self, cpu: int) -> list[Lock]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Container, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field
 
 from tdxlab.engine.access import EVERYTHING, Access, Parts, given_back
-from tdxlab.engine.cells import Cell, Journal, Key, Lock
+from tdxlab.engine.cells import Cell, Key, Lock
 from tdxlab.engine.claims import Claim
 from tdxlab.engine.history import History, Step, Waited, bits
 from tdxlab.engine.identity import standing
@@ -75,8 +75,8 @@ class Search:
 
     def _begin(self, waited: set[str]) -> None:
         self.history = History(self.program.journal, tuple(claimed_by(claim) for claim in self.claims), waited)
-        # (CPU, touches, writes, locks) of a step: what it accesses, and do claims look at what it wrote?
-        self.known: dict[Hashable, tuple[Access, bool]] = {}
+        # all that tells what a step accesses, and whether it may: what it does, and do claims look at what it wrote?
+        self.judged: dict[Hashable, tuple[Access, bool]] = {}
         self.states = [State({})]
         self.again: list[int | None] = []  # of each step: the CPU, if it let others go first
         self.stood: list[Hashable] = []  # of each step ... how it stood before that
@@ -263,13 +263,11 @@ class Search:
         held: Sequence[Lock] = ()
         looked_at: Parts = ()
         woken_by = 0
-        again = stood = condition = None
+        again = stood = None
         if ready == OTHERS:
             again, stood = cpu, self._stands(execution, cpu)
             if not self._is_new(cpu) and self._is_alike(execution, cpu):
                 looked_at, woken_by = history.looked_at(self._round(cpu)), self._woken_by(cpu)
-        elif ready is not None:
-            condition = ready
         if known is not None:
             execution.again(cpu)
             did, held = known.did, known.held
@@ -280,34 +278,34 @@ class Search:
             did = self._go(execution, cpu)
         self.again.append(again)
         self.stood.append(stood)
+        condition = ready if callable(ready) else None
         return history.add(cpu, did, told, mark, condition, held, looked_at, woken_by).access
 
     def _go(self, execution: Execution, cpu: int) -> Access:
-        # What is accessed by touches, writes and locks like these is known once, and that these writes are declared.
         touches, written = execution.make(cpu)
         n, journal = len(execution.schedule) - 1, execution.journal
         if execution.fatal:
             execution.watch.after(written, n)
             return self.history.access(EVERYTHING)
+        # steps that do the same, with the same locks, are judged once
         start = len(journal.log or ()) - len(written)
         given = [(*locks, writes - start) for locks, writes, _ in journal.released]
-        like = (cpu, *touches, *written, *journal.locks_of(cpu), *given)
-        known = self.known.get(like)
-        if known is None:
-            execution.audit(cpu, touches, written)
-            claimed = tuple(claimed_by(claim) for claim in self.claims if any(claim.names(cell) for cell, _ in written))
-            did = self.history.access(self._parts(journal, touches, written, start) + claimed)
-            known = self.known[like] = did, bool(claimed)
-        did, claimed_ = known
-        if claimed_:
+        guards = [cell.guard(key) for cell, key in written if cell.guard is not None]
+        like = (cpu, *touches, *written, *journal.locks_of(cpu), *given, *guards)
+        did, claimed = self.judged.get(like) or self._judge(execution, like, touches, written)
+        if claimed:
             execution.watch.after(written, n)
         return did
 
-    def _parts(self, journal: Journal, touches: list[Touch], written: Sequence[tuple[Cell, Key]], start: int) -> Parts:
-        # start: of what was written, in the journal's log
+    def _judge(
+        self, execution: Execution, like: Hashable, touches: list[Touch], written: Sequence[tuple[Cell, Key]]
+    ) -> tuple[Access, bool]:
+        # the last step, if none has been like it
+        journal = execution.journal
+        execution.audit(journal.cpu, touches, written)
         for locks, *_ in journal.released:
             touches += given_back(locks)
-        for n, (cell, key) in enumerate(written, start):
+        for n, (cell, key) in enumerate(written, len(journal.log or ()) - len(written)):
             # what was written under a lock may be looked at without it, and what was written without it under a share
             for touched, at, mode in touches:
                 if touched is cell and mode != READ and (at is None or at == key):
@@ -319,7 +317,14 @@ class Search:
                 guard = cell.guard(key)
                 if isinstance(guard, tuple) and not journal.holds(*guard, True, write=n):
                     touches.append((*guard, WRITE))
-        return self.history.parts_of(touches)
+        claimed = self._claimed({cell for cell, _ in written})
+        did = self.history.access(self.history.parts_of(touches) + claimed)
+        self.judged[like] = did, bool(claimed)
+        return self.judged[like]
+
+    def _claimed(self, written: Iterable[Cell]) -> Parts:
+        # who writes what a claim looks at between steps does not commute with others who do
+        return tuple(claimed_by(claim) for claim in self.claims if any(map(claim.names, written)))
 
     def racing(self, execution: Execution) -> list[Step]:
         """The steps whose races are looked at: all, and those that CPUs wait to make.

@@ -26,8 +26,8 @@ class Step:
 
     before: the steps that happen before it.  races: the steps that it could have come before, next to which it would be
     enabled, each with others that would have to stay away.  touches: as it told them beforehand.  mark: the length of
-    the journal's log before it.  held: the locks that its CPU had before it, if it is one that decides what it comes to:
-    where that is something else it may give them back.  did: its access without what it only waited for.
+    the journal's log before it.  held: the locks that its CPU had before it, if it is one that decides what it comes
+    to: where that is something else it may give them back.  did: its access without what it only waited for.
     """
 
     cpu: int
@@ -52,9 +52,9 @@ def bits(steps: int) -> Iterator[int]:
 class History:
     """The steps so far; each access knows which of them conflict with it.
 
-    claimed: what a step accesses that writes what claims look at.  of[cpu]: the steps of a CPU.  waited: the cells, by name, that some CPU waits for: no two writes of these commute,
-    or who waits could come between them and would not be tried there.  commuted: the cells that were written in a mode
-    that commutes.
+    claimed: what a step accesses that writes what every claim looks at.  of[cpu]: the steps of a CPU.  waited: the
+    cells, by name, that some CPU waits for: no two writes of these commute, or who waits could come between them and
+    would not be tried there.  commuted: the cells that were written in a mode that commutes.
     """
 
     journal: Journal

@@ -192,8 +192,7 @@ class Execution:
         """Begin as an earlier run of the same program.  watched: what that run saw of the claims, and its notes."""
         self.journal.known = True
         try:
-            for cpu in schedule:
-                self._repeat(cpu)
+            self._repeat(schedule)
         finally:
             self.journal.known = False
         self.watch.carry_on(watched, len(schedule))
@@ -204,22 +203,24 @@ class Execution:
         assert journal.log is not None
         mark = len(journal.log)
         journal.notes.clear()
-        self._repeat(cpu)
+        self._repeat([cpu])
         self.watch.history += placed(n, cpu, journal.notes)
         self.watch.after([(cell, key) for cell, key, _ in journal.log[mark:]], n)
 
-    def _repeat(self, cpu: int) -> None:
-        # a step of which all is known: nothing is checked
-        pause = self.pauses[cpu]
-        assert pause is not None
-        self.journal.cpu = cpu
-        after = self.pauses[cpu] = self._advance(cpu, [*pause[1]])
-        self.schedule.append(cpu)
-        if after is not None and after[2] == OTHERS:
-            self.yielded[cpu] = len(self.schedule)
+    def _repeat(self, schedule: Sequence[int]) -> None:
+        # steps of which all is known: nothing is checked
+        journal, pauses, steps = self.journal, self.pauses, self.schedule
+        for cpu in schedule:
+            pause = pauses[cpu]
+            assert pause is not None
+            journal.cpu = cpu
+            after = pauses[cpu] = self._advance(cpu, [*pause[1]])
+            steps.append(cpu)
+            if after is not None and after[2] == OTHERS:
+                self.yielded[cpu] = len(steps)
 
     def go(self, cpu: int, runnable: list[int] | None = None) -> list[Touch]:
-        """Let `cpu`, one of those that can run, make its step, audit it and look at claims.  Returns what it touched."""
+        """Let `cpu`, one of those that can run, make its step; audit it, look at claims.  Returns what it touched."""
         touches, written = self.make(cpu, runnable)
         self.audit(cpu, touches, written)
         self.watch.after(written, len(self.schedule) - 1)

@@ -18,7 +18,7 @@ from tdxlab.engine.claims import always
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.history import History, Step, Without
 from tdxlab.engine.locks import Mutex, RwLock, Srcu
-from tdxlab.engine.run import Execution, MachineDead, Program
+from tdxlab.engine.run import Execution, MachineDead, Program, Undeclared
 from tdxlab.engine.step import READ, WRITE, Tried, step
 from tests.engine import brute
 from tests.engine.brute import Program as Listing
@@ -116,7 +116,7 @@ class MakesAnew(Search):
     def _step(self, execution: Execution, cpu: int, known: Step | None = None) -> Access:
         access = super()._step(execution, cpu)
         made = self.history.steps[-1]
-        assert known is None or (known.did, known.more) == (made.did, made.more)
+        assert known is None or (known.did, known.held) == (made.did, made.held)
         return access
 
 
@@ -137,6 +137,58 @@ def test_claims_are_looked_at_after_a_step_that_is_owed_too() -> None:
     claim = always("x is 0", lambda: x.peek(0) == 0, over=[x])
     program = Program(journal, lambda: [writes(y), writes(x), writes(y)], claims=(claim,))
     assert [execution.watch.broken for execution in Search(program).executions()] == [{claim.id: 1}, {claim.id: 0}]
+
+
+def test_a_step_is_not_taken_for_one_that_did_the_same_under_a_lock() -> None:
+    """Both write x, which only the lock covers, and the second has given it back."""
+    journal = Journal()
+    lock, x, y = Mutex(journal, "lock"), Words(journal, "x", [0], lambda key: (lock, 0)), Words(journal, "y", [0])
+
+    async def writes_twice() -> None:
+        await lock.lock()
+        await step((y, 0, WRITE))
+        x.put(0, 1)
+        await step((y, 0, WRITE))
+        lock.unlock()
+        await step((y, 0, WRITE))
+        x.put(0, 2)
+
+    with pytest.raises(Undeclared, match=r"step 3 .*'x', 0"):
+        [*Search(Program(journal, lambda: [writes_twice()])).executions()]
+
+
+def test_a_step_is_not_taken_for_one_that_did_the_same_while_another_lock_guarded() -> None:
+    """Which lock covers x is in y; the second write comes when the lock that is held does so no more."""
+    journal = Journal()
+    locks, y = [Mutex(journal, "a"), Mutex(journal, "b")], Words(journal, "y", [0])
+    x = Words(journal, "x", [0], lambda key: (locks[y.peek(0)], 0))
+
+    async def writes_twice() -> None:
+        await locks[0].lock()
+        for value in 0, 1:
+            await step((y, 0, WRITE))
+            y.put(0, value)
+            x.put(0, value)
+
+    with pytest.raises(Undeclared, match=r"step 2 .*'x', 0"):
+        [*Search(Program(journal, lambda: [writes_twice()])).executions()]
+
+
+def test_a_run_has_the_notes_of_the_steps_that_it_begins_with_as_well() -> None:
+    journal = Journal()
+    x = Words(journal, "x", [0])
+
+    async def notes() -> None:
+        for _ in range(2):
+            await step((x, 0, WRITE))
+            x.put(0, x[0] + 1)
+            journal.note("counted", to=x[0])
+
+    program = Program(journal, lambda: [notes(), notes()])
+    found = [([*e.schedule], [*e.watch.history]) for e in Search(program).executions()]
+    assert len(found) == 6
+    for schedule, history in found:
+        assert history == [{"n": n, "cpu": cpu, "kind": "counted", "to": n + 1} for n, cpu in enumerate(schedule)]
 
 
 # --- three savings that seem to suggest themselves lose executions: the checks must notice [explorer.md 4.6] ---

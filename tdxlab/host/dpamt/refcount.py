@@ -27,9 +27,11 @@ question = Question("pamt_refcounts", __doc__)
 
 def tdx_find_pamt_refcount(host: Host, hpa: int) -> Atomic:
     """The count of the 2M range that `hpa` lies in.  In v1 to v4 `tdx_get_pamt_refcount`."""
-    n, max_pfn = hpa >> shift(LEVEL_2M), sum(host.memory.platform.cmrs[-1]) >> PAGE_SHIFT
-    if not any(n in ranges for ranges in host.design.pamt_refcounts.counted([host.tdmr], max_pfn)):
-        raise MachineDead(f"a page fault in the kernel: the range of {hpa:#x} has no count")
+    n = hpa >> shift(LEVEL_2M)
+    if n not in host.pamt_refcounts:  # nobody has looked for it before
+        max_pfn = sum(host.memory.platform.cmrs[-1]) >> PAGE_SHIFT
+        if not any(n in ranges for ranges in host.design.pamt_refcounts.counted([host.tdmr], max_pfn)):
+            raise MachineDead(f"a page fault in the kernel: the range of {hpa:#x} has no count")
     return host.pamt_refcounts[n]
 
 
