@@ -48,19 +48,20 @@ def _cost(name: str, what: str) -> Input:
     return Input(what, low, high, row.guess)
 
 
-def _pamt_add(name: str = "pamt_add") -> Input:
-    # what was measured is PAMT.ADD alone; what is fitted is the hold around it
+def _pamt_add(name: str = "pamt_add") -> Iterator[Input]:
+    # what was measured, on another host, is PAMT.ADD alone; what is fitted is the hold around it
     row, short_ns = cost(name), cost("pamt_lock_hold_short").ns()
-    low, high = (
+    low, typical, high = (
         Value(f"{value} {row.unit}", costs={"pamt_lock_hold": short_ns + int(value * UNITS_NS[row.unit])})
-        for value in (row.low, row.high)
+        for value in (row.low, row.typical, row.high)
     )
-    return Input("PAMT.ADD as on another host", low, high, row.guess)
+    yield Input("PAMT.ADD as on another host", low, high, row.guess)
+    yield Input("PAMT.ADD of its average there", typical, Value("fitted"), row.guess)
 
 
 INPUTS = (
     _cost("pamt_lock_hold", "hold of the lock"),
-    _pamt_add(),
+    *_pamt_add(),
     _cost("accept_4k", "time of a fault"),
     _cost("mem_sept_add", "TDH.MEM.SEPT.ADD"),
     Input("start spread", Value("0 ms", {"start_spread_ms": 0.0}), Value("3 s", {"start_spread_ms": 3000.0}), True),
@@ -81,8 +82,8 @@ def contentions(value: Value, seeds: int, **same: Any) -> list[int]:
     return [boot(known, seed=seed, **{**same, **value.options}).pamt.contentions for seed in range(seeds)]
 
 
-def depends(assumed: Sequence[int], **same: Any) -> Iterator[Ends]:
-    """A row for each input, the median over as many seeds.  assumed: `contentions` with all inputs as assumed.
+def depends(assumed: Sequence[int], seeds: int, **same: Any) -> Iterator[Ends]:
+    """A row for each input, the median over so many seeds.  assumed: `contentions` with all inputs as assumed.
 
     The first row is what chance does: the least and the most of those.  same: options of all boots, so no inputs.
     """
@@ -91,7 +92,7 @@ def depends(assumed: Sequence[int], **same: Any) -> Iterator[Ends]:
         if same.keys() & (low.options.keys() | high.options.keys()):
             continue
         at_low, at_high = (
-            median(contentions(value, len(assumed), **same) if value.options or value.costs else assumed)
+            median(contentions(value, seeds, **same) if value.options or value.costs else assumed)
             for value in (low, high)
         )
         yield Ends(name, low.told, high.told, at_low, at_high, guess)

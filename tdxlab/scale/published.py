@@ -26,8 +26,8 @@ class Found:
 
     @property
     def assumed(self) -> list[int]:
-        """Contentions of the first boots with all inputs as they are assumed: those that `depends` begins with."""
-        return [one.contentions for _, counts in self.cases[:1] for one in counts[:FEW]]
+        """Contentions of the boots with all inputs as they are assumed: those that `depends` begins with."""
+        return [one.contentions for _, counts in self.cases[:1] for one in counts]
 
 
 def published(seeds: int = SEEDS, told: Callable[[int], object] = lambda done: None) -> Found:
@@ -67,6 +67,6 @@ def _rows(found: Found) -> Iterator[None]:
     for end in torn_down():
         found.torn_down.append(end)
         yield
-    for ends in depends(found.assumed):
+    for ends in depends(found.assumed, few):
         found.depends.append(ends)
         yield

@@ -18,7 +18,7 @@ TOLD = {
     "faults": "ACCEPTs that faulted",
     "pages_2m": "of them mapped at 2M",
     "pamt_add": "TDH.PHYMEM.PAMT.ADD",
-    "pamt_remove": "TDH.PHYMEM.PAMT.REMOVE",
+    "pamt_remove": "TDH.PHYMEM.PAMT.REMOVE, of control pages' pairs too",
     "busy": "calls that met TDX_OPERAND_BUSY",
     "busy_ms": "what these took until they began again, ms",
     "contentions": "waits for a lock of page pairs",
@@ -47,7 +47,10 @@ GUESSED = (
     "All costs are those of data/costs.csv, guesses {level}: nothing is fitted, and most of them nobody published."
 )
 
-
+TORN_DOWN = (
+    f"The tear-down is not fitted: that of a TD of 18 GB was published as {cost('teardown_slow_18g').typical} s in the "
+    f"slow order and {cost('teardown_fast_18g').typical} s in the fast one, which `tdxlab published` fits."
+)
 NOT_TOLD = "How memory is handed out, how far apart TDs start and how faults scatter nobody told: GUESS."
 
 
@@ -99,8 +102,9 @@ def used(boot: Boot) -> list[str]:
 
 def assumed(boot: Boot) -> str:
     """Which costs went in."""
+    end = "" if boot.options.teardown == "none" else f" {TORN_DOWN}"
     if boot.options.costs != "fitted":
-        return GUESSED.format(level=boot.options.costs)
+        return GUESSED.format(level=boot.options.costs) + end
     price = boot.machine.cost
     hold_ns = price.look + price.seamcall + price.pamt_add
-    return FITTED.format(fault=price.fault / 1e3, hold=hold_ns / 1e3)
+    return FITTED.format(fault=price.fault / 1e3, hold=hold_ns / 1e3) + end

@@ -83,7 +83,7 @@ def test_what_the_count_depends_on_is_run_at_its_two_ends(monkeypatch: pytest.Mo
     few = [row for row in INPUTS if row.name in ("memory that a TD accepts", "share at 2M")]
     few[0] = few[0]._replace(low=few[0].low._replace(options={"memory": "128M"}))
     monkeypatch.setattr("tdxlab.scale.depends.INPUTS", few[:1])
-    chance, memory = depends([5, 9, 7])
+    chance, memory = depends([5, 9, 7], 3)
     assert (chance.at_low, chance.at_high) == (5, 9)
     assert memory.at_high == 7 and memory.at_low == median(contentions(few[0].low, 3))
 
@@ -91,7 +91,7 @@ def test_what_the_count_depends_on_is_run_at_its_two_ends(monkeypatch: pytest.Mo
 def test_what_all_boots_have_is_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
     few = [row for row in INPUTS if row.name in ("memory that a TD accepts", "share at 2M")]
     monkeypatch.setattr("tdxlab.scale.depends.INPUTS", few)
-    _, share = depends([5], memory="128M")
+    _, share = depends([5], 1, memory="128M")
     assert share.name == "share at 2M" and share.at_low == 5
     assert share.at_high == boot(memory="128M", huge_share=0.9).pamt.contentions
 
@@ -184,7 +184,7 @@ def test_rows_are_as_many_as_the_bar_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(whole, "measured", lambda case, seeds: map(counted_once, range(min(seeds, case.most))))
     monkeypatch.setattr(whole, "start_stop", lambda seeds: whole.ACCEPTED)
     monkeypatch.setattr(whole, "torn_down", lambda: 2 * PUBLISHED)
-    monkeypatch.setattr(whole, "depends", lambda assumed: (*INPUTS, assumed))
+    monkeypatch.setattr(whole, "depends", lambda assumed, seeds: (*INPUTS, assumed))
     done: list[int] = []
     assert whole.published(5, done.append).complete and done[-1] == whole.rows(5)
 
