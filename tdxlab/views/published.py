@@ -233,8 +233,8 @@ def published_text(found: Found) -> str:
         table(case_rows(found.cases), few),
         CIRCULAR,
         BESIDES,
-        "The lock taken for each page, instead of a look at the count first. Here the closed form is worked out from the "
-        "boots that look first, which end a little sooner than those in single steps:",
+        "The lock taken for each page, instead of a look at the count first. Here the closed form is worked out from "
+        "the boots that look first, which end a little sooner than those in single steps:",
         table(always_rows(found.cases), few),
         f"Start and stop alone. Published: {told('contentions_10x16g_start'):g} and "
         f"{told('contentions_10x16g_stop'):g} contentions.",
