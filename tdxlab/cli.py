@@ -63,6 +63,7 @@ class Parser(argparse.ArgumentParser):
     """One sentence where argparse would print its usage first."""
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace("expected one argument", "a value is missing, or begins with a '-'")
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
@@ -262,22 +263,35 @@ def _parser() -> Parser:
         sub.add_argument("--module", help="version of the TDX module (default: the one that the design is made for)")
         with_dpamt(sub)
     linux.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
-    taken = command("overhead", do_overhead, "what TDX costs a host in memory, with static and with Dynamic PAMT")
-    taken.add_argument("--ram", default="1T", metavar="SIZE", help="of the host (default: %(default)s)")
-    taken.add_argument(
-        "--max-pa", metavar="SIZE", help="the counts are one array up to this address, as in DPAMT v6 (default: sparse)"
+    units = "SIZE: a whole number with K, M, G or T, which are powers of 1024"
+    taken = command(
+        "overhead", do_overhead, "what TDX costs a host in memory, with static and with Dynamic PAMT", exits=units
     )
     taken.add_argument(
-        "--td", action="append", metavar="SIZExN", help="N TDs of a size; may be given again (default: 16Gx10)"
+        "--ram", default="1T", metavar="SIZE", help="of the host, a multiple of 1G up to 4096T (default: %(default)s)"
     )
-    taken.add_argument("--huge-share", default="0", metavar="F", help="of a TD's memory, mapped at 2M (default: 0)")
+    taken.add_argument(
+        "--max-pa",
+        metavar="SIZE",
+        help="the counts are one array up to this address, --ram to 4096T, as in DPAMT v6 (default: sparse)",
+    )
+    taken.add_argument(
+        "--td",
+        action="append",
+        metavar="SIZExN",
+        help="N TDs of a size, a multiple of 2M up to 128T; may be given again (default: 16Gx10)",
+    )
+    taken.add_argument(
+        "--huge-share", default="0", metavar="F", help="of a TD's memory, mapped at 2M, 0 to 1 (default: 0)"
+    )
     taken.add_argument(
         "--fragmentation",
         default="1",
         metavar="F",
-        help="how many times as many 2M ranges as need be hold the TDs' 4K pages, or 'random' (default: 1)",
+        help="how many times as many 2M ranges as need be hold the TDs' 4K pages, 1 to 512 and no more than there are, "
+        "or 'random' (default: 1)",
     )
-    taken.add_argument("--vcpus", type=int, default=1, metavar="N", help="of each TD (default: %(default)s)")
+    taken.add_argument("--vcpus", type=int, default=1, metavar="N", help="of each TD, 1 to 576 (default: %(default)s)")
     swept = command("sweep", do_sweep, "many small boots over Dask, one table out", "killed, it goes on where it was")
     swept.set_defaults(bar=True)
     swept.add_argument(

@@ -5,7 +5,8 @@
 Closed forms in whole bytes.  P is the memory in the TDMR, M that of a TD, s the share of it that is mapped at 2M:
 
     static PAMT     16 bytes for each page of P, at 4K, 2M and 1G
-    Dynamic PAMT    a bit for each 4K page, 16 bytes at 2M and 1G, a count for each 2M range, two pages for each in use
+    Dynamic PAMT    a bit for each 4K page, 16 bytes at 2M and 1G, a count for each 2M range, two pages for each in use,
+                    and the pages that vCPUs keep ready for such pairs
     tables of a TD  (1-s) M/2M + M/1G + M/512G, each rounded up; the S-EPT's root is a control page
     4K pages, n     (1-s) M/4K + tables of the S-EPT + control pages, over all TDs
     ranges in use   n/512 where pages lie side by side, f times as many where not, or what is expected by chance
@@ -48,9 +49,9 @@ WHAT = {
     "pairs":        "PAMT page pairs of the 2M ranges in use at 4K",
     "sept":         "tables of the S-EPT",
     "mirror":       "KVM's mirror of them",
+    "pamt_caches":  "pages that vCPUs keep ready for pairs, at most",
     "control":      "control pages of TDs and vCPUs",
     "table_caches": "pages that vCPUs keep ready for tables, at most",
-    "pamt_caches":  "pages that vCPUs keep ready for pairs, at most",
 }
 """The parts of an overhead."""
 
@@ -127,9 +128,14 @@ class Overhead:
         return table_bytes(up_to_max_pfn(tdmrs, self.max_pa >> PAGE_SHIFT))
 
     @property
-    def dynamic(self) -> dict[str, int]:
-        """Dynamic PAMT with these TDs."""
+    def installed(self) -> dict[str, int]:
+        """Dynamic PAMT with these TDs, while no vCPU keeps pages ready."""
         return {**self.fixed, "pairs": self.in_use * self._pair}
+
+    @property
+    def dynamic(self) -> dict[str, int]:
+        """Dynamic PAMT with these TDs and full caches."""
+        return {**self.installed, "pamt_caches": self._vcpus * self.sizes.pamt_cache * PAGE_SIZE}
 
     @property
     def _pair(self) -> int:
@@ -137,16 +143,38 @@ class Overhead:
 
     @property
     def besides(self) -> dict[str, int]:
-        """What TDs take besides, whichever PAMT there is: but for the last, which are for Dynamic PAMT."""
-        count = sum(tds.count for tds in self.tds)
+        """What TDs take besides, the same with either PAMT."""
         pages = {
             "sept": self._tables,
-            "mirror": self._tables + count,
+            "mirror": self._tables + self._count,
             "control": self._control,
-            "table_caches": count * self.vcpus * self.sizes.table_cache,
-            "pamt_caches": count * self.vcpus * self.sizes.pamt_cache,
+            "table_caches": self._vcpus * self.sizes.table_cache,
         }
         return {name: n * PAGE_SIZE for name, n in pages.items()}
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """All that TDX takes, with one PAMT and with the other."""
+        besides = sum(self.besides.values())
+        return {"static": sum(self.static.values()) + besides, "dpamt": sum(self.dynamic.values()) + besides}
+
+    @property
+    def fits(self) -> dict[str, bool]:
+        """Do the TDs fit into memory beside all that?"""
+        return {name: self.guests + taken <= self.ram for name, taken in self.totals.items()}
+
+    @property
+    def guests(self) -> int:
+        """Memory of all TDs, in bytes."""
+        return sum(tds.memory * tds.count for tds in self.tds)
+
+    @property
+    def _count(self) -> int:
+        return sum(tds.count for tds in self.tds)
+
+    @property
+    def _vcpus(self) -> int:
+        return self._count * self.vcpus
 
     @property
     def _tables(self) -> int:
@@ -154,7 +182,7 @@ class Overhead:
 
     @property
     def _control(self) -> int:
-        return sum(tds.count for tds in self.tds) * (self.sizes.td_pages + self.vcpus * self.sizes.vcpu_pages)
+        return self._count * self.sizes.td_pages + self._vcpus * self.sizes.vcpu_pages
 
     @property
     def pages(self) -> int:
@@ -170,18 +198,32 @@ class Overhead:
     @property
     def in_use(self) -> int:
         """2M ranges in which those pages lie: none of those that are mapped at 2M."""
-        least = math.ceil(Fraction(self.pages, ENTRIES))
-        large = sum(tds.count * (tds.memory - tds.small(self.huge_share)) for tds in self.tds) // SIZE_2M
-        room = min(max(self.ranges - large, least), self.ranges)
+        room = self.room
         if self.fragmentation == RANDOM:
             drawn = -room * math.expm1(self.pages * math.log1p(-1 / room)) if room > 1 else room
             return round(drawn)
-        return min(math.ceil(Fraction(self.fragmentation) * self.pages / ENTRIES), room)
+        return min(self._wanted, room)
+
+    @property
+    def capped(self) -> bool:
+        """Does `fragmentation` ask for more ranges than there is room in?"""
+        return self.fragmentation != RANDOM and self._wanted > self.room
+
+    @property
+    def _wanted(self) -> int:
+        return math.ceil(Fraction(self.fragmentation) * self.pages / ENTRIES)
+
+    @property
+    def room(self) -> int:
+        """2M ranges in which those pages could lie."""
+        least = math.ceil(Fraction(self.pages, ENTRIES))
+        large = sum(tds.count * (tds.memory - tds.small(self.huge_share)) for tds in self.tds) // SIZE_2M
+        return min(max(self.ranges - large, least), self.ranges)
 
     @property
     def break_even(self) -> Fraction:
-        """With a larger share of the ranges in use Dynamic PAMT takes more than static PAMT."""
-        spared = sum(self.static.values()) - sum(self.fixed.values())
+        """With a larger share of the ranges in use Dynamic PAMT takes more than static PAMT: 0 where it always does."""
+        spared = sum(self.static.values()) - sum(self.dynamic.values()) + self.dynamic["pairs"]
         return max(Fraction(0), Fraction(spared, self.ranges * self._pair))
 
     @property
@@ -199,18 +241,22 @@ def _whole_pages(nbytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A share of memory that a cover letter tells, in percent.  why: it is not the exact one."""
+    """A share of memory that a cover letter tells, in percent.  rounding: why it is not the exact one."""
 
     text: str
     percent: str
     parts: tuple[str, ...]
-    why: str
+    rounding: str
 
     def exact(self, host: Overhead) -> Fraction:
         """The same of 1 TiB, in percent; the counts in a sparse array, as there."""
         there = replace(host, ram=1 << 40, max_pa=None)
         parts = {**there.static, **there.fixed}
         return Fraction(100 * sum(parts[part] for part in self.parts), there.ram)
+
+    def why(self, host: Overhead) -> str:
+        """It is not the exact one."""
+        return self.rounding if host.sizes == KNOWN else "published of the sizes as they are; here others are tried"
 
 
 LARGE = "pamt_1g", "pamt_2m"
@@ -242,26 +288,29 @@ def overhead(
     """
     total, end = nbytes(ram), None if max_pa is None else nbytes(max_pa)
     if not total or total % SIZE_1G or total > MAX_PA:
-        raise ValueError(f"a TDMR is a multiple of 1G, {MAX_PA >> 40}T at most, so memory can not be {ram}")
+        raise ValueError(f"the TDX module is given memory in multiples of 1G, {MAX_PA >> 40}T at most, not {ram}")
     if end is not None and not total <= end <= MAX_PA:
         raise ValueError(f"physical addresses end between {ram} and {MAX_PA >> 40}T, so not at {max_pa}")
     guests = tuple(map(_tds, [tds] if isinstance(tds, str) else tds))
-    if (wanted := sum(row.memory * row.count for row in guests)) > total:
-        raise ValueError(f"TDs of {wanted >> 30}G do not fit into {ram}")
     if type(vcpus) is not int or not 1 <= vcpus <= MAX_VCPUS_PER_TD:
         raise ValueError(f"a TD has 1 to {MAX_VCPUS_PER_TD} vCPUs, not {vcpus!r}")
     share = _number("a share at 2M is 0 to 1", huge_share, 0, 1)
     spread: Fraction | str = RANDOM
     if fragmentation != RANDOM:
         spread = _number(f"fragmentation is 1 to {ENTRIES}, or {RANDOM}", fragmentation, 1, ENTRIES)
-    return Overhead(total, guests, end, share, spread, vcpus, sizes)
+    host = Overhead(total, guests, end, share, spread, vcpus, sizes)
+    if not any(host.fits.values()):
+        taken = -(-min(host.totals.values()) >> 20)
+        raise ValueError(f"TDs of {host.guests / SIZE_1G:g}G do not fit into {ram} with the {taken:,}M that TDX takes")
+    return host
 
 
 def _tds(text: str) -> Tds:
     memory, times, count = text.partition("x")
-    tds = Tds(nbytes(memory), int(count) if count.isdecimal() else 0 if times else 1)
-    if not tds.count:
+    number = int(count) if count.isdecimal() else 0 if times else 1
+    if not memory or not number:
         raise ValueError(f"TDs are a size and how many there are, as 16Gx10, not {text!r}")
+    tds = Tds(nbytes(memory), number)
     if not tds.memory or tds.memory % SIZE_2M or tds.memory > PRIVATE_GPAS:
         raise ValueError(f"a TD has 2M blocks, up to {PRIVATE_GPAS >> 40}T, so its memory can not be {memory}")
     return tds

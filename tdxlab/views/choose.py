@@ -20,7 +20,7 @@ from tdxlab.views.blocks import blocks
 from tdxlab.views.lesson import TEXT
 
 PRESETS = ("seed", "seed_nak", "y2026", "mainline_616", "mainline_72")
-PICTURE = {"format": "png", "layout": w.Layout(max_width="100%", align_self="flex-start")}
+PICTURE = {"format": "png", "layout": {"max_width": "100%", "align_self": "flex-start"}}
 NARROW, WIDE = w.Layout(width="330px"), w.Layout(width="620px")
 LABEL = {"description_width": "100px"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,16 +14,16 @@ from matplotlib.ticker import StrMethodFormatter
 from tdxlab.scale.overhead import WHAT, Overhead
 from tdxlab.views import palette
 from tdxlab.views.plots import FONT, figure
-from tdxlab.views.shares import GROUPS, assumed, title
+from tdxlab.views.shares import GROUPS, TOTALS, assumed, title
 
 MIB = 1 << 20
-ASSUMED = "pairs", "table_caches", "pamt_caches"
+ASSUMED = "pairs", "pamt_caches", "table_caches"
 """Parts that rest on an assumption: where pages lie, how full caches are."""
 LEGEND = {
     "total": "a total",
     "spared": "what Dynamic PAMT does without",
     "pamt": "what it takes instead",
-    "tds": "what TDs take besides",
+    "tds": GROUPS["besides"],
 }
 
 
@@ -39,18 +40,19 @@ class Fall:
 
 def falls(host: Overhead) -> Iterator[Fall]:
     """The bars from top to bottom: each begins where the one before ends, and a total at 0."""
-    static, dynamic = sum(host.static.values()), sum(host.dynamic.values())
+    static = sum(host.static.values())
     yield Fall(GROUPS["static"], 0, static, "total")
     at = static - host.static["pamt_4k"]
     yield Fall(f"no {WHAT['pamt_4k']}", static, at, "spared")
-    for part in ("bitmap", "refcounts", "pairs"):
+    for part in ("bitmap", "refcounts", "pairs", "pamt_caches"):
         yield Fall(WHAT[part], at, at + host.dynamic[part], "pamt", part in ASSUMED)
         at += host.dynamic[part]
-    yield Fall(GROUPS["dpamt"], 0, dynamic, "total")
+    yield Fall(GROUPS["dpamt"], 0, at, "total")
     for part, nbytes in host.besides.items():
         yield Fall(WHAT[part], at, at + nbytes, "tds", part in ASSUMED)
         at += nbytes
-    yield Fall("all, with Dynamic PAMT", 0, at, "total")
+    for name in ("dpamt", "static"):
+        yield Fall(TOTALS[name], 0, host.totals[name], "total")
 
 
 def waterfall(host: Overhead) -> Figure:
@@ -64,7 +66,8 @@ def waterfall(host: Overhead) -> Figure:
                 y, right - left, 0.72, left, color=palette.FALLS[bar.kind], edgecolor="black", hatch="//" * bar.assumed
             )
             axes.annotate(_told(bar), (right, y), (6, 0), textcoords="offset points", va="center", fontsize=12)
-        axes.axvline(bars[0].end / MIB, color="#555555", linestyle="--", linewidth=1, zorder=0)
+        ends = [y for y, bar in enumerate(bars) if bar.label in (GROUPS["static"], GROUPS["dpamt"])]
+        axes.vlines(bars[0].end / MIB, *ends, color="#555555", linestyle="--", linewidth=1, zorder=0)
         axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
         for tick, bar in zip(axes.get_yticklabels(), bars, strict=True):
             tick.set_fontweight("bold" if bar.kind == "total" else "normal")
@@ -76,7 +79,8 @@ def waterfall(host: Overhead) -> Figure:
         percent = axes.secondary_xaxis("top", functions=(lambda x: x / mib, lambda x: x * mib))
         percent.set_xlabel("% of the host's memory")
         axes.spines["right"].set_visible(False)
-        fig.suptitle(f"{title(host)}\nassumed (hatched): {assumed(host)}; caches are full", fontsize=14)
+        told = textwrap.fill(f"assumed (hatched): {assumed(host)}; caches are full", 118)
+        fig.suptitle(f"{title(host)}\n{told}", fontsize=14)
         handles = [Patch(facecolor=palette.FALLS[kind], edgecolor="black", label=text) for kind, text in LEGEND.items()]
         handles.append(
             Patch(facecolor="white", edgecolor="black", hatch="//", label="of this, what rests on an assumption")

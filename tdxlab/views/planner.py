@@ -51,6 +51,8 @@ class Planner(w.VBox):  # type: ignore[misc]
             )
         except ValueError as wrong:
             self.card.value = framed("Not done", f"{wrong}.", bad=True)
+            self.image.layout.visibility = "hidden"  # it keeps its place, so that nothing moves
             return
         self.card.value = framed("", verdict(host))
         self.image.value = plots.png(waterfall(host))
+        self.image.layout.visibility = "visible"

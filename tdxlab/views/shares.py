@@ -12,8 +12,8 @@ from tabulate import tabulate
 from tdxlab.scale.overhead import PUBLISHED, RANDOM, WHAT, Overhead
 from tdxlab.views.text import counted
 
-GROUPS = {"static": "static PAMT", "dpamt": "Dynamic PAMT", "besides": "what TDs take besides"}
-
+GROUPS = {"static": "static PAMT", "dpamt": "Dynamic PAMT", "besides": "what TDs take besides, with either PAMT"}
+TOTALS = {"static": "all, with static PAMT", "dpamt": "all, with Dynamic PAMT"}
 BESIDE = ["in % of memory", "published", "exact, of 1 TiB", "why not the same"]
 UNITS = {20: "MiB", 30: "GiB", 40: "TiB"}
 """Names of units, by the bits that a number of bytes is shifted."""
@@ -40,10 +40,17 @@ def overhead_data(host: Overhead) -> dict[str, Any]:
             name: {"parts": {part: told(n) for part, n in parts.items()}, "total": told(sum(parts.values()))}
             for name, parts in groups(host).items()
         },
+        "dpamt_before_caches": told(sum(host.installed.values())),
+        "all": {name: {**told(taken), "fits": host.fits[name]} for name, taken in host.totals.items()},
         "saved": float(host.saved),
-        "ranges_2m": {"all": host.ranges, "in_use": host.in_use, "break_even_share": float(host.break_even)},
+        "ranges_2m": {
+            "all": host.ranges,
+            "in_use": host.in_use,
+            "capped": host.capped,
+            "break_even_share": float(host.break_even),
+        },
         "published": [
-            {"what": row.text, "percent": row.percent, "exact_percent": float(row.exact(host)), "why": row.why}
+            {"what": row.text, "percent": row.percent, "exact_percent": float(row.exact(host)), "why": row.why(host)}
             for row in PUBLISHED
         ],
     }
@@ -54,8 +61,12 @@ def overhead_text(host: Overhead) -> str:
     rows: list[tuple[str, ...]] = []
     for name, parts in groups(host).items():
         rows.append(_row(GROUPS[name], sum(parts.values()), host))
-        rows += [_row(f"- {WHAT[part]}", nbytes, host) for part, nbytes in parts.items()]
-    beside = [(row.text, row.percent, f"{float(row.exact(host)):.6f}", row.why) for row in PUBLISHED]
+        for part, nbytes in parts.items():
+            if part == "pamt_caches":
+                rows.append(_row("= before caches", sum(host.installed.values()), host))
+            rows.append(_row(f"- {WHAT[part]}", nbytes, host))
+    rows += [_row(TOTALS[name], taken, host) for name, taken in host.totals.items()]
+    beside = [(row.text, row.percent, f"{float(row.exact(host)):.6f}", row.why(host)) for row in PUBLISHED]
     align = ("left", "right", "right", "right")
     return "\n\n".join(
         [
@@ -70,11 +81,20 @@ def overhead_text(host: Overhead) -> str:
 
 def verdict(host: Overhead) -> str:
     """What it comes to, in a sentence."""
+    sign = "less" if host.saved >= 0 else "MORE"
+    only = [f" All fits into memory with {GROUPS[name]} only." for name, fits in host.fits.items() if fits]
     return (
-        f"Dynamic PAMT takes {_percent(abs(host.saved))} {'less' if host.saved >= 0 else 'MORE'} than static PAMT: "
-        f"{_percent(Fraction(host.in_use, host.ranges))} of the 2M ranges are in use at 4K, and from "
-        f"{_percent(host.break_even)} on it takes more."
+        f"Dynamic PAMT takes {_percent(abs(host.saved))} {sign} than static PAMT, full caches included: "
+        f"{_percent(Fraction(host.in_use, host.ranges))} of the 2M ranges are in use at 4K, and {more(host)}."
+        f"{only[0] if len(only) == 1 else ''}"
     )
+
+
+def more(host: Overhead) -> str:
+    """When Dynamic PAMT takes more than static PAMT."""
+    if not host.break_even:
+        return "it always takes more"
+    return f"from {_percent(host.break_even)} on it takes more" if host.break_even < 1 else "it never takes more"
 
 
 def title(host: Overhead) -> str:
@@ -95,7 +115,10 @@ def assumed(host: Overhead) -> str:
         return "each 4K page that the module has lies in any 2M range, by chance"
     if host.fragmentation == 1:
         return "the 4K pages that the module has lie side by side"
-    return f"the 4K pages that the module has lie in {float(host.fragmentation):g} times as many 2M ranges as need be"
+    times = f"in {float(host.fragmentation):g} times as many 2M ranges as need be"
+    if host.capped:
+        return f"the 4K pages that the module has lie {times}, but there are only {host.room:,} for them (capped)"
+    return f"the 4K pages that the module has lie {times}"
 
 
 def _row(what: str, nbytes: int, host: Overhead) -> tuple[str, ...]:

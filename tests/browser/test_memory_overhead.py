@@ -28,20 +28,25 @@ def test_a_planner_finds_hosts_on_which_dynamic_pamt_takes_more(open_notebook: C
     form = notebook.page.locator(".jp-OutputArea-output:has(label:text-is('host'))").first
     form.scroll_into_view_if_needed()
     card, image = form.locator(".widget-html-content").last, form.locator("img")
-    expect(card).to_contain_text("takes 83.35 % less than static PAMT")
+    expect(card).to_contain_text("takes 83.34 % less than static PAMT")
     notebook.screenshot("planner")
     drawn, tall = image.get_attribute("src"), form.bounding_box()["height"]
     choose(form, "4K pages lie", "in 8 times the ranges")
-    expect(card).to_contain_text("takes 0.8285 % MORE", timeout=SOON)
+    expect(card).to_contain_text("takes 0.838 % MORE", timeout=SOON)
     expect(image).not_to_have_attribute("src", drawn, timeout=SOON)
     slide(form, "% at 2M", "End")
-    expect(card).to_contain_text("takes 98.98 % less", timeout=SOON)
+    expect(card).to_contain_text("takes 98.97 % less", timeout=SOON)
     choose(form, "counts", "up to 52 bits (v6)")
     expect(card).to_contain_text("takes 100.6 % MORE", timeout=SOON)
+    expect(card).to_contain_text("it always takes more")
     notebook.screenshot("planner_52_bits")
     slide(form, "TDs", "End")
     expect(card).to_contain_text("TDs of 3200G do not fit into 1T", timeout=SOON)
+    expect(image).to_be_hidden()
     assert abs(form.bounding_box()["height"] - tall) <= 1, "what is chosen moves nothing"
+    notebook.screenshot("planner_refused")
+    slide(form, "TDs", "Home")
+    expect(image).to_be_visible(timeout=SOON)
     notebook.page.set_viewport_size({"width": 1280, "height": 800})
     notebook.page.wait_for_timeout(300)
     assert form.bounding_box()["height"] <= 800 - FRAME, "it is seen whole on a projector"

@@ -42,12 +42,13 @@ def total(parts: dict[str, int]) -> int:
 
 
 def test_a_tib_to_the_byte() -> None:
-    host = overhead("1T", "1T")
+    host = replace(overhead("1T", ()), tds=(Tds(TIB, 1),))  # which would leave no memory for what it takes
     assert host.static == {"pamt_1g": 16 * KIB, "pamt_2m": 8 * MIB, "pamt_4k": 4 * GIB}
     assert host.fixed == {"pamt_1g": 16 * KIB, "pamt_2m": 8 * MIB, "bitmap": 32 * MIB, "refcounts": 2 * MIB}
     assert host.dynamic["pairs"] == 4096 * MIB
     assert host.besides["sept"] == (2048 + 4) * MIB + 8 * KIB
-    large = overhead("1T", "1T", huge_share=1)
+    assert host.fits == {"static": False, "dpamt": False}
+    large = replace(host, huge_share=Fraction(1))
     assert large.dynamic["pairs"] == 24 * KIB and large.besides["sept"] == 4 * MIB + 8 * KIB
 
 
@@ -71,8 +72,18 @@ def test_a_share_is_the_decimal_number_that_was_given() -> None:
 )
 def test_ten_and_sixty_tds_on_a_tib(tds: str, given: dict[str, float], mib: int, saves: float) -> None:
     host = overhead("1T", tds, **given)
-    assert round(total(host.dynamic) / MIB) == mib
-    assert 100 * float(host.saved) == pytest.approx(saves, abs=0.06)
+    assert round(total(host.installed) / MIB) == mib
+    assert 100 * float(1 - Fraction(total(host.installed), total(host.static))) == pytest.approx(saves, abs=0.06)
+
+
+def test_pages_kept_ready_for_pairs_are_of_dynamic_pamt_alone() -> None:
+    host = overhead("128G", "8Gx12", vcpus=64, huge_share=1)
+    assert host.dynamic == {**host.installed, "pamt_caches": 12 * 64 * 10 * PAGE_SIZE}
+    assert host.saved == 1 - Fraction(total(host.dynamic), total(host.static)) < Fraction("0.932")
+    assert host.totals["static"] - host.totals["dpamt"] == total(host.static) - total(host.dynamic)
+    assert "pamt_caches" not in host.besides and total(host.besides) == host.totals["static"] - total(host.static)
+    at = host.break_even * host.ranges * 2 * PAGE_SIZE
+    assert total(host.dynamic) - host.dynamic["pairs"] + at == total(host.static)
 
 
 @pytest.mark.parametrize(("memory", "told"), [("704G", 3), ("4096G", 16)])
@@ -109,7 +120,7 @@ def test_counts_cost_2_mib_for_a_tib_and_8_gib_as_an_array_up_to_52_bits() -> No
 
 
 def test_dynamic_pamt_breaks_even_with_99_17_percent_of_the_ranges_in_use() -> None:
-    host = overhead("1T")
+    host = overhead("1T", ())
     assert host.break_even == Fraction(8192 - 64 - 4, 8192)
     assert total(host.fixed) + int(host.break_even * host.ranges) * 2 * PAGE_SIZE == total(host.static)
 
@@ -229,7 +240,8 @@ def test_a_machine_has_as_many_pairs_and_tables(design: str, shares: Sequence[st
     for part in ("pairs", "sept", "mirror", "control"):
         assert found[part] == closed[part], part
     assert sum(page.references for page in lab.ledger.pages) == host.pages
-    most = replace(host, sizes=Sizes(pamt_cache=40 if design == "seed" else 10)).besides
+    sized = replace(host, sizes=Sizes(pamt_cache=40 if design == "seed" else 10))
+    most = {**sized.dynamic, **sized.besides}
     for part in ("table_caches", "pamt_caches"):
         assert 0.75 * most[part] < found[part] <= most[part], "what the last faults took is not there"
 
@@ -239,9 +251,9 @@ def test_each_vcpu_has_control_pages_and_caches_of_its_own() -> None:
     lab.create_td(memory="2M")
     found = counted(lab)
     assert found["control"] == host.besides["control"]
-    assert found["table_caches"] <= host.besides["table_caches"] and found["pamt_caches"] <= host.besides["pamt_caches"]
+    assert found["table_caches"] <= host.besides["table_caches"] and found["pamt_caches"] <= host.dynamic["pamt_caches"]
     assert overhead("1G", "2M").besides["table_caches"] * 3 == host.besides["table_caches"]
-    assert overhead("1G", "2M").besides["pamt_caches"] * 3 == host.besides["pamt_caches"]
+    assert overhead("1G", "2M").dynamic["pamt_caches"] * 3 == host.dynamic["pamt_caches"]
 
 
 def test_where_each_page_has_a_range_of_its_own_a_machine_has_as_many_pairs() -> None:
@@ -256,16 +268,19 @@ def test_where_each_page_has_a_range_of_its_own_a_machine_has_as_many_pairs() ->
     ("given", "says"),
     [
         ({"ram": "1"}, "a size is a number with K, M, G or T, not '1'"),
-        ({"ram": "1500M"}, "a TDMR is a multiple of 1G"),
-        ({"ram": "0G"}, "a TDMR is a multiple of 1G"),
+        ({"ram": "1500M"}, "the TDX module is given memory in multiples of 1G"),
+        ({"ram": "0G"}, "the TDX module is given memory in multiples of 1G"),
         ({"ram": "5000T"}, "4096T at most"),
         ({"max_pa": "512G"}, "physical addresses end between 1T and 4096T, so not at 512G"),
         ({"tds": "16Gxten"}, "TDs are a size and how many there are, as 16Gx10, not '16Gxten'"),
         ({"tds": "16Gx0"}, "TDs are a size and how many"),
         ({"tds": "16Gx"}, "TDs are a size and how many"),
+        ({"tds": "x10"}, "TDs are a size and how many there are, as 16Gx10, not 'x10'"),
         ({"tds": "3K"}, "a TD has 2M blocks"),
         ({"ram": "4096T", "tds": "200T"}, "a TD has 2M blocks, up to 128T"),
         ({"tds": ["16Gx60", "65G"]}, "TDs of 1025G do not fit into 1T"),
+        ({"tds": "1T"}, "TDs of 1024G do not fit into 1T with the 8,209M that TDX takes"),
+        ({"tds": "1T", "huge_share": 1}, "TDs of 1024G do not fit into 1T with the 51M that TDX takes"),
         ({"huge_share": 1.01}, "a share at 2M is 0 to 1, not 1.01"),
         ({"huge_share": "most"}, "a share at 2M is 0 to 1, not most"),
         ({"huge_share": float("nan")}, "a share at 2M is 0 to 1, not nan"),
@@ -278,6 +293,20 @@ def test_where_each_page_has_a_range_of_its_own_a_machine_has_as_many_pairs() ->
 def test_what_makes_no_sense_is_refused_with_a_sentence(given: dict[str, str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         overhead(**given)  # type: ignore[arg-type]
+
+
+def test_tds_may_fit_with_one_pamt_only() -> None:
+    assert overhead("1T", "1020G", huge_share=1).fits == {"static": False, "dpamt": True}
+    assert overhead("1T", "1017G", huge_share=1, max_pa="4096T").fits == {"static": True, "dpamt": False}
+    least = overhead("1T", "1019G", huge_share=1).totals["dpamt"]
+    assert overhead("1T", f"{(TIB - least) >> 21 << 1}M", huge_share=1).fits["dpamt"], "to the last 2M block"
+
+
+@pytest.mark.parametrize(("times", "share", "capped"), [(1, 0, False), (6, 0, False), (7, 0, True), (7, 1, False)])
+def test_fragmentation_is_capped_by_the_ranges_there_are(times: int, share: int, capped: bool) -> None:
+    host = overhead("1T", "16Gx10", fragmentation=times, huge_share=share)
+    assert host.capped == capped == (host.in_use == host.room)
+    assert not overhead("1T", "16Gx60", fragmentation=RANDOM).capped, "nothing was asked for"
 
 
 @pytest.mark.parametrize("fragmentation", ["512", "random"])
