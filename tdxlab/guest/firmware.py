@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from tdxlab.guest.accept import GuestProgram, accept_memory, accept_page, map_gpa
 from tdxlab.hw.guest import Guest
-from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K, SIZE_1G, SIZE_2M
+from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_4K, SIZE_1G, SIZE_2M, sized
 
 LOW_END = 0x80000  # slot 1: frames 0 to 0x7ffff
 HIGH = 0x100000  # slot 2 begins
@@ -34,9 +34,7 @@ LEAST = 256 << 20  # bytes of a TD that has room for all this
 def memslots(nbytes: int) -> list[tuple[int, int]]:
     """(gpa, bytes) of the three slots of a TD: one half low, one half from 4 GiB on, and the firmware's own."""
     if nbytes < LEAST or nbytes % (2 * SIZE_2M) or nbytes // 2 > ROM << PAGE_SHIFT:
-        raise ValueError(
-            f"a TD that boots has a multiple of 4M, from 256M to 7G, so it can not have {nbytes / (1 << 20):,.10g}M"
-        )
+        raise ValueError(f"a TD that boots has a multiple of 4M, from 256M to 7G, so it can not have {sized(nbytes)}")
     half = nbytes // 2
     return [(0, half), (HIGH << PAGE_SHIFT, half), (ROM << PAGE_SHIFT, ROM_PAGES * PAGE_SIZE)]
 

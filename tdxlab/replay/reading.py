@@ -69,7 +69,9 @@ def read_lines(path: Path, skips: Callable[[], bool] = lambda: False) -> Iterato
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().rstrip()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no recording: it is no text") from None
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is no recording: {getattr(error, 'strerror', None) or error}") from None
     if not text:
         raise ValueError(f"{path} is no recording: it is empty")

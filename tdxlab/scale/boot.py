@@ -36,7 +36,7 @@ from tdxlab.scale.placement import KERNEL_PAGES, PAGES, POLICIES, Batch, Caches,
 from tdxlab.scale.prices import at_level, fitted, prices
 from tdxlab.scale.ranges import DESIGNS, Ranges
 from tdxlab.scale.runs import Runs
-from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
+from tdxlab.spec.levels import PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M, sized
 
 CONTROL_PAGES = 6, 7
 """Of a vCPU (TDVPR and 5 TDCX), and of a TD (TDR and 6 TDCS)."""
@@ -83,7 +83,9 @@ class Options:
         for name, low, high in BOUNDS:
             value = getattr(self, name)
             if value is not None and not (type(value) in (int, float) and low <= value <= high):
-                raise ValueError(f"{name} is a number from {low:g} to {high:g}, not {value!r}")
+                raise ValueError(f"{name} is a number from {low:,} to {high:,}, not {value!r}")
+        if type(self.seed) is not int or not 0 <= self.seed <= 1 << MOST_SEED_BITS:
+            raise ValueError(f"seed is a whole number from 0 to 2**{MOST_SEED_BITS}, not {self.seed!r}")
         if nbytes(self.memory) % SIZE_2M or not nbytes(self.memory):
             raise ValueError(f"a TD has whole 2M of memory, not {self.memory}")
         if nbytes(self.memory) * self.tds > MOST_BYTES:
@@ -108,7 +110,7 @@ class Options:
             )
         small = nbytes(self.memory) - round(self.share * self.blocks) * SIZE_2M
         if nbytes(self.convert) % SIZE_PIECE or nbytes(self.convert) > small:
-            raise ValueError(f"what is converted are whole 64K of the {small >> 20}M at 4K, not {self.convert}")
+            raise ValueError(f"what is converted are whole 64K of the {sized(small)} at 4K, not {self.convert}")
 
     @property
     def blocks(self) -> int:
@@ -132,15 +134,15 @@ class Options:
         return self.teardown != "none" or bool(nbytes(self.convert))
 
 
-MOST_BYTES, MOST_CPUS = 1 << 44, 1 << 16
+MOST_BYTES, MOST_CPUS, MOST_SEED_BITS = 1 << 44, 1 << 16, 62
 MOST_TOGETHER = {"always": 1 << 35, "pieces": 1 << 42, "shuffled": 1 << 39}
 CHOICES: dict[str, Sequence[str]] = {
     "page_size": ("4K", "2M"), "dpamt_lock": [*DESIGNS], "policy": [*POLICIES], "kernel_pages": KERNEL_PAGES,
     "teardown": ("none", *TEARDOWNS), "costs": COSTS,
 }  # fmt: skip
 BOUNDS = (
-    ("tds", 1, 1_000), ("vcpus", 1, MAX_VCPUS_PER_TD), ("huge_share", 0, 1), ("start_spread_ms", 0, 1e6),
-    ("jitter_percent", 0, 100), ("seed", 0, 1 << 62),
+    ("tds", 1, 1_000), ("vcpus", 1, MAX_VCPUS_PER_TD), ("huge_share", 0, 1), ("start_spread_ms", 0, 1_000_000),
+    ("jitter_percent", 0, 100),
 )  # fmt: skip
 
 

@@ -25,9 +25,9 @@ Kinds = Mapping[str, tuple[type, ...]]
 """{option: the types that it takes}"""
 
 MOST = 1_000_000
-"""So many points are a mistake."""
+"""More points are a mistake."""
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-SEEDS = "seeds is a number from 1 on, or the first and the last as in '100..199'"
+SEEDS = f"seeds is a number from 1 to {MOST:,}, or the first and the last, of 9 digits at most, as in '100..199'"
 
 
 def read(path: Path, options: Callable[..., Any]) -> list[Point]:
@@ -40,6 +40,8 @@ def read(path: Path, options: Callable[..., Any]) -> list[Point]:
         for point in found:
             options(**point)
         return found
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text") from None
     except (ValueError, RecursionError) as wrong:
         raise ValueError(f"{path}: {wrong}") from None
 
@@ -72,7 +74,7 @@ def points(spec: Mapping[str, Any], kinds: Kinds) -> list[Point]:
 def _seeds(given: object) -> range:
     found = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", given) if isinstance(given, str) else None
     first, last = map(int, found.groups()) if found else (0, given - 1 if type(given) is int else -1)
-    if not first <= last < 10**9:
+    if last < first or not (found or last < MOST):
         raise ValueError(f"{SEEDS}, not {given!r}")
     return range(first, last + 1)
 

@@ -15,6 +15,15 @@ ENTRIES = 512
 SIZE_4K, SIZE_2M, SIZE_1G = PAGE_SIZE, PAGE_SIZE * ENTRIES, PAGE_SIZE * ENTRIES * ENTRIES
 
 
+def sized(nbytes: int) -> str:
+    """Bytes as people write them, in the largest unit that gives a whole number: 16G."""
+    for unit in ("", "K", "M", "G"):
+        if not nbytes or nbytes % 1024:
+            return f"{nbytes}{unit}"
+        nbytes //= 1024
+    return f"{nbytes}T"
+
+
 def pg_level_to_tdx_sept_level(level: int) -> int:
     """KVM's PG_LEVEL_4K is the module's level 0."""
     return level - 1

@@ -105,7 +105,7 @@ def test_a_run_log_is_small() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"tds": 0}, "tds is a number from 1 to 1000, not 0"),
+        ({"tds": 0}, "tds is a number from 1 to 1,000, not 0"),
         ({"tds": True}, "tds is a number"),
         ({"memory": "3M"}, "whole 2M of memory, not 3M"),
         ({"memory": "16"}, "a size is a number"),
@@ -119,7 +119,7 @@ def test_a_run_log_is_small() -> None:
         ({"teardown": "fast", "vcpus": 2}, "only by TDs of one vCPU"),
         ({"convert": "1G", "memory": "64M"}, "whole 64K of the 64M at 4K, not 1G"),
         ({"dpamt_lock": "always"}, "each page is looked at, so all TDs together have 32G at most"),
-        ({"convert": "100K"}, "whole 64K of the 16384M at 4K, not 100K"),
+        ({"convert": "100K"}, "whole 64K of the 16G at 4K, not 100K"),
         ({"convert": "4M", "memory": "4M", "huge_share": 0.5}, "whole 64K of the 2M at 4K, not 4M"),
         ({"tds": 200, "vcpus": 512}, "200 TDs of 512 vCPUs are more than 65536 CPUs"),
         ({"tds": 1000, "policy": "shuffled"}, "all TDs together have 512G at most"),
