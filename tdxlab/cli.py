@@ -1,105 +1,34 @@
-"""The command line: what is asked for, and how its answer or its failure is told.
+"""The command line: how the answer of a command, or its failure, is told.
 
-Every command gives a result as data (`--json`) and as text, and an exit code.
-
-0: the verdicts are as expected for that design.  1: one differs (with `--strict`: a claim fails).  2: bad usage or
-input, with one sentence on stderr.
+Every command gives a result as data (`--json`) and as text, and an exit code: see `parser.EXITS`.  What takes time to
+load is loaded by `main`, which hears Ctrl-C.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import os
 import sys
-import threading
-import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tdxlab import __version__
-from tdxlab.commands import (
-    Answer,
-    do_bench,
-    do_boot,
-    do_diff,
-    do_explore,
-    do_guests,
-    do_lab,
-    do_linux_boot,
-    do_list,
-    do_overhead,
-    do_published,
-    do_replay,
-    do_run,
-    do_show,
-    do_step,
-    do_sweep,
-)
+if TYPE_CHECKING:
+    from argparse import Namespace
 
-VERDICT = (
-    "exit code: 0 if every claim comes out as the scenario tells of the design, broken ones included (of a claim of "
-    "which it tells nothing anything will do), 1 if one does not, 2 where nothing could be run"
-)
+    from tdxlab.commands import Answer
+
 PATIENCE_S = 3.0
 """So long nobody wonders."""
-UNUSED = {
-    "replay": ("scenario", "schedule", "seed", "design", "grain", "module", "cpus", "dpamt"),
-    "program": (
-        "design", "grain", "module", "cpus", "dpamt", "algorithm", "bound", "outcomes", "diff", "claim",
-        "counterexample",
-    ),
-    "diff": ("design", "outcomes", "algorithm", "bound", "claim", "counterexample", "size"),
-    "outcomes": ("algorithm", "bound", "claim", "counterexample", "size"),
-}  # fmt: skip
-"""What an option leaves no use for, of run and explore."""
-
-
-class Parser(argparse.ArgumentParser):
-    """One sentence where argparse would print its usage first."""
-
-    def error(self, message: str) -> NoReturn:
-        message = message.replace("expected one argument", "a value is missing, or begins with a '-'")
-        raise ValueError(f"{message}; see {self.prog} --help")
-
-
-def _check_use(args: argparse.Namespace) -> None:
-    """Raises ValueError for an option that another one leaves no use for."""
-    for option in UNUSED:
-        for other in UNUSED[option] if getattr(args, option, None) else ():
-            if getattr(args, other) not in (args.default(other), "dpor"):  # which is what they do
-                named = "a scenario" if other == "scenario" else f"--{other}"
-                raise ValueError(f"{named} has no use beside --{option}")
-
-
-def _from(least: int) -> Callable[[str], int]:
-    """What reads a whole number from `least` on."""
-
-    def number(text: str) -> int:
-        if not (text.isdecimal() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"a whole number from {least} on is needed, not {text!r}")
-        return int(text)
-
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}")
-    return seconds
+INTERRUPTED = 130
+"""What a shell tells of whoever ends by Ctrl-C."""
 
 
 @contextmanager
-def _says_that_it_works(args: argparse.Namespace) -> Iterator[None]:
+def _says_that_it_works(args: Namespace) -> Iterator[None]:
     """One line on stderr after a while, where a command that takes its time has said nothing yet."""
+    import threading
+
     told = f"tdxlab: {args.command} is at work ({args.takes}) ..."
     timer = threading.Timer(PATIENCE_S, lambda: print(told, file=sys.stderr, flush=True))
     timer.daemon = True
@@ -111,237 +40,20 @@ def _says_that_it_works(args: argparse.Namespace) -> Iterator[None]:
         timer.cancel()
 
 
-def _parser() -> Parser:
-    from tdxlab.spec.design import spelled
-
-    parser = Parser(prog="tdxlab", description="A laboratory for the memory of TDX guests.")
-    parser.add_argument("--version", action="version", version=f"tdxlab {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-
-    def command(
-        name: str, run: Callable[[argparse.Namespace], Answer], help: str, takes: str = "", exits: str = ""
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help, epilog=exits)
-        sub.set_defaults(run=run, takes=takes, bar=False, default=sub.get_default)
-        sub.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
-        return sub
-
-    def with_dpamt(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--dpamt", action="store_true", help="with Dynamic PAMT (scenarios about it have it anyway)")
-
-    def scenario(sub: argparse.ArgumentParser, instead: str = "") -> None:
-        sub.set_defaults(instead=instead)
-        sub.add_argument(
-            "scenario",
-            nargs="?" if instead else None,
-            type=lambda name: name.replace("_", "-"),
-            help="one of `tdxlab list`",
-        )
-        sub.add_argument(
-            "--design",
-            default="",
-            type=spelled,
-            help="one of `tdxlab list`, with changes as in 'seed,inhibit_lock=write', or a file ./mine.py "
-            "(default: the scenario's first)",
-        )
-        sub.add_argument(
-            "--grain",
-            choices=("seamcall", "lock"),
-            help="what is one step: a whole SEAMCALL, or what is between two locks (default: lock)",
-        )
-        sub.add_argument("--module", help="version of the TDX module (default: the one that the design is made for)")
-        sub.add_argument("--cpus", type=int, help="how many (default: as many as the scenario needs)")
-        with_dpamt(sub)
-
-    lab = command("lab", do_lab, "open JupyterLab on the notebooks (loopback only)")
-    lab.add_argument("--port", help="(default: PORT from the environment, or the first free from 8888 on)")
-    lab.add_argument("--no-browser", action="store_true", help="only print the address")
-    lab.add_argument("labargs", nargs=argparse.REMAINDER, help="what follows a -- is handed on to JupyterLab")
-    command("list", do_list, "the scenarios, their claims and designs")
-    command("show", do_show, "a word, a leaf, a status, a kernel function, a claim, a scenario, a design").add_argument(
-        "name", help="as TDH.MEM.PAGE.AUG, AUG, 0xC0000B0B00000001, 'TDX_OPERAND_BUSY|RCX', 1.5.25, HP01, accept-level"
-    )
-    diff = command("diff", do_diff, "two variants of a question side by side, with their verdicts", "some seconds")
-    diff.add_argument("question", type=spelled, help="one of `tdxlab list`")
-    with_dpamt(diff)
-    for variant in ("a", "b"):
-        diff.add_argument(variant, type=spelled, help="a variant, a design that chose one, or a file ./mine.py")
-    run = command("run", do_run, "run a scenario once", exits=VERDICT)
-    scenario(run, instead="--replay FILE")
-    run.add_argument(
-        "--schedule",
-        help="CPU numbers in run lengths, '0*5 1 0*3', or in turns, '0,1*50' (default: the scenario's story)",
-    )
-    run.add_argument("--seed", type=int, help="a random walk instead")
-    run.add_argument("--trace", metavar="FILE", help=".json (Chrome trace), .csv or .txt")
-    run.add_argument("--replay", metavar="FILE", help="a counterexample that explore wrote, each step held against it")
-    run.add_argument("--strict", action="store_true", help="exit 1 if any claim fails")
-    search = command(
-        "explore",
-        do_explore,
-        "run a scenario under many schedules, if need be all",
-        "its --timeout at most",
-        VERDICT,
-    )
-    search.set_defaults(bar=True)  # of its own, on a terminal
-    scenario(search, instead="--program FILE")
-    search.add_argument(
-        "--algorithm",
-        default="auto",
-        choices=("auto", "dpor", "bounded", "random", "pct", "turns"),
-        help="auto tries few switches and chance first, then each class of schedules once (default: %(default)s)",
-    )
-    search.add_argument("--bound", type=_from(0), help="preemptions, for bounded (default: any number)")
-    search.add_argument("--max-executions", type=_from(1), metavar="N", help="(default: no limit)")
-    search.add_argument("--timeout", type=_seconds, default=60.0, help="seconds (default: %(default)s)")
-    search.add_argument("--outcomes", action="store_true", help="each final state once, with a count and a schedule")
-    search.add_argument(
-        "--diff",
-        nargs=2,
-        metavar=("A", "B"),
-        type=spelled,
-        help="the final states that one design has and not the other",
-    )
-    search.add_argument("--claim", metavar="ID", help="judge this one alone (default: all of the scenario's)")
-    search.add_argument("--all", action="store_true", help="go on after a claim has been broken")
-    search.add_argument(
-        "--counterexample", metavar="FILE", help="the simplest one: .json (for run --replay), .txt, .png, .svg or .pdf"
-    )
-    search.add_argument(
-        "--program",
-        metavar="FILE",
-        help="of the little language: `tdxlab explore SB --program data/programs.json` names one of a file's",
-    )
-    search.add_argument("--size", action="append", metavar="N=3", help="of that program (default: its smallest)")
-    scenario(command("step", do_step, "step a scenario by hand in the terminal"))
-    boot = command("boot", do_boot, "boot many TDs side by side in time: what Dynamic PAMT's locks cost them")
-    boot.add_argument("--tds", type=int, default=10, help="(default: %(default)s)")
-    boot.add_argument("--memory", default="16G", metavar="SIZE", help="of each TD (default: %(default)s)")
-    boot.add_argument("--vcpus", type=int, default=1, metavar="N", help="of each TD (default: %(default)s)")
-    boot.add_argument("--page-size", default="4K", help="4K or 2M: what the guests accept at (default: %(default)s)")
-    boot.add_argument("--huge-share", type=float, metavar="F", help="of the 2M blocks, accepted at 2M (default: none)")
-    boot.add_argument(
-        "--dpamt-lock", default="opportunistic", metavar="NAME", help="the design of locks (default: %(default)s)"
-    )
-    boot.add_argument(
-        "--policy", default="huge", metavar="NAME", help="how the host hands memory out (default: %(default)s)"
-    )
-    boot.add_argument(
-        "--kernel-pages",
-        default="packed",
-        help="packed, own or shared: where tables and PAMT pages lie (default: packed)",
-    )
-    boot.add_argument(
-        "--start-spread-ms", type=float, default=1.0, metavar="MS", help="all begin within it (default: 1)"
-    )
-    boot.add_argument(
-        "--jitter-percent", type=int, default=10, metavar="N", help="of handling a violation (default: %(default)s)"
-    )
-    boot.add_argument("--convert", default="0M", metavar="SIZE", help="of each TD, shared and back (default: nothing)")
-    boot.add_argument("--teardown", default="none", help="fast or slow: take the TDs down as well (default: no)")
-    boot.add_argument(
-        "--costs",
-        default="fitted",
-        help="fitted to the published boot, or all guesses low, typical or high (default: %(default)s)",
-    )
-    boot.add_argument("--seed", type=int, default=0, metavar="N", help="of starts, jitter and placement (default: 0)")
-    beside = command(
-        "published", do_published, "what was published of boots and tear-downs, made again beside it", "minutes"
-    )
-    beside.set_defaults(bar=True)
-    beside.add_argument("--seeds", type=_from(1), default=8, metavar="N", help="of each boot (default: %(default)s)")
-    linux = command(
-        "linux-boot",
-        do_linux_boot,
-        "boot one Linux TD call by call and take it down: what it costs its host (minutes where all is 4K)",
-        "minutes at most",
-    )
-    guests = command("guests", do_guests, "what each style of guest costs its host, per GiB", "half a minute")
-    for sub, memory in (linux, "4G"), (guests, "32M"):
-        sub.add_argument("--design", default="seed", type=spelled, help="as for run (default: %(default)s)")
-        sub.add_argument("--memory", default=memory, help="of the TD (default: %(default)s)")
-        sub.add_argument("--module", help="version of the TDX module (default: the one that the design is made for)")
-        with_dpamt(sub)
-    linux.add_argument("--vcpus", type=int, default=8, help="(default: %(default)s)")
-    units = "SIZE: a whole number with K, M, G or T, which are powers of 1024"
-    taken = command(
-        "overhead", do_overhead, "what TDX costs a host in memory, with static and with Dynamic PAMT", exits=units
-    )
-    taken.add_argument(
-        "--ram", default="1T", metavar="SIZE", help="of the host, a multiple of 1G up to 4096T (default: %(default)s)"
-    )
-    taken.add_argument(
-        "--max-pa",
-        metavar="SIZE",
-        help="the counts are one array up to this address, --ram to 4096T, as in DPAMT v6 (default: sparse)",
-    )
-    taken.add_argument(
-        "--td",
-        action="append",
-        metavar="SIZExN",
-        help="N TDs of a size, a multiple of 2M up to 128T; may be given again (default: 16Gx10)",
-    )
-    taken.add_argument(
-        "--huge-share", default="0", metavar="F", help="of a TD's memory, mapped at 2M, 0 to 1 (default: 0)"
-    )
-    taken.add_argument(
-        "--fragmentation",
-        default="1",
-        metavar="F",
-        help="how many times as many 2M ranges as need be hold the TDs' 4K pages, 1 to 512 and no more than there are, "
-        "or 'random' (default: 1)",
-    )
-    taken.add_argument("--vcpus", type=int, default=1, metavar="N", help="of each TD, 1 to 576 (default: %(default)s)")
-    swept = command("sweep", do_sweep, "many small boots over Dask, one table out", "killed, it goes on where it was")
-    swept.set_defaults(bar=True)
-    swept.add_argument(
-        "spec",
-        metavar="SPEC.toml",
-        type=Path,
-        help="options of boot, each with a value or a list of values, and seeds = 100: see docs/sweep.toml",
-    )
-    swept.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="a Dask scheduler that runs already, as tcp://127.0.0.1:8786 (default: workers on this machine)",
-    )
-    swept.add_argument("--out", metavar="FILE", type=Path, help="the table (default: SPEC.csv)")
-    held = "exit code: 0 if all is as fast as it should be, 1 if not"
-    bench = command("bench", do_bench, "how fast, as ratios measured in one run", "minutes", exits=held)
-    bench.add_argument("name", nargs="?", default="boot", choices=("boot", "aug", "explore", "replay"), metavar="NAME",
-                       help="boot, aug, explore, or replay with recordings (default: %(default)s)")  # fmt: skip
-    bench.add_argument("files", nargs="*", type=Path, metavar="FILE", help="for replay")
-    recorded = "exit code: 0 if all agrees, 1 if anything does not, 2 where nothing could be compared"
-    replay = command("replay", do_replay, "recordings of the real module against the emulated one", exits=recorded)
-    replay.add_argument("files", nargs="+", metavar="FILE")
-    replay.add_argument("--module", help="play with this version (default: what the recording says)")
-    replay.add_argument("--only", metavar="PART", help="the parts whose names begin with these words (default: all)")
-    replay.add_argument(
-        "--explain",
-        type=int,
-        metavar="N",
-        help="how call N got its answer, counted from 1 over all files and parts that are played",
-    )
-    replay.add_argument(
-        "--before",
-        type=_from(0),
-        default=5,
-        metavar="N",
-        help="the first N mismatches tell the lines before them (default: %(default)s)",
-    )
-    return parser
-
-
 def _in_own_file(wrong: BaseException) -> str | None:
     """Where a reader's own design, which lies outside the package, went wrong; None for an error of the lab."""
-    ours = str(Path(__file__).parent)
+    import traceback
+
+    ours = os.path.dirname(__file__)
     frames = [f for f in traceback.extract_tb(wrong.__traceback__) if f.filename.endswith(".py")]
     own = [f for f in frames if not f.filename.startswith((ours, sys.prefix, sys.base_prefix))]
     return f"{own[-1].filename} line {own[-1].lineno}" if own else None
 
 
-def _of_own_design(args: argparse.Namespace, wrong: BaseException) -> str | None:
+def _of_own_design(args: Namespace, wrong: BaseException) -> str | None:
     """Where the lab went wrong with a reader's own design, which then is why; None without one."""
+    import traceback
+
     texts = [text for text in vars(args).values() if isinstance(text, str)]
     own = [part for text in texts for part in text.split(",") if part.endswith(".py")]
     if not own:
@@ -352,13 +64,24 @@ def _of_own_design(args: argparse.Namespace, wrong: BaseException) -> str | None
 
 def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run one command and return its exit code."""
-    out = out or sys.stdout
+    try:
+        return _run(argv, out or sys.stdout)
+    except KeyboardInterrupt:
+        print("tdxlab: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None, out: TextIO) -> int:
+    import json
+
+    from tdxlab.parser import check_use, parser
+
     # where a run ends early, what was about to run is not awaited any more
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
-        args = _parser().parse_args(argv)
+        args = parser().parse_args(argv)
         with _says_that_it_works(args):
-            _check_use(args)
+            check_use(args)
             answer: Answer = args.run(args)
         data, text, code = answer
         print(json.dumps(data, default=str) if args.json else text, file=out)
@@ -381,9 +104,6 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
             raise
         hint = " (an `await` is missing?)" if "coroutine" in str(wrong) else ""
         print(f"tdxlab: {place}: {type(wrong).__name__}: {' '.join(str(wrong).split())}{hint}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("tdxlab: interrupted", file=sys.stderr)
         return 2
     return code
 

@@ -156,8 +156,7 @@ def do_explore(args: argparse.Namespace) -> Answer:
             **limits,
         )
     shown = counterexamples(setting, found, timeout=args.timeout)
-    if found.interrupted:
-        print("tdxlab: interrupted; what was run until then:", file=sys.stderr)
+    ended = _interrupted(found.interrupted)
     if args.counterexample and shown:
         first, *others = shown
         write(shown[first], args.counterexample)
@@ -166,7 +165,14 @@ def do_explore(args: argparse.Namespace) -> Answer:
     elif args.counterexample:
         print(f"tdxlab: no claim was broken, so {args.counterexample} is not written", file=sys.stderr)
     data = explore_data(found, setting, shown)
-    return data, explore_text(found, data, shown), _found_verdict(data)
+    return data, explore_text(found, data, shown), ended or _found_verdict(data)
+
+
+def _interrupted(ended: bool) -> int:
+    """Say so if Ctrl-C ended it.  The exit code: part of what was asked for is no success."""
+    if ended:
+        print("tdxlab: interrupted; what was run until then:", file=sys.stderr)
+    return int(ended)
 
 
 def _outcomes(args: argparse.Namespace) -> Answer:
@@ -184,9 +190,10 @@ def _outcomes(args: argparse.Namespace) -> Answer:
         with bar() as progress:
             limits = {"max_executions": args.max_executions, "timeout": args.timeout}
             found.append(outcomes(setting, progress=progress, **limits))
+    ended = _interrupted(any(one.interrupted for one in found))
     if args.diff:
-        return views.diff_data(settings, found), views.diff_text(settings, found), 0
-    return views.outcomes_data(settings[0], found[0]), views.outcomes_text(settings[0], found[0]), 0
+        return views.diff_data(settings, found), views.diff_text(settings, found), ended
+    return views.outcomes_data(settings[0], found[0]), views.outcomes_text(settings[0], found[0]), ended
 
 
 def _found_verdict(data: dict[str, Any]) -> int:
@@ -214,7 +221,8 @@ def _explore_program(args: argparse.Namespace) -> Answer:
     with bar() as progress:
         found = explore(program, algorithm="dpor", progress=progress, **limits)
     data = program_data(found, spec["program"], sizes)
-    return data, "\n".join(f"{key}: {value}" for key, value in data.items()), 0
+    ended = _interrupted(found.interrupted)
+    return data, "\n".join(f"{key}: {value}" for key, value in data.items()), ended
 
 
 def do_linux_boot(args: argparse.Namespace) -> Answer:
@@ -241,9 +249,8 @@ def do_published(args: argparse.Namespace) -> Answer:
 
     with bar("rows", rows(args.seeds)) as progress:
         found = published(args.seeds, progress)
-    if not found.complete:
-        print("tdxlab: interrupted; what was run until then:", file=sys.stderr)
-    return published_data(found), published_text(found), int(not found.complete)
+    ended = _interrupted(not found.complete)
+    return published_data(found), published_text(found), ended
 
 
 def do_guests(args: argparse.Namespace) -> Answer:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tdxlab.cli import main
-from tdxlab.spec.design import Question
+from tdxlab import data
+from tdxlab.cli import INTERRUPTED, main
+from tdxlab.module.td_params import MAX_VCPUS_PER_TD
+from tdxlab.scale.boot import BOUNDS, CHOICES
+from tdxlab.scale.ranges import DESIGNS
+from tdxlab.show import show
+from tdxlab.spec.design import Design, Question
 
 ORACLE = Path(__file__).parent / "oracle" / "v1.5.01"
 
@@ -255,6 +262,48 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str], command: st
     assert "(default: " in capsys.readouterr().out
 
 
+def helped(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    """What `--help` prints, in one line."""
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_tells_exit_codes_units_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "130 if Ctrl-C ended it" in helped(capsys)
+    for command in ("boot", "linux-boot", "guests", "overhead"):
+        assert "with K, M, G or T, which are powers of 1024" in helped(capsys, command)
+    assert f"1 to {MAX_VCPUS_PER_TD}" in helped(capsys, "linux-boot")
+    for command in ("boot", "bench", "published"):
+        assert re.search(r"\(.*minutes.*\) (options|positional)", helped(capsys, command))
+
+
+def test_help_of_boot_tells_values_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    said = helped(capsys, "boot")
+    for name, low, high in BOUNDS:
+        told = re.search(rf"--{name.replace('_', '-')} [A-Z]+ (.*?)\(default", said.partition("options:")[2])
+        assert told and f"{low:,} to {high:,}" in told[1]
+    for name, values in CHOICES.items():
+        assert f"--{name.replace('_', '-')} {{{','.join(values)}}}" in said
+    rows = data.rows("options")
+    assert {name: [row["value"] for row in rows if row["option"] == name] for name in CHOICES} == {
+        name: [*values] for name, values in CHOICES.items()
+    }
+    assert all(row["means"] in said for row in rows)
+
+
+def test_a_lock_design_of_boot_is_that_of_the_register_level_machine() -> None:
+    rows = {row["value"]: row["design"] for row in data.rows("options") if row["option"] == "dpamt_lock"}
+    chosen = {name: Design.parse(f"seed,{design}").choices for name, design in rows.items()}
+    assert {name: (found["pamt_get_put"], found["pamt_lock"]) for name, found in chosen.items()} == DESIGNS
+
+
+def test_a_value_of_boot_is_found_by_name_beside_what_else_is_called_so() -> None:
+    (found,) = show("per-2M")
+    assert found["of"] == "tdxlab boot --dpamt-lock" and found["call by call"].endswith(",pamt_lock=exclusive_2m")
+    assert {next(iter(entry)) for entry in show("always")} == {"value", "variant", "function"}
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -318,6 +367,13 @@ def test_bad_input_gives_one_sentence_and_exit_code_2(
         ("replay tests/oracle", "is no recording: Is a directory\n"),
         ("replay README.md", "is no recording: line 1 is no JSON ("),
         ("linux-boot --memory 64M", "so it can not have 64M\n"),
+        ("linux-boot --memory 99999T", "so it can not have 99999T\n"),
+        ("boot --convert 32G", "whole 64K of the 16G at 4K, not 32G\n"),
+        ("boot --seed -1", "seed is a whole number from 0 to 2**62, not -1\n"),
+        ("boot --start-spread-ms -1", "a number from 0 to 1,000,000, not -1.0\n"),
+        ("bench replay {binary}", "{binary} is no recording: it is no text\n"),
+        ("replay {binary}", "{binary} is no recording: it is no text\n"),
+        ("sweep {binary}", "{binary} is no text\n"),
         ("guests --memory 1000T", "a multiple of 4M, up to 1G, so it can not have 1000T\n"),
         ("lab --port -1", "a port is a whole number from 1 to 65535, not '-1'\n"),
         ("lab --port 0", "a port is a whole number from 1 to 65535, not '0'\n"),
@@ -327,11 +383,18 @@ def test_bad_input_gives_one_sentence_and_exit_code_2(
     ],
 )
 def test_a_mistake_is_told_in_the_reader_s_words(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, checkout: Path, argv: str, says: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    checkout: Path,
+    tmp_path: Path,
+    argv: str,
+    says: str,
 ) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff")
     monkeypatch.chdir(checkout)
-    assert main(argv.split()) == 2
-    assert says in capsys.readouterr().err
+    assert main(argv.format(binary=binary).split()) == 2
+    assert says.format(binary=binary) in capsys.readouterr().err
 
 
 def test_a_run_whose_vcpu_is_given_up_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,6 +414,9 @@ def test_a_command_that_takes_long_says_that_it_works(
     assert main(["guests", "--json"]) == 0
     caught = capsys.readouterr()
     assert caught.err == "tdxlab: guests is at work (half a minute) ...\n" and json.loads(caught.out)
+    monkeypatch.setattr("tdxlab.scale.boot.boot", lambda **_: time.sleep(0.3) or int("no"))
+    assert main(["boot"]) == 2
+    assert capsys.readouterr().err.startswith("tdxlab: boot is at work (seconds; minutes where ")
 
 
 def test_an_interrupt_leaves_one_line(
@@ -363,8 +429,54 @@ def test_an_interrupt_leaves_one_line(
         raise KeyboardInterrupt(begun)
 
     monkeypatch.setattr("tdxlab.scenarios.styles.costs", costs)
-    assert main(["guests"]) == 2
+    assert main(["guests"]) == INTERRUPTED
     assert capsys.readouterr().err == "tdxlab: interrupted\n" and not list(recwarn)
+
+
+CTRL_C = """
+import sys
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+from tdxlab.cli import main
+sys.exit(main(["list"]))
+"""
+
+
+@pytest.mark.parametrize("loading", ["argparse", "tdxlab.parser", "tdxlab.commands", "tabulate"])
+def test_an_interrupt_of_an_import_leaves_one_line_too(loading: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", CTRL_C, loading], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (INTERRUPTED, "tdxlab: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("explore", "touch-first"),
+        ("explore", "touch-first", "--outcomes"),
+        ("explore", "touch-first", "--diff", "seed", "force_4k"),
+        ("explore", "SB", "--program", "data/programs.json"),
+        ("published",),
+    ],
+)
+def test_what_was_run_until_an_interrupt_is_told_but_is_no_success(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, checkout: Path, argv: tuple[str, ...]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr("tdxlab.engine.explore._search", stopped)
+    monkeypatch.setattr("tdxlab.engine.outcomes._count", stopped)
+    monkeypatch.setattr("tdxlab.scale.published.measured", stopped)
+    assert main(argv) == 1
+    said = capsys.readouterr()
+    assert said.err == "tdxlab: interrupted; what was run until then:\n" and said.out
+    assert "(not run)" not in said.out and "fits both" not in said.out
 
 
 def test_text_output_names_verdicts_and_calls(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ ORDER = """
     bench_boot
     show diff bench jupyter
     commands
+    parser
     cli
     __main__
 """

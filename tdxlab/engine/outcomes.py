@@ -28,11 +28,12 @@ class Outcome(Generic[S]):
 
 @dataclass
 class Outcomes(Generic[S]):
-    """complete: every execution was run to its end."""
+    """complete: every execution was run to its end.  interrupted: somebody stopped it."""
 
     found: list[Outcome[S]] = field(default_factory=list)
     executions: int = 0
     complete: bool = False
+    interrupted: bool = False
 
 
 def outcomes(
@@ -46,7 +47,7 @@ def outcomes(
     """Run every execution, up to a limit, and sort them by `state` at their ends.  Ctrl-C ends it with what it has."""
     known: dict[S, Outcome[S]] = {}
     ends = None if timeout is None else time.monotonic() + timeout
-    executions, complete = 0, True
+    executions, complete, interrupted = 0, True, False
     try:
         search = Search(program, known.clear)
         for execution in search.executions():
@@ -60,8 +61,9 @@ def outcomes(
             progress(executions)
         complete = complete and not search.left_out
     except KeyboardInterrupt:
-        complete = False
-    return Outcomes(list(known.values()), sum(outcome.executions for outcome in known.values()), complete)
+        complete, interrupted = False, True
+    executions = sum(outcome.executions for outcome in known.values())
+    return Outcomes([*known.values()], executions, complete, interrupted)
 
 
 def _count(known: dict[S, Outcome[S]], state: S, schedule: list[int]) -> None:

@@ -1,4 +1,5 @@
-"""Whatever a reader knows by name: a word, a leaf, a status, a kernel function, a claim, a scenario, a design.
+"""Whatever a reader knows by name: a word, a leaf, a status, a kernel function, a claim, a scenario, a design,
+a value of an option of boot.
 
 What the rows of the TDX module say is in `module`.  Functions are found in the package's own source by their name, so
 nothing has to be registered; `data/names.csv` adds the names that a function had, or got, in other versions of a
@@ -28,7 +29,7 @@ def show(name: str) -> list[Entry]:
     """Everything that is called `name`.  Raises ValueError with a sentence that names what is near."""
     load_all()
     name = name.strip()
-    looks = (_word, _source, _statement, _leaf, *module.LOOKS, _claim, _scenario, _design, _name)
+    looks = (_word, _source, _statement, _leaf, *module.LOOKS, _claim, _scenario, _design, _option, _name)
     found: list[Entry] = []
     for spelling in dict.fromkeys((name, name.replace("_", "-"), name.replace("-", "_"))):
         found += [entry for look in looks for entry in look(spelling) if entry not in found]
@@ -105,6 +106,17 @@ def _design(name: str) -> Iterator[Entry]:
             yield {"variant": name, "of": question.name, "source": question.variants[name].source}
 
 
+def _option(name: str) -> Iterator[Entry]:
+    for row in data.rows("options"):
+        if row["value"] == name:
+            yield {
+                "value": name,
+                "of": f"tdxlab boot --{row['option'].replace('_', '-')}",
+                "means": row["means"],
+                "call by call": f"--design seed,{row['design']}" if row["design"] else "",
+            }
+
+
 def _name(name: str) -> Iterator[Entry]:
     rows = [row for row in data.rows("names") if name in (row["name"], *row["also"].split())]
     names = {name, *(row["name"] for row in rows)}
@@ -144,6 +156,7 @@ def _known() -> list[str]:
         *PRESETS,
         *Question.all,
         *(row["word"] for row in data.rows("glossary")),
+        *(row["value"] for row in data.rows("options")),
         *_functions(),
         *(n for row in data.rows("names") for n in (row["name"], *row["also"].split())),
     ]

@@ -13,7 +13,7 @@ from tdxlab.scale.costs import cost
 from tdxlab.scale.depends import Ends
 from tdxlab.scale.published import Found
 from tdxlab.scale.start_stop import StartStop
-from tdxlab.scale.torn_down import INTO, TornDown
+from tdxlab.scale.torn_down import INTO, PUBLISHED, TornDown
 from tdxlab.views import tornado as drawn
 from tdxlab.views.charts import Chart
 from tdxlab.views.ratios import Ratio, ratios
@@ -214,12 +214,15 @@ def left_out(found: Iterable[TornDown]) -> str:
         f"{(after - before) / (more - fewer):.2f} us from {fewer} to {more} vCPUs"
         for (fewer, before), (more, after) in pairwise(slow)
     )
+    both = (
+        f" In the published slow order a page got dearer for each vCPU more by {dearer}: "
+        "no cost for each vCPU fits both."
+    )
     return (
         "GB are taken as 2^30 bytes. "
         f"Fitted to the smallest TD, one number for each order, in a step that nobody measured: {INTO['fast']} and "
-        f"{INTO['slow']}. Left out: whatever grows with a TD's vCPUs, above all that each is kicked after TRACK. "
-        f"In the published slow order a page got dearer for each vCPU more by {dearer or '(not run)'}: no cost for "
-        "each vCPU fits both."
+        f"{INTO['slow']}. Left out: whatever grows with a TD's vCPUs, above all that each is kicked after TRACK."
+        + (both if len(slow) == len(PUBLISHED) else "")
     )
 
 
