@@ -288,6 +288,8 @@ def do_sweep(args: argparse.Namespace) -> Answer:
     from tdxlab.views.progress import bar
 
     points, out = read(args.spec, Options), args.out or args.spec.with_suffix(".csv")
+    if out.exists() and out.samefile(args.spec):
+        raise ValueError(f"{out} is the spec itself, so the table can not be there; name another one with --out")
     with table(out, points) as shown, bar("points", len(points), before := len(shown.rows)) as progress:
         compute = partial(on_cluster, scheduler=args.scheduler)
         complete = sweep(shown, partial(boot_result, boot), compute, progress)

@@ -92,9 +92,13 @@ class Table:
 def table(path: Path, points: Sequence[Point]) -> Iterator[Table]:
     """The table of these points, with what is finished of it.  Raises OSError, and ValueError with a sentence.
 
-    Nobody else may write to it meanwhile.
+    A link stays, and what it leads to becomes the table.  Nobody else may write to it meanwhile.
     """
+    path = Path(os.path.realpath(path))  # `resolve` fails where links go round
     partial = path.with_name(path.name + ".partial")
+    for taken in path, partial:
+        if os.path.lexists(taken) and not taken.is_file():
+            raise ValueError(f"{taken} is no regular file, so no table can be in it")
     with partial.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -95,9 +95,10 @@ def test_points_are_all_combinations_in_the_order_of_the_lines() -> None:
         ("memory = '0G'", "spec.toml: a TD has memory"),
         ("[fixed]\ntds = 1", "'fixed' is no option"),
         ("seed = 1\nseeds = 2", "seed and seeds are the same option"),
-        ("seeds = 0", "seeds is a number from 1 on"),
-        ("seeds = true", "seeds is a number from 1 on"),
-        ("seeds = '9..1'", "seeds is a number from 1 on"),
+        ("seeds = 0", "seeds is a number from 1 to 1,000,000, or"),
+        ("seeds = 99999999999", "seeds is a number from 1 to 1,000,000, or"),
+        ("seeds = true", "seeds is a number from 1 to"),
+        ("seeds = '9..1'", "seeds is a number from 1 to"),
         ("seeds = 1000\ncpus = 1", "'cpus' is no option"),
         ("seeds = 999999\ntds = [1, 2]", "more than 1,000,000 points"),
         (f"tds = {'[' * 3000}", "spec.toml: "),
@@ -190,6 +191,14 @@ def test_a_table_of_something_else_is_refused_and_left(
     assert file.read_text() == before
 
 
+def test_what_a_link_leads_to_becomes_the_table(tmp_path: Path) -> None:
+    link, target = tmp_path / "link.csv", tmp_path / "there" / "t.csv"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for _ in range(2):
+        assert swept(link) == target.read_text() and link.is_symlink()
+
+
 def test_nobody_else_writes_to_a_table(tmp_path: Path) -> None:
     found = to_points(SPEC, tmp_path)
     with table(tmp_path / "t.csv", found), pytest.raises(ValueError, match="another sweep is writing"):
@@ -256,14 +265,26 @@ def test_what_can_not_be_swept_is_one_sentence(
     monkeypatch.setattr(cluster, "PATIENCE_S", 0.2)
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff")
+    pipe, beside, link, round_ = (tmp_path / name for name in ("pipe", "beside", "link", "round"))
+    round_.symlink_to(round_)
+    os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "beside.partial")
+    link.symlink_to(command)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         for argv, why in (
             ([str(tmp_path / "none.toml")], "No such file"),
             ([str(tmp_path)], "Is a directory"),
-            ([str(binary)], "can't decode"),
+            ([str(binary)], "binary.toml is no text"),
+            ([str(command), "--out", ""], "the name of a file is needed, not ''"),
+            ([str(command), "--out", "-"], "the name of a file is needed, not '-'"),
+            ([str(command), "--out", str(tmp_path)], "is no regular file"),
+            ([str(command), "--out", str(pipe)], "is no regular file"),
+            ([str(command), "--out", str(beside)], "beside.partial is no regular file"),
+            ([str(command), "--out", str(link)], "is the spec itself"),
+            ([str(command), "--out", str(round_)], "round is no regular file"),
             ([str(command), "--out", "/nowhere/t.csv"], "No such file"),
-            ([str(command), "--out", str(command)], "is no table of"),
+            ([str(command), "--out", str(command)], "is the spec itself"),
             ([str(command), "--scheduler", "here"], "a scheduler's address is as in"),
             ([str(command), "--scheduler", "tcp://127.0.0.1:99999"], "no scheduler answers"),
             ([str(command), "--scheduler", "tcp://127.0.0.1:9"], "no scheduler answers at tcp://127.0.0.1:9"),
@@ -273,6 +294,7 @@ def test_what_can_not_be_swept_is_one_sentence(
             told = capsys.readouterr().err
             assert why in told and told.count("\n") == 1
     assert command.read_text() == SPEC
+    assert not (tmp_path / "pipe.partial").exists()
 
 
 def test_dask_is_loaded_only_where_points_are_computed() -> None:
