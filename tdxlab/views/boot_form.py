@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
 from collections import deque
 from dataclasses import asdict, replace
 
 import ipywidgets as w
+from tabulate import tabulate
 
 from tdxlab.scale.boot import COSTS, Boot, Options, boot
 from tdxlab.scale.giving import TEARDOWNS
 from tdxlab.scale.placement import KERNEL_PAGES, PAGES, POLICIES
 from tdxlab.scale.ranges import DESIGNS
 from tdxlab.scale.runs import column
-from tdxlab.views import text
 from tdxlab.views.boot_rows import published, row
 from tdxlab.views.booted import title, used
 from tdxlab.views.choose import LABEL, framed
@@ -22,6 +21,7 @@ from tdxlab.views.later import Later
 from tdxlab.views.planner import THIRD
 from tdxlab.views.rows import Row
 from tdxlab.views.svg import Svg
+from tdxlab.views.text import counted
 
 AT_ONCE = 16_384
 """Steps of a boot that is made while the reader changes something: of two TDs of 16 GB.  Far less than a second."""
@@ -31,7 +31,14 @@ HEIGHT = 130
 """Pixels of the axes, so that all is seen at once on a projector."""
 TALLEST = "275px"
 """Of the pictures, so that nothing moves below a smaller one."""
-TABLE = "line-height: 1.25; height: 9.5em; overflow: auto; white-space: pre"
+OLD = "tdx-old"
+STYLE = f"""<style>
+.tdx-boots {{ height: 10.5em; overflow: auto; font: 13px/1.25 var(--jp-code-font-family, monospace); }}
+.tdx-boots :is(th, td) {{ padding: 0 0 0 14px; text-align: left; vertical-align: top; white-space: nowrap; }}
+.tdx-boots :is(th, td):first-child {{ padding: 0; white-space: normal; }}
+.{OLD} {{ opacity: 0.35; }}
+</style>"""
+"""A table whose first column is as wide as the others leave room; and what another boot is about to follow."""
 
 
 class BootForm(w.VBox):  # type: ignore[misc]
@@ -41,6 +48,7 @@ class BootForm(w.VBox):  # type: ignore[misc]
         self.controls = controls()
         self.button = w.Button(description="Run all TDs", button_style="primary", layout=THIRD)
         self.card, self.table, self.picture = w.HTML(), w.HTML(), w.HTML(layout=w.Layout(min_height=TALLEST))
+        self.below = w.VBox([self.table, self.picture])
         self.rows: deque[Row] = deque(maxlen=KEPT)
         self.later = Later(self.few)
         for control in self.controls.values():
@@ -49,15 +57,23 @@ class BootForm(w.VBox):  # type: ignore[misc]
         self.few()
         thirds = [*self.controls.values(), self.button]
         columns = w.HBox([w.VBox(thirds[n::3]) for n in range(3)])
-        super().__init__([columns, self.card, self.table, self.picture])
+        super().__init__([columns, self.card, self.below])
 
-    def asked(self) -> Options | None:
-        """What stands in the form; if it makes no sense, the card says why."""
+    def asked(self, whole: bool = False) -> Options | None:
+        """What will boot: all TDs, or as many as are quick.  The card says so, or why nothing will; the rest is old."""
+        self.below.add_class(OLD)
         try:
-            return Options(**{name: control.value for name, control in self.controls.items()})
+            asked = Options(**{name: control.value for name, control in self.controls.items()})
         except ValueError as wrong:
             self.card.value = framed("Not done", f"{wrong}.", bad=True)
             return None
+        tds = asked.tds if whole else min(asked.tds, AT_ONCE // steps(asked))
+        if not tds:
+            self.card.value = framed("Not run yet", f"One TD takes {steps(asked):,} steps; the button makes them.")
+            return None
+        few = replace(asked, tds=tds)
+        self.tell(few, " boot ...")
+        return few
 
     def changed(self) -> None:
         """Something is: a few TDs will boot."""
@@ -66,27 +82,29 @@ class BootForm(w.VBox):  # type: ignore[misc]
 
     def few(self) -> None:
         """As many TDs boot as are quick."""
-        if not (asked := self.asked()):
-            return
-        if tds := min(asked.tds, AT_ONCE // steps(asked)):
-            self.show(replace(asked, tds=tds), "" if tds == asked.tds else f"{tds} of the {asked.tds} TDs")
-        else:
-            self.card.value = framed("Not run yet", f"One TD takes {steps(asked):,} steps; the button makes them.")
+        if asked := self.asked():
+            self.show(asked)
 
     def all(self) -> None:
         """All TDs boot."""
         self.later.drop()
-        if asked := self.asked():
-            self.card.value = framed("", f"{text.counted(asked.tds, 'TD')} boot ...")
+        if asked := self.asked(whole=True):
             self.show(asked)
 
-    def show(self, asked: Options, head: str = "") -> None:
+    def show(self, asked: Options) -> None:
         """Boot and tell."""
         booted, self.picture.value = rerun(asked)
         self.rows.appendleft(row(booted))
-        told = text.table([published(), *self.rows])
-        self.table.value = f"<pre style='{TABLE}'>{html.escape(told)}</pre>"
-        self.card.value = framed(head, f"{title(booted)}.")
+        told = [published(), *self.rows]
+        align = ["left", *["right"] * (len(told[0]) - 1)]
+        made = tabulate(told, "keys", "html", disable_numparse=True, colalign=align)
+        self.table.value = f"{STYLE}<div class='tdx-boots'>{made}</div>"
+        self.tell(asked)
+        self.below.remove_class(OLD)
+
+    def tell(self, few: Options, more: str = "") -> None:
+        """What boots, and how many of the TDs that were asked for."""
+        self.card.value = framed(f"{few.tds} of {counted(self.controls['tds'].value, 'TD')}{more}", f"{title(few)}.")
 
 
 def controls() -> dict[str, w.ValueWidget]:

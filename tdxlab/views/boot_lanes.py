@@ -1,7 +1,8 @@
 """A boot at full size with a lane for each CPU.
 
-Each kind has its own place in a lane, so that none hides another.  Spans that touch the same half pixel of it are one
-box, however many there are: so none is lost, and a picture of 80,000 spans is as quick as one of 2,000.
+Each kind has its own place in a lane, so that none hides another; from near they lie over each other.  Spans that touch
+the same half pixel of it are one box, however many there are: so none is lost, and a picture of 80,000 spans is as
+quick as one of 2,000.
 """
 
 from __future__ import annotations
@@ -37,21 +38,23 @@ def boot_lanes(
     cpus: int,
     start_ns: int = 0,
     end_ns: int,
+    over: bool = False,
     names: Sequence[str] = (),
     costs: Collection[str] = (),
     title: str = "What CPUs do",
 ) -> Chart:
     """The window from start to end.  spans: by kinds, keys of `palette.BOOT`, which lie in this order below each other.
 
+    over: they fill their lane, and each hides those before it: for what is wide enough to be seen.
     costs: rows of `data/costs.csv` that it came from.  Raises ValueError with a sentence.
     """
-    marks, shown = [], 0
+    marks, shown, places = [], 0, 1 if over else len(spans)
     for place, (kind, rows) in enumerate(spans.items()):
         if kind not in palette.BOOT:
             raise ValueError(f"what a CPU does is one of {', '.join(palette.BOOT)}, not {kind!r}")
         lane, left, right, n = _boxes(rows, cpus, start_ns, end_ns)
-        top = lane - 0.4 + 0.8 * place / len(spans)
-        marks.append(Boxes(left, right, top + 0.8 / len(spans), top, palette.BOOT[kind]))
+        top = lane - 0.4 + 0.8 * (place % places) / places
+        marks.append(Boxes(left, right, top + 0.8 / places, top, palette.BOOT[kind]))
         shown += n
     each = (end_ns - start_ns) // COLUMNS
     return Chart(

@@ -19,7 +19,7 @@ def row(boot: Boot) -> Row:
     asked, data = replace(boot.options, huge_share=boot.options.huge_share or None), boot.data()
     usual = replace(Options(), tds=asked.tds, memory=asked.memory)
     names = [field.name for field in fields(Options) if getattr(asked, field.name) != getattr(usual, field.name)]
-    other = [f"{'' if name in PLAIN else f'{name} '}{getattr(asked, name)}" for name in names]
+    other = [f"{'' if name in PLAIN else f'{name} '}{number(getattr(asked, name))}" for name in names]
     return {
         "what boots": ", ".join([f"{asked.tds} x {asked.memory}", *other]),
         "s": f"{boot.simulated_ns / 1e9:.2f}",
@@ -31,6 +31,11 @@ def row(boot: Boot) -> Row:
         "pairs in": f"{data['pamt_add']:,}",
         "out": f"{data['pamt_remove']:,}",
     }
+
+
+def number(value: str | float) -> str:
+    """Without the .0 of a whole one."""
+    return value if isinstance(value, str) else f"{value:.10g}"
 
 
 def published() -> Row:

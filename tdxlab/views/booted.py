@@ -62,7 +62,7 @@ def booted_text(boot: Boot) -> str:
     ]
     return "\n\n".join(
         [
-            title(boot),
+            title(asked),
             tabulate(rows, disable_numparse=True, colalign=("left", "right")),
             textwrap.fill(charts.note(assumed(boot).rstrip("."), used(boot)) + ". " + NOT_TOLD, 100),
             f"Published of 10 TDs of 16 GB (DPAMT v3): {cost('contentions_10x16g').typical} contentions, "
@@ -79,9 +79,8 @@ def as_published(asked: Options) -> bool:
     return same and asked.vcpus == 1 and not asked.share and not asked.gives
 
 
-def title(boot: Boot) -> str:
+def title(asked: Options) -> str:
     """What boots."""
-    asked = boot.options
     at = f"{100 * asked.share:g} % at 2M, " if asked.share else ""
     converted = f", {asked.convert} of each converted" if nbytes(asked.convert) else ""
     end = f", torn down ({asked.teardown})" if asked.teardown != "none" else ""
@@ -89,7 +88,7 @@ def title(boot: Boot) -> str:
         f"{counted(asked.tds, 'TD')} of {asked.memory} with {counted(asked.vcpus, 'vCPU')} each, {at}"
         f"lock design {asked.dpamt_lock}, memory handed out as {asked.policy}, kernel pages {asked.kernel_pages}, "
         f"starts within {asked.start_spread_ms:g} ms, jitter {asked.jitter_percent} %{converted}{end}, "
-        f"seed {asked.seed}"
+        f"costs {asked.costs}, seed {asked.seed}"
     )
 
 

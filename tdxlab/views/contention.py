@@ -30,7 +30,7 @@ def contention(
     costs: Collection[str] = (),
     title: str = "Waits for the lock, by memory and time",
 ) -> Chart:
-    """A heat map: how many waits began in each cell, or if `waiting` how long they were together.
+    """A heat map: how many waits began in each cell, or if `waiting` how long they were together.  Address 0 is on top.
 
     region: the 2M range of host memory for which the lock was wanted, of so many `ranges`.
     costs: rows of `data/costs.csv` that it came from.  Raises ValueError with a sentence, as `by_range_and_time`.
@@ -42,8 +42,8 @@ def contention(
     return Chart(
         title,
         time_axis(start_ns, end_ns),
-        memory_axis("host memory", 0, max(1, ranges)),
-        (Cells(shades(sums)[::-1], COLOURS),),
+        memory_axis("host memory", max(1, ranges), 0),
+        (Cells(shades(sums), COLOURS),),
         _legend(sums, waiting),
         note(f"{told(wait_ns)}; {each}", costs),
         nothing="" if len(ns) else NOBODY,
@@ -86,10 +86,10 @@ def lengths(wait_ns: Ints, *, costs: Collection[str] = (), title: str = "How lon
     return Chart(
         title,
         Axis(LENGTH, 0, max(1, len(n)), tuple((float(k), duration(edge)) for k, edge in enumerate(edges.tolist()))),
-        axis("waits", 0, 1.1 * most),
+        axis("waits", 0, 1.2 * most),
         (
             Boxes(n + 0.04, n + 0.96, np.zeros(len(n)), counts, palette.CPUS[0]),
-            *(Text(k + 0.5, count + 0.05 * most, f"{count:,}", "middle") for k, count in enumerate(counts.tolist())),
+            *(Text(k + 0.5, count + 0.1 * most, f"{count:,}", "middle") for k, count in enumerate(counts.tolist())),
         ),
         note=note(told(wait_ns), costs),
         height=240,

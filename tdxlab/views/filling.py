@@ -44,7 +44,7 @@ def fill_map(
     return Chart(
         f"{title} at {duration(t_ns)}: {used:,} of {ranges:,} in use, {full:.2f} % of their pages",
         memory_axis("beyond the start of the line", 0, wide),
-        memory_axis("line starts at", high, 0, wide * SIZE_2M),
+        memory_axis("host memory", high, 0, wide * SIZE_2M),
         (Cells(index.reshape(high, wide), COLOURS),),
         _legend(pages, huge, high * wide),
         note(f"a cell is a 2M range, {ENTRIES} pages of 4K", costs),

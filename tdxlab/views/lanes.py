@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import StrMethodFormatter
 
 from tdxlab.engine.timed import Span, Timed
+from tdxlab.scale.costs import UNITS_NS
 from tdxlab.views import palette, times
 from tdxlab.views.plots import FONT, figure
 from tdxlab.views.text import head
@@ -30,15 +32,17 @@ def lanes(
     locks: Sequence[str] | None = None,
     first_ns: int = 0,
     last_ns: int | None = None,
+    unit: str = "",
     title: str = "a run in time",
 ) -> Figure:
     """Draw [first_ns, last_ns], though the run may end before.  costs: the rows of `data/costs.csv` that it came from.
 
     Guesses among them are told below.  locks: those whose holds are drawn; if None the two at which CPUs met most.
+    unit: of time, of `UNITS_NS`; if none what suits the length.
     """
     end = timed.end_ns if last_ns is None else last_ns
     shown = times.contended(timed)[:2] if locks is None else locks
-    unit, ns = times.unit(end - first_ns)
+    unit, ns = (unit, UNITS_NS[unit]) if unit else times.unit(end - first_ns)
     guests = times.in_guest(timed)
     high = INCHES + LINE * len(shown)
     fig, axes = figure(12, 1.9 + high * timed.cpus)
@@ -58,6 +62,7 @@ def lanes(
             label.set_fontsize(14 if ticks[y].startswith("CPU ") else 10)
         axes.set_ylim(-high * timed.cpus + INCHES / 2, INCHES / 2 + 0.1)
         axes.set_xlim(first_ns / ns, end / ns)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
         axes.set_xlabel(f"time ({unit}); {times.guessed(costs)}", wrap=True, fontsize=11)
         axes.set_title(title)
         axes.spines[["top", "right", "left"]].set_visible(False)

@@ -138,8 +138,8 @@ FILLING = ("#CDE6F5", "#56B4E9", "#0072B2")
 FULL, HUGE = "#00243D", "#E69F00"
 """How full a 2M range is: from one page to 511, all 512 at 4K, one page of 2M."""
 
-BOOT = {"accepts 4K": "#0072B2", "accepts 2M": "#E69F00", "waits": "#1A1A1A"}
-"""What a CPU does in a boot at full size.  Each has its own place in a lane."""
+BOOT = {"accepts 4K": "#0072B2", "accepts 2M": "#E69F00", "holds the lock": "#CC79A7", "waits": "#1A1A1A"}
+"""What a CPU does in a boot at full size."""
 
 SURE, GUESSED = "#56B4E9", "#F0E442"
 """Bars that rest on what was published or derived, and on a guess, which is hatched as well."""

@@ -84,12 +84,15 @@ def _time(found: Contended) -> str:
 
 
 def timeline(found: Contended, last_ns: int | None = None) -> Figure:
-    """A lane for each CPU, and below it who holds what: the host's locks, and the module's own of the ranges."""
+    """A lane for each CPU, and below it who holds what: the host's locks, and the module's own of the ranges.
+
+    In ns, as the rows are.
+    """
     timed = lettered(found.timed, found.ranges)
     locks = sorted({hold.lock for hold in timed.holds}, key=lambda lock: (lock.startswith("module"), lock))
     names = [f"range {letter}" for letter in found.ranges.values()]
     title = f"pamt_lock={found.variant}: {found.verdict}"
-    return lanes(timed, names, costs=found.costs, locks=locks, last_ns=last_ns, title=title)
+    return lanes(timed, names, costs=found.costs, locks=locks, last_ns=last_ns, unit="ns", title=title)
 
 
 def lettered(timed: Timed, ranges: Mapping[int, str]) -> Timed:

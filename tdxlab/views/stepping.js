@@ -229,6 +229,16 @@ function render({ model, el }) {
     return { box, bar, state, stack, file, code, locks };
   });
 
+  function drawPlace(box, now) {
+    const place = now.file ? `${now.file}:${now.line}` : " ";
+    const next = now.next ? `  next: ${now.next}` : "";
+    const number = next.includes(":0x") ? next.lastIndexOf(":0x") : next.length;
+    box.title = place + next;
+    const wanted = make("span", "tdx-wanted");
+    wanted.append(make("span", "tdx-short", next.slice(0, number)), make("span", "", next.slice(number)));
+    box.replaceChildren(make("span", "tdx-short", place), wanted);
+  }
+
   function drawCpu(part, cpu, now, frame) {
     const last = frame.event && frame.event.cpu === cpu;
     part.box.className = `tdx-cpu tdx-${now.state}${last ? " tdx-last" : ""}`;
@@ -239,7 +249,7 @@ function render({ model, el }) {
     part.stack.replaceChildren(
       ...now.stack.map((name, i) => make("span", i === now.stack.length - 1 ? "tdx-inner" : "", name)),
     );
-    part.file.textContent = now.file ? `${now.file}:${now.line}${now.next ? `  next: ${now.next}` : ""}` : " ";
+    drawPlace(part.file, now);
     part.stack.scrollTop = part.stack.scrollHeight; // the innermost ones are seen
     part.code.replaceChildren(
       ...now.source.map(([n, text]) => {

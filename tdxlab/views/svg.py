@@ -16,8 +16,8 @@ from tdxlab.views.pixels import png
 
 TOP, RIGHT, LINE = 34, 24, 20
 """Pixels above the axes, to the right of them, and of a line of small print."""
-LETTER = 6.9
-"""Pixels of a letter, about."""
+LETTER, SMALL = 6.9, 7.7
+"""Pixels of a letter, about; and at most, in a line of small print, where names of costs have many wide ones."""
 SLASHES = (
     '<defs><pattern id="slashes" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<path d="M0 0V7" stroke="#000" stroke-width="1.6"/></pattern></defs>'
@@ -110,7 +110,7 @@ class Svg:
             found += [_sample(entry, x, y), _text(x + 20, y, entry.text)]
             x += long
         y += LINE if self.chart.legend else 0
-        for line in textwrap.wrap(self.chart.note, int(self.wide / LETTER)):
+        for line in textwrap.wrap(self.chart.note, int((self.wide + RIGHT) / SMALL)):
             found.append(_text(self.left, y, line))
             y += LINE
         return found, y

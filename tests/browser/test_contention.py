@@ -53,6 +53,12 @@ def test_a_reader_compares_locks_and_locks_two_cpus_up(open_notebook: Callable[[
         abba.press(str(cpu))
         notebook.page.wait_for_timeout(150)
     expect(abba).to_contain_text("deadlock", timeout=SOON)
+    for place, wanted in zip(abba.locator(".tdx-file").all(), ("0x100000000", "0x120000000"), strict=True):
+        number, card = place.locator("span").last, place.bounding_box()
+        expect(number).to_have_text(f":{wanted}")
+        box = number.bounding_box()
+        assert box["x"] + box["width"] <= card["x"] + card["width"], "which lock is waited for is seen"
+        assert place.get_attribute("title").endswith(f"next: read_lock pamt_range_lock:{wanted}")
     notebook.screenshot("contention_by_hand")
     choice = notebook.page.locator(".jp-OutputArea-output:has(.tdx-stepper)").first
     choice.get_by_role("button", name="rwlock_2m_in_order", exact=True).click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,7 @@ pytest.importorskip("ipywidgets")
 
 from tdxlab.scale.boot import Boot, Options
 from tdxlab.views import boot_form, later
-from tdxlab.views.boot_form import BootForm, rerun
+from tdxlab.views.boot_form import OLD, BootForm, rerun
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +72,10 @@ def test_changes_that_follow_each_other_are_one_boot(quick: list[Options]) -> No
 def test_few_tds_boot_at_once_and_all_on_demand(quick: list[Options]) -> None:
     async def change() -> None:
         form = BootForm()
-        assert quick[-1].tds == 2 and "2 of the 10 TDs" in form.card.value
+        assert quick[-1].tds == 2 and "2 of 10 TDs</b>" in form.card.value
         form.controls["seed"].value = 1
         form.button.click()
-        assert [asked.tds for asked in quick] == [2, 10] and "of the" not in form.card.value
+        assert [asked.tds for asked in quick] == [2, 10] and "10 of 10 TDs</b>" in form.card.value
         await asyncio.sleep(0.01)
         assert len(quick) == 2, "the few are not needed any more"
 
@@ -103,10 +104,36 @@ def test_the_last_boots_stand_below_the_published_one() -> None:
     form = BootForm()
     for _ in range(5):
         form.all()
-    lines = form.table.value.splitlines()
-    assert "published" in lines[2] and "1,136" in lines[2]
-    assert len(lines) == 2 + 1 + boot_form.KEPT
-    assert "seed 6" in lines[3] and "seed 3" in lines[-1]
+    head, *rows = re.findall("<tr>(.*)</tr>", form.table.value)
+    assert "mmu_lock" in head and "published" in rows[0] and "1,136" in rows[0]
+    assert len(rows) == 1 + boot_form.KEPT
+    assert "seed 6" in rows[1] and "seed 3" in rows[-1]
+
+
+def test_what_is_shown_is_old_from_a_change_until_the_boot_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, during = boot_form.rerun, list[tuple[bool, str]]()
+
+    def looked(options: Options) -> tuple[Boot, str]:
+        during.append((OLD in form.below._dom_classes, form.card.value))
+        return small(options)
+
+    async def change() -> None:
+        form.controls["vcpus"].value = 4
+        assert OLD in form.below._dom_classes
+        assert "2 of 10 TDs boot ..." in form.card.value and "4 vCPUs each" in form.card.value
+        await asyncio.sleep(0.01)
+        assert OLD not in form.below._dom_classes and "boot ..." not in form.card.value
+        form.controls["costs"].value = "low"
+        form.button.click()
+        assert OLD not in form.below._dom_classes and "costs low" in form.card.value
+        form.controls["teardown"].value = "fast"
+        assert OLD in form.below._dom_classes and "Not done" in form.card.value
+
+    form = BootForm()
+    monkeypatch.setattr(boot_form, "rerun", looked)
+    used(change())
+    assert [old for old, _ in during] == [True, True]
+    assert "2 of 10 TDs boot ..." in during[0][1] and "10 of 10 TDs boot ..." in during[1][1]
 
 
 def test_a_rerun_is_a_boot_and_its_waits_as_a_picture() -> None:

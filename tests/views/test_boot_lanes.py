@@ -48,6 +48,14 @@ def test_each_kind_has_its_own_place_in_a_lane() -> None:
     assert [entry.text for entry in made.legend] == [*kinds]
 
 
+def test_kinds_that_lie_over_each_other_fill_the_lane_and_the_last_is_on_top() -> None:
+    kinds = {"accepts 4K": spans((0, 200, 0)), "waits": spans((40, 60, 0))}
+    made = boot_lanes(kinds, cpus=1, end_ns=END, over=True)
+    assert boxes(made, 0)[0][2] == boxes(made, 1)[0][2] == 0
+    assert all(mark.bottom.tolist() == [0.4] for mark in made.marks if isinstance(mark, Boxes))
+    assert [entry.text for entry in made.legend] == [*kinds]
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, END), (END // 4, END // 2), (0, END * 3)])
 def test_a_half_pixel_is_drawn_if_and_only_if_a_span_touches_it(first: int, last: int) -> None:
     rng = np.random.default_rng(5)
@@ -90,7 +98,9 @@ def test_many_spans_are_a_path_for_each_kind_and_no_longer_than_the_picture_is_w
 
 
 def test_what_can_not_be_drawn_is_refused() -> None:
-    with pytest.raises(ValueError, match="what a CPU does is one of accepts 4K, accepts 2M, waits, not 'sleeps'"):
+    with pytest.raises(
+        ValueError, match="what a CPU does is one of accepts 4K, accepts 2M, holds the lock, waits, not 'sleeps'"
+    ):
         boot_lanes({"sleeps": spans()}, cpus=1, end_ns=1)
     with pytest.raises(ValueError, match="spans are of CPUs 0 to 2, and there are 2"):
         boot_lanes({"waits": spans((0, 1, 0), (0, 1, 2))}, cpus=2, end_ns=1)

@@ -15,6 +15,7 @@ def test_a_row_tells_what_is_not_as_usual_and_what_came_of_it() -> None:
     assert (told["pairs in"], told["out"], told["contentions"]) == ("32", "33", f"{booted.pamt.contentions}")
     assert row(boot(tds=1, memory="2M", huge_share=0.0))["what boots"] == "1 x 2M"
     assert row(boot(tds=1, memory="2M", jitter_percent=0))["what boots"] == "1 x 2M, jitter_percent 0"
+    assert row(boot(tds=1, memory="2M", start_spread_ms=10_000.0))["what boots"] == "1 x 2M, start_spread_ms 10000"
     assert published().keys() == told.keys()
 
 

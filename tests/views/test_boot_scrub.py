@@ -81,6 +81,16 @@ def test_the_next_wait_is_the_first_that_begins_from_then_on(three: Boot) -> Non
     assert "Nobody waits from here on" in scrub.next_wait(three.simulated_ns)
 
 
+def test_a_wait_from_near_names_who_gives_the_lock_back_and_tells_where_the_range_is(three: Boot) -> None:
+    scrub = Scrub(three)
+    waits = three.waits
+    for ns, wait_ns, cpu, where in zip(waits.ns, waits.wait_ns, waits.cpu, waits.range, strict=True):
+        seen = scrub.next_wait(ns)
+        (holder,) = scrub.holds.cpu[scrub.holds.end_ns == ns + wait_ns]
+        assert holder != cpu and f"CPU {cpu} waits for" in seen and f"until CPU {holder} gives the lock back" in seen
+        assert f"in the 2M range at {where / 512:.3f} GiB of host memory" in seen and "holds the lock</text>" in seen
+
+
 def test_pages_2m_end_as_many_as_there_are(three: Boot) -> None:
     (line,) = Scrub(three).over_time[HUGE].chart.marks
     assert line.y[-1] == three.pages_2m == 24  # type: ignore[union-attr]

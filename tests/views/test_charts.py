@@ -17,8 +17,11 @@ mpl.use("Agg")
 
 import numpy as np
 from matplotlib.colors import to_hex
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from PIL import Image
 
+from tdxlab import data
 from tdxlab.views.charts import (
     WIDTH,
     Axis,
@@ -173,6 +176,16 @@ def test_the_figure_has_the_marks() -> None:
     assert drawn.get_paths()[0].get_extents().extents.tolist() == [1, 0, 2, 1] and drawn.get_hatch() == "//"
     assert to_hex(drawn.get_facecolor()[0]).upper() == "#ABCDEF"
     assert axes.lines[0].get_xydata().tolist() == [[0, 1], [9, 2]]
+
+
+def test_the_note_is_inside_the_picture_even_if_all_costs_are_guesses() -> None:
+    names = [row["name"] for row in data.rows("costs")]
+    svg = Svg(Chart("", time_axis(0, 9), axis("waits", 0, 1_000_000), (), note=note("", names)))
+    lines = [text for text in ElementTree.fromstring(str(svg)).iter(f"{SVG}text") if "_" in (text.text or "")]
+    width = TextToPath().get_text_width_height_descent
+    small = FontProperties(family="DejaVu Sans", size=13)
+    ends = [svg.left + width(line.text or "", small, ismath=False)[0] for line in lines]
+    assert len(ends) > 2 and 0.9 * WIDTH < max(ends) < WIDTH
 
 
 def test_a_long_legend_and_a_long_note_take_several_lines_inside_the_picture() -> None:

@@ -28,22 +28,22 @@ def pixels(chart: Chart) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.array(Image.open(io.BytesIO(png(cells))))
 
 
-def test_a_wait_is_a_pixel_at_its_time_from_the_left_and_its_memory_from_below() -> None:
+def test_a_wait_is_a_pixel_at_its_time_from_the_left_and_its_memory_from_the_top() -> None:
     ns, region = np.array([0, 99, 50, 50, 50]), np.array([0, 7, 2, 2, 2])
     made = contention(ns, region, np.full(5, 4_000), ranges=8, end_ns=100, shape=(8, 10))
     shown = pixels(made)
     assert shown.shape == (8, 10) and np.count_nonzero(shown) == 3
-    assert [shown[7, 0], shown[0, 9], shown[5, 5]] == [1, 1, 255]
+    assert [shown[0, 0], shown[7, 9], shown[2, 5]] == [1, 1, 255]
     assert [entry.text for entry in made.legend] == ["no wait", "1", "3 waits in a cell"]
     assert [entry.colour for entry in made.legend] == [palette.NOTHING, palette.HEAT[0], palette.HEAT[-1]]
     assert made.note == "waits: 5, together 20 us; a cell is 10 ns by 2 MiB"
-    assert (made.x.label, made.y.label) == ("time (ns)", "host memory (MiB)")
+    assert (made.x.label, made.y.label) == ("time (ns)", "host memory (MiB)") and made.y.first > made.y.last
 
 
 def test_waiting_is_added_up_instead_if_asked_for() -> None:
     ns, region, wait = np.array([0, 0, 50]), np.array([0, 0, 1]), np.array([3_000, 2_000, 10])
     made = contention(ns, region, wait, ranges=2, end_ns=100, waiting=True, shape=(2, 2))
-    assert pixels(made).tolist() == [[0, 1], [255, 0]]
+    assert pixels(made).tolist() == [[255, 0], [0, 1]]
     assert [entry.text for entry in made.legend][::3] == ["no wait", "300 ns"]
     assert made.legend[1].text == "10 ns" and made.legend[-1].text == "5 us of waiting in a cell"
 
@@ -63,6 +63,7 @@ def test_the_histogram_has_a_bar_with_its_number_for_each_bin() -> None:
     assert [at for at, _ in made.x.ticks] == [0, 1, 2, 3] and bars.left.tolist() == [0.04, 1.04, 2.04]
     assert [text for _, text in made.x.ticks] == ["1 us", "2 us", "5 us", "10 us"]
     assert [text.text for text in texts if isinstance(text, Text)] == ["1", "0", "3"]
+    assert all(text.y >= bar + 0.08 * made.y.last for text, bar in zip(texts, bars.top, strict=True))  # type: ignore[union-attr]
     assert made.y.label == "waits" and made.note == "waits: 4, together 23.5 us"
 
 

@@ -38,7 +38,7 @@ def test_each_range_has_its_colour_at_its_place() -> None:
     assert colours(made) == [[palette.FULL, first, white, last], [palette.HUGE, white, white, grey]]
     assert made.title == "2M ranges of host memory at 1.5 ms: 4 of 7 in use, 42.86 % of their pages"
     assert [entry.text for entry in made.legend][-3:] == ["512 pages", "a page of 2M", "no memory"]
-    assert (made.x.label, made.y.label) == ("beyond the start of the line (MiB)", "line starts at (MiB)")
+    assert (made.x.label, made.y.label) == ("beyond the start of the line (MiB)", "host memory (MiB)")
     assert (made.y.first, made.y.last, made.x.last) == (2, 0, 4)  # address 0 is at the upper left
     assert made.y.ticks[-1] == (2, "16")
 

@@ -143,6 +143,10 @@ def test_a_window_cuts_what_reaches_out_of_it() -> None:
 def test_a_window_may_reach_beyond_the_end_so_that_runs_compare() -> None:
     assert lanes(made(), last_ns=20_000).axes[0].get_xlim() == (0, 20)
     assert lanes(made()).axes[0].get_xlim() == (0, 9_000)
+    drawn = lanes(made(), last_ns=20_000, unit="ns")
+    drawn.draw_without_rendering()
+    assert drawn.axes[0].get_xlim() == (0, 20_000) and drawn.axes[0].get_xlabel().startswith("time (ns)")
+    assert "10,000" in [tick.get_text() for tick in drawn.axes[0].get_xticklabels()]
 
 
 def test_guesses_are_told_below_the_figure(booted: Booted) -> None:

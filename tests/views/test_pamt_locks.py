@@ -76,10 +76,10 @@ def test_the_lanes_of_a_deadlock_show_for_what_each_waits() -> None:
     drawn = timeline(contend("rwlock_2m"), 12_380)
     axes = drawn.axes[0]
     assert [text.get_text() for text in axes.texts] == ["host's B", "host's A"]
-    assert axes.get_title() == "pamt_lock=rwlock_2m: deadlock" and axes.get_xlim() == (0, 12.38)
+    assert axes.get_title() == "pamt_lock=rwlock_2m: deadlock" and axes.get_xlim() == (0, 12_380)
     ticks = [label.get_text() for label in axes.get_yticklabels()]
     assert ticks == ["CPU 0: range A", "host's A", "host's B", "CPU 1: range B", "host's A", "host's B"]
-    assert axes.get_xlabel().startswith("time (us); 2 of 2 costs are guesses")
+    assert axes.get_xlabel().startswith("time (ns); 2 of 2 costs are guesses")
 
 
 def test_each_control_changes_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
