@@ -262,7 +262,8 @@ def prepared(
     known = known or (fitted() if asked.costs == "fitted" else at_level(asked.costs))
     cost, clock, keeps = prices(known), Clock(), not asked.gives if keeps is None else keeps
     policy, size = POLICIES[asked.policy], asked.blocks * PAGES
-    placement = Batch(asked.tds, size, keeps=keeps) if policy is Batch else policy(asked.tds, size, asked.seed)
+    cpus = asked.tds * asked.vcpus
+    placement = Batch(asked.tds, size, cpus, keeps=keeps) if policy is Batch else policy(asked.tds, size, asked.seed)
     kernel = Caches(placement.ranges, asked.kernel_pages)
     ranges = Ranges(clock, placement.ranges + host_ranges(asked), cost, asked.dpamt_lock, keeps=keeps, whole=False)
     jitter = Jitter(cost.violation * asked.jitter_percent // 100, asked.seed)

@@ -96,14 +96,15 @@ class Shuffled(Huge):
 class Batch(Huge):
     """The next pages in physical memory for whoever has none left.
 
-    kept: by TD, what it was given, if it may want it again; else None.
+    cpus: each may leave some of its last batch over.  kept: by TD, what it was given, if it may want it again; else
+    None.
     """
 
     size = BATCH
 
-    def __init__(self, tds: int, td_pages: int, seed: int = 0, *, keeps: bool = True) -> None:
+    def __init__(self, tds: int, td_pages: int, cpus: int, *, keeps: bool = True) -> None:
         super().__init__(tds, td_pages)
-        self.ranges += 1
+        self.ranges += -(-cpus * BATCH // PAGES)
         self.next = 0
         self.left: dict[int, tuple[int, int]] = {}
         self.kept = None if keeps else [Mapped() for _ in range(tds)]

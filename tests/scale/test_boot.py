@@ -92,6 +92,11 @@ def test_a_row_lies_in_one_range_though_another_cpu_was_first_in_the_next_one(vc
     assert all(pfn % PAGES + pages <= PAGES for pfn, pages in zip(log.pfn, log.pages, strict=True))
 
 
+def test_what_cpus_leave_over_of_batches_lies_before_the_hosts_own_ranges() -> None:
+    found = boot(tds=4, memory="64M", vcpus=4, policy="batch")
+    assert max(found.log.pfn) // PAGES < found.guests <= min(page for td in found.tds for page in td.tables.values())
+
+
 def test_a_tear_down_gives_all_back() -> None:
     found = boot(tds=2, memory="64M", teardown="slow", convert="2M", policy="batch").data()
     assert found["pairs"] == 0 and found["pamt_remove"] >= found["pamt_add"]
