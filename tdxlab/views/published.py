@@ -176,8 +176,7 @@ def torn_down_chart(found: Sequence[TornDown]) -> Chart:
 
 def depends_chart(found: Sequence[Ends], baseline: float) -> Chart:
     """The tornado.  baseline: the median of `Found.assumed`."""
-    inputs = [drawn.Input(*row) for row in found]
-    return drawn.tornado(inputs, baseline, told("contentions_10x16g"), note=ASSUMED)
+    return drawn.tornado(found, baseline, told("contentions_10x16g"), note=ASSUMED)
 
 
 # --- words ---

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from tdxlab.scale.depends import Ends
 from tdxlab.views import palette
 from tdxlab.views.charts import Axis, Boxes, Chart, Entry, Line, Mark, Text, axis
 
 TICKS = "Ticks are the counts themselves; a bar also reaches to what is assumed."
 
 
-class Input(NamedTuple):
-    """low, high: its values, as they are told.  at_low, at_high: the counts.  guess: did nobody measure it?"""
-
-    name: str
-    low: str
-    high: str
-    at_low: float
-    at_high: float
-    guess: bool
-
-    def ends(self, baseline: float) -> tuple[float, float]:
-        """The least and the most, the baseline included."""
-        return min(self.at_low, self.at_high, baseline), max(self.at_low, self.at_high, baseline)
+def reach(row: Ends, baseline: float) -> tuple[float, float]:
+    """The least and the most of its counts, the baseline included."""
+    return min(row.at_low, row.at_high, baseline), max(row.at_low, row.at_high, baseline)
 
 
 def tornado(
-    inputs: Sequence[Input],
+    inputs: Sequence[Ends],
     baseline: float,
     published: float | None = None,
     *,
@@ -42,11 +32,11 @@ def tornado(
     A bar reaches to the baseline even where both of its ends lie on one side; a tick is where an end is.
     """
     known = [baseline] if published is None else [baseline, published]
-    numbers = [*known, *(end for row in inputs for end in row.ends(baseline))]
+    numbers = [*known, *(end for row in inputs for end in reach(row, baseline))]
     x, at = _axis(unit, min(numbers), max(numbers))
 
-    def shortness(row: Input) -> tuple[float, str]:
-        low, high = map(at, row.ends(baseline))
+    def shortness(row: Ends) -> tuple[float, str]:
+        low, high = map(at, reach(row, baseline))
         return low - high, row.name
 
     rows = sorted(inputs, key=shortness)
@@ -54,7 +44,7 @@ def tornado(
     texts: list[Mark] = []
     gap = (x.last - x.first) / 100
     for y, row in enumerate(rows):
-        left, right = map(at, row.ends(baseline))
+        left, right = map(at, reach(row, baseline))
         colour = palette.GUESSED if row.guess else palette.SURE
         lower, upper = np.array([y + 0.36]), np.array([y - 0.36])
         bars.append(Boxes(np.array([left]), np.array([right]), lower, upper, colour, row.guess))

@@ -8,16 +8,17 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from tdxlab.scale.depends import Ends
 from tdxlab.views import palette
 from tdxlab.views.charts import Boxes, Chart, Line, Text
 from tdxlab.views.printed import printed
 from tdxlab.views.svg import Svg
-from tdxlab.views.tornado import Input, tornado
+from tdxlab.views.tornado import tornado
 
 INPUTS = (
-    Input("hold", "6.2 us", "7.9 us", 900, 1_100, False),
-    Input("starts", "1 ms", "3 s", 1_500, 600, True),
-    Input("short", "0.05 us", "0.3 us", 1_200, 1_210, True),
+    Ends("hold", "6.2 us", "7.9 us", 900, 1_100, False),
+    Ends("starts", "1 ms", "3 s", 1_500, 600, True),
+    Ends("short", "0.05 us", "0.3 us", 1_200, 1_210, True),
 )
 
 
@@ -47,7 +48,7 @@ def test_the_ends_tell_for_which_value_the_count_is() -> None:
 
 
 def test_a_tick_is_where_an_end_is_even_if_the_bar_goes_on() -> None:
-    made = tornado([Input("hold", "6.2 us", "7.9 us", 1_845, 2_007, False)], 2_113)
+    made = tornado([Ends("hold", "6.2 us", "7.9 us", 1_845, 2_007, False)], 2_113)
     ticks = {float(mark.x[0]) for mark in made.marks if isinstance(mark, Line) and mark.y[0] > 0}
     assert ticks == {1_845.0, 2_007.0}
     assert "Ticks are the counts themselves" in made.note
@@ -74,9 +75,7 @@ def test_guesses_are_hatched_and_named_in_both_forms() -> None:
 
 
 def test_far_ends_get_a_logarithmic_axis_which_has_a_place_for_0() -> None:
-    made = tornado(
-        [Input("share at 2M", "0 %", "100 %", 999, 0, False), Input("order", "", "", 999, 99_999, True)], 999
-    )
+    made = tornado([Ends("share at 2M", "0 %", "100 %", 999, 0, False), Ends("order", "", "", 999, 99_999, True)], 999)
     assert made.x.label == "contentions (logarithmic axis)"
     assert made.x.ticks[0] == (0, "0") and made.x.ticks[-1] == (pytest.approx(math.log10(10_001)), "10,000")
     found = bars(made)
@@ -92,10 +91,10 @@ def test_without_an_input_the_picture_says_so() -> None:
 
 
 def test_an_input_without_effect_is_a_bar_without_length() -> None:
-    made = tornado([Input("nothing", "1", "2", 7, 7, False)], 7)
+    made = tornado([Ends("nothing", "1", "2", 7, 7, False)], 7)
     assert bars(made) == [(7, 7, False)] and made.x.first < 7 < made.x.last
 
 
 def test_there_is_no_count_below_0() -> None:
-    made = tornado([Input("any", "1", "2", 0, 40, False)], 10)
+    made = tornado([Ends("any", "1", "2", 0, 40, False)], 10)
     assert made.x.first < -10 and [at for at, _ in made.x.ticks] == [0, 10, 20, 30, 40, 50]
