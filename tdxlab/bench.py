@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxlab import data
-from tdxlab.bench_boot import Row, bench_boot
+from tdxlab.bench_boot import Row, bench_boot, seconds
 from tdxlab.engine import language
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.run import Program
@@ -43,19 +43,12 @@ def measure(ours: Callable[[], object], yardstick: Callable[[], object], repeats
 
     Ours comes first: it says in a sentence what is wrong with its input.
     """
-    pairs = [(_seconds(ours), _seconds(yardstick)) for _ in range(repeats)]
+    pairs = [(seconds(ours, time.perf_counter), seconds(yardstick, time.perf_counter)) for _ in range(repeats)]
     return {
         "yardstick": statistics.median(theirs for _, theirs in pairs),
         "ours": statistics.median(mine for mine, _ in pairs),
         "ratio": statistics.median(mine / theirs for mine, theirs in pairs),
     }
-
-
-def _seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    # clock: of the processor where a single process works, for others on the machine then do not count
-    start = clock()
-    run()
-    return clock() - start
 
 
 def parsed(files: Sequence[Path]) -> list[Any]:
@@ -104,12 +97,12 @@ def bench_aug(repeats: int = REPEATS) -> dict[str, float]:
     rows = []
     for _ in range(repeats):
         lab.journal.log = None
-        off = _seconds(augment, time.process_time)
+        off = seconds(augment)
         remove()
         lab.journal.log = []
-        pauses, on = 0, _seconds(augment, time.process_time)
+        pauses, on = 0, seconds(augment)
         remove()
-        rows.append((on, off - _seconds(wait, time.process_time)))
+        rows.append((on, off - seconds(wait)))
     return {
         "yardstick": statistics.median(theirs for _, theirs in rows),
         "ours": statistics.median(mine for mine, _ in rows),
@@ -144,13 +137,13 @@ def bench_explore(programs: Mapping[str, int] = SEARCHED, scenarios: Sequence[st
     file = str(data.folder("data") / "programs.json")
     mine, theirs, rates = 0.0, 0.0, {}
     for name, size in programs.items():
-        seconds, lengths = _searched(language.program(language.read(file, name), N=size))
-        rates[f"{name}({size}) a second"] = len(lengths) / seconds
-        mine += seconds
-        theirs += _seconds(partial(drive, chain(2, sum(lengths))), time.process_time)
+        spent, lengths = _searched(language.program(language.read(file, name), N=size))
+        rates[f"{name}({size}) a second"] = len(lengths) / spent
+        mine += spent
+        theirs += seconds(partial(drive, chain(2, sum(lengths))))
     for name in scenarios:
-        seconds, lengths = _searched(Setting(name).filled.program())
-        rates[f"{name} a second"] = len(lengths) / seconds
+        spent, lengths = _searched(Setting(name).filled.program())
+        rates[f"{name} a second"] = len(lengths) / spent
     return {"yardstick": theirs, "ours": mine, "ratio": mine / theirs, **rates}
 
 
