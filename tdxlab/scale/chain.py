@@ -6,7 +6,7 @@ pair, and the other 511 meet nobody.  So from one lock to the next all is known 
 
 from __future__ import annotations
 
-from itertools import repeat
+import numpy as np
 
 from tdxlab.scale.faults import BITS, PAGES
 from tdxlab.scale.machine import Steps, Vcpu
@@ -35,7 +35,7 @@ def chain(vcpu: Vcpu, gfn: int, count: int) -> Steps:
     users, ahead = ranges.users, clock.ahead
     first, rest = machine.jitter.chunks(n, vcpu.violations // PAGES, count)
     to_table_ns = cost.tdcall + cost.violation + cost.count
-    to_pair_ns, hold_ns = cost.sept_add + cost.count, cost.look + cost.seamcall + cost.pamt_add
+    to_pair_ns, hold_ns = cost.sept_add + cost.count, cost.hold
     after_ns = cost.aug[PG_LEVEL_4K] + cost.back + (PAGES - 1) * cost.fault
     pfn = machine.placement.here(n, td.n, gfn, 1)[0]
     mapped_ns, tables, waited_ns, ns = [], [], 0, vcpu.ns
@@ -82,18 +82,13 @@ def record(vcpu: Vcpu, gfn: int, pfn: int, held_ns: list[int], tables: list[int]
         ranges.users[at] = PAGES
     ranges.paired[lowest : lowest + count] = b"\1" * count
     ranges.added += count
-    first_ns = 2 * cost.count + cost.sept_add + cost.look + cost.seamcall + cost.pamt_add + aug_ns
+    first_ns = 2 * cost.count + cost.sept_add + cost.hold + aug_ns
     ranges.pamt_lock.total.holds += count
-    ranges.pamt_lock.total.hold_ns += count * (cost.look + cost.seamcall + cost.pamt_add)
+    ranges.pamt_lock.total.hold_ns += count * cost.hold
     machine.mmu.holds += count * (1 + PAGES)
     machine.mmu.hold_ns += count * (first_ns + (PAGES - 1) * (cost.count + aug_ns)) + waited_ns
-    log, end = machine.log, count * PAGES
-    log.ns.extend(ns + aug_ns for ns in held_ns)
-    log.gfn.extend(range(gfn, gfn + end, PAGES))
-    log.pfn.extend(range(pfn, pfn + end, PAGES))
-    log.cpu.extend(repeat(vcpu.n, count))
-    log.pages.extend(repeat(PAGES, count))
-    log.violation.extend(range(vcpu.violations, vcpu.violations + end, PAGES))
-    log.last[vcpu.n] = len(log.ns) - 1
+    end = count * PAGES
+    page, ns = np.arange(0, end, PAGES), np.array(held_ns) + aug_ns
+    machine.log.more(vcpu.n, ns, gfn + page, pfn + page, vcpu.violations + page, np.full(count, PAGES))
     vcpu.violations += end
     vcpu.follows = gfn + end, pfn + end, vcpu.ns

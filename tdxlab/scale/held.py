@@ -37,4 +37,4 @@ def holds(boot: Boot) -> Holds:
     ranges, first = np.unique(runs.pfn[in_time] // PAGES, return_index=True)
     brought = in_time[first]
     end_ns = runs.first_ns[brought] - cost.aug[PG_LEVEL_4K]
-    return Holds(end_ns - cost.look - cost.seamcall - cost.pamt_add, end_ns, runs.cpu[brought], ranges)
+    return Holds(end_ns - cost.hold, end_ns, runs.cpu[brought], ranges)

@@ -100,8 +100,6 @@ class Batch(Huge):
     None.
     """
 
-    size = BATCH
-
     def __init__(self, tds: int, td_pages: int, cpus: int, *, keeps: bool = True) -> None:
         super().__init__(tds, td_pages)
         self.ranges += -(-cpus * BATCH // PAGES)
@@ -118,8 +116,8 @@ class Batch(Huge):
 
     def ask(self, cpu: int) -> None:
         """See `Huge`."""
-        self.left[cpu] = self.next, self.size
-        self.next += self.size
+        self.left[cpu] = self.next, BATCH
+        self.next += BATCH
 
     def took(self, cpu: int, td: int, gfn: int, pages: int) -> None:
         """See `Huge`."""

@@ -40,6 +40,11 @@ class Prices:
         return self.tdcall + self.violation + self.count + self.aug[1] + self.back
 
     @cached_property
+    def hold(self) -> int:
+        """The lock of page pairs for a range that gets its pair."""
+        return self.look + self.seamcall + self.pamt_add
+
+    @cached_property
     def back(self) -> int:
         """From the new mapping to the next ACCEPT."""
         return self.enter + self.tdcall + self.accept[1]

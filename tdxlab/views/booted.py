@@ -105,5 +105,4 @@ def assumed(boot: Boot) -> str:
     if boot.options.costs != "fitted":
         return GUESSED.format(level=boot.options.costs) + end
     price = boot.machine.cost
-    hold_ns = price.look + price.seamcall + price.pamt_add
-    return FITTED.format(fault=price.fault / 1e3, hold=hold_ns / 1e3) + end
+    return FITTED.format(fault=price.fault / 1e3, hold=price.hold / 1e3) + end
