@@ -1,16 +1,14 @@
-/* Two CPUs map and zap a page each in one 2M range: the twin of the scenario pamt-races.
+/* Two CPUs get the pair of one 2M range and put it: the twin of the scenario pamt-races.
  *
  * -DV1: a put counts down before it takes the lock (host/dpamt/v1.py).
  * -DV6: the count goes from 1 to 0 only under the lock (host/dpamt/v6.py).
- * A leaf of the module is one step here: with pamt_lock held none is busy.  mmu_lock is left out, for each CPU has a TD
- * of its own; so are the pages that a pair is made of.  Names are the emulator's, in host/dpamt unless another file is
- * told.
+ * A leaf of the module is one step here: with pamt_lock held none is busy.  The pages that a pair is made of are left
+ * out.  Names are the emulator's, in host/dpamt unless another file is told.
  */
 
 byte refcount;		/* tdx_find_pamt_refcount: the range's users, as the host counts them */
 bool pamt_lock;		/* host/host.py: pamt_lock, is it held? */
 bool paired;		/* module/pamt.py: has the range its page pair? */
-byte mapped;		/* its pages that the module has given to a TD */
 byte finished;		/* CPUs that have returned */
 
 inline lock()   { atomic { !pamt_lock -> pamt_lock = true } }	/* lock.py: lock_all */
@@ -38,9 +36,9 @@ inline tdx_pamt_get()		/* v1.py, v6.py: get, which differ in what becomes of a r
 	fi
 }
 
-inline tdx_pamt_remove()	/* pair.py; refused where there is no pair, or it is in use */
+inline tdx_pamt_remove()	/* pair.py; refused where there is no pair */
 {
-	d_step { removed = paired && mapped == 0; paired = paired && !removed };
+	d_step { removed = paired; paired = false };
 	assert(removed)						/* DP10 */
 }
 
@@ -80,13 +78,11 @@ inline tdx_pamt_put()		/* v6.py: put */
 }
 #endif
 
-active [2] proctype cpu()	/* scenarios/neighbours.py: comes_and_goes */
+active [2] proctype cpu()	/* scenarios/neighbours.py: gets_and_puts */
 {
 	bool yes, removed;
 
 	tdx_pamt_get();
-	d_step { assert(paired); mapped++ };	/* TDH.MEM.PAGE.AUG; no pair: MISSING_PAMT_PAGE_PAIR */
-	mapped--;				/* TDH.MEM.PAGE.REMOVE */
 	tdx_pamt_put();
 	d_step {
 		finished++;

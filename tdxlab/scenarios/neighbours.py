@@ -1,7 +1,7 @@
 """A TD for each CPU; their first pages lie side by side in a 2M range of physical memory that nobody else uses.
 
 They are mapped and unmapped by KVM's own hooks, under mmu_lock as there, with no guest and no mirror above them: all
-that the CPUs have in common is the range.
+that the CPUs have in common is the range.  Or its pair is got for them and put, and they are not mapped at all.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from tdxlab.engine.claims import Claim
 from tdxlab.engine.run import Program
 from tdxlab.engine.step import Steps, step
 from tdxlab.guest.programs import accepts
+from tdxlab.host.dpamt import tdx_pamt_get, tdx_pamt_put
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.kvm.kvm_main import kvm_mmu_write_lock
-from tdxlab.kvm.tdx_sept import tdx_sept_remove_private_spte, tdx_sept_set_private_spte
+from tdxlab.kvm.tdx_sept import pages_for_fault, tdx_sept_remove_private_spte, tdx_sept_set_private_spte
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import paired
 from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
@@ -63,12 +64,34 @@ class Neighbours:
         await step(at="a zap")
         await self.unmap(n)
 
-    async def comes_and_goes(self, n: int, times: int = 1) -> None:
-        """TD n's page is mapped, and zapped."""
-        for _ in range(times):
-            await step(at="a fault")
-            if await self.map(n):
-                await self.unmap(n)
+    async def get(self, n: int) -> bool:
+        """The range's pair, for TD n's page.  Returns whether it is there; if not that is told."""
+        page = self.block + n * PAGE_SIZE
+        ret = await tdx_pamt_get(self.lab.host, page, PG_LEVEL_4K, pages_for_fault(self.tds[n].kvm))
+        if ret:
+            self.lab.journal.note("fault_failed", ret=ret)
+        return not ret
+
+    async def put(self, n: int) -> None:
+        """TD n's page needs the pair no longer."""
+        await tdx_pamt_put(self.lab.host, self.block + n * PAGE_SIZE, PG_LEVEL_4K)
+
+    def begin_counted(self, *which: int) -> None:
+        """The set-up ends with the range's pair got for the pages of these TDs.  Raises RuntimeError."""
+        for n in which:
+            if not self.lab.alone(self.get(n), n):
+                raise RuntimeError(f"the get for TD {n} failed")
+
+    async def gets_and_puts(self, n: int) -> None:
+        """A fault of TD n that maps nothing: its AUG, which is not made here, would be refused as busy."""
+        await step(at="a get")
+        if await self.get(n):
+            await self.put(n)
+
+    async def puts(self, n: int) -> None:
+        """What it was got for is over."""
+        await step(at="a put")
+        await self.put(n)
 
     def program(self, actors: Callable[[], Sequence[Steps]], claims: Iterable[Claim], names: Iterable[str]) -> Program:
         """No invariants: the mirror does not know what is mapped here, and a VM that is bugged has lost its page."""

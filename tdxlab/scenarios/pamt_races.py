@@ -1,16 +1,20 @@
-"""Two CPUs use pages of one 2M range under Dynamic PAMT: each version of get and put, and the races that it has."""
+"""Two CPUs need pages of one 2M range under Dynamic PAMT: each version of get and put, and the races that it has.
+
+Nothing runs but what a race takes.  Whoever wants to see pages mapped and zapped between the gets and the puts finds
+that in `pamt-hints`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tdxlab.engine.claims import History, always, at_end, of_history
+from tdxlab.engine.claims import Claim, History, always, at_end, of_history
 from tdxlab.engine.run import Program
 from tdxlab.engine.schedule import Story
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import calls, count, node_of, paired, users
-from tdxlab.scenarios.neighbours import neighbours
+from tdxlab.scenarios.neighbours import Neighbours, neighbours
 from tdxlab.scenarios.registry import scenario
 
 ADD, REMOVE, AUG = "TDH.PHYMEM.PAMT.ADD", "TDH.PHYMEM.PAMT.REMOVE", "TDH.MEM.PAGE.AUG"
@@ -22,9 +26,9 @@ V1, V3, LOCKED, COUNT_FIRST, NO_RECHECK = (
 UP_AGAIN = "seed", V3, "seed_nak", "rfc_v5"  # v2 to v5: a PAMT.REMOVE that fails counts up again
 SOUND = "y2026", LOCKED  # v6, and what it comes from
 
-ONLY_TWO: Story = ((2, None),)  # a third CPU, where there is one, has zapped its page
-# CPU 0 has counted down to 0 and is about to take the lock, when CPU 1 maps its page and zaps it
-TWO_PUTS: Story = (*ONLY_TWO, (0, "WBINVD"), (0, LOCK), (1, None), (0, None))
+ONLY_TWO: Story = ((2, None),)  # a third CPU, where there is one, has put
+# CPU 0 has counted down to 0 and is about to take the lock, when CPU 1 gets and puts
+TWO_PUTS: Story = (*ONLY_TWO, (0, ADD), (0, LOCK), (1, None), (0, None))
 # CPU 0 has seen a count of 0 and is about to take the lock, when CPU 1 gives the range its pair
 TWO_GETS: Story = (*ONLY_TWO, (0, LOCK), (1, AUG), (0, None), (1, None))
 # CPU 0 has counted itself and is about to give the range its pair, when CPU 1 wants to use it
@@ -46,9 +50,8 @@ def removed_twice(history: History) -> bool:
     return f"{REMOVE} TDX_NO_PAMT_PAGE_PAIR" in calls(history)
 
 
-def _program(lab: Lab, claims: Iterable[str], times: int) -> Program:
-    tds = neighbours(lab)
-    block, lock = tds.block, lab.host.pamt_lock
+def _of_the_range(tds: Neighbours, claims: Iterable[str]) -> list[Claim]:
+    lab, block, lock = tds.lab, tds.block, tds.lab.host.pamt_lock
     known = (
         of_history("DP09", no_fault_fails),
         of_history("DP10", no_remove_is_refused),
@@ -59,18 +62,7 @@ def _program(lab: Lab, claims: Iterable[str], times: int) -> Program:
             over=(lock, tdx_find_pamt_refcount(lab.host, block), node_of(lab, block).chunk.entries),
         ),
     )
-    # who comes back meets whoever comes; of one more CPU it is enough that its user goes
-    more = range(2, len(lab.cpus))
-    tds.begin_mapped(*more)
-    return tds.program(
-        lambda: [tds.comes_and_goes(0, times), tds.comes_and_goes(1), *map(tds.goes, more)],
-        [claim for claim in known if claim.id in claims],
-        [
-            f"CPU 0: maps and zaps page 0{' twice' if times == 2 else ''}",
-            "CPU 1: maps and zaps page 1",
-            *(f"CPU {n}: zaps page {n}" for n in more),
-        ],
-    )
+    return [claim for claim in known if claim.id in claims]
 
 
 DP09 = {
@@ -100,10 +92,17 @@ STATE = {
 def pamt_races(lab: Lab) -> Program:
     """Which races does each version of `tdx_pamt_get` and `tdx_pamt_put` have?
 
-    A TD for each CPU has a page in one 2M range.  Two CPUs map their TDs' pages and zap them, once.  The page of any
-    further TD is mapped before, and its CPU zaps it.
+    Two CPUs have a page each in one 2M range; each gets the range's pair and puts it, once.  For any further CPU it
+    was got before, and that CPU puts it.
     """
-    return _program(lab, STATE, times=1)
+    tds = neighbours(lab)
+    more = range(2, len(lab.cpus))
+    tds.begin_counted(*more)
+    return tds.program(
+        lambda: [tds.gets_and_puts(0), tds.gets_and_puts(1), *map(tds.puts, more)],
+        _of_the_range(tds, STATE),
+        [*(f"CPU {n}: gets and puts, for page {n}" for n in (0, 1)), *(f"CPU {n}: puts, for page {n}" for n in more)],
+    )
 
 
 @scenario(
@@ -117,10 +116,26 @@ def pamt_races(lab: Lab) -> Program:
 def pamt_stale_count(lab: Lab) -> Program:
     """Does the race of two puts do harm?
 
-    As `pamt-races`, but CPU 0 maps its page once more.  Where a refused PAMT.REMOVE counts up again, the count that it
+    As `pamt-races`, but then a fault maps CPU 0's page.  Where a refused PAMT.REMOVE counts up again, the count that it
     leaves at a range without a pair is believed.
     """
-    return _program(lab, DP09, times=2)
+    tds = neighbours(lab)
+    more = range(2, len(lab.cpus))
+    tds.begin_counted(*more)
+
+    async def comes_again() -> None:
+        await tds.gets_and_puts(0)
+        await tds.comes(0)
+
+    return tds.program(
+        lambda: [comes_again(), tds.gets_and_puts(1), *map(tds.puts, more)],
+        _of_the_range(tds, DP09),
+        [
+            "CPU 0: gets and puts, then a fault that maps page 0",
+            "CPU 1: gets and puts, for page 1",
+            *(f"CPU {n}: puts, for page {n}" for n in more),
+        ],
+    )
 
 
 @scenario(
@@ -137,6 +152,13 @@ def pamt_stale_count(lab: Lab) -> Program:
 def pamt_shortcuts(lab: Lab) -> Program:
     """May v6's `tdx_pamt_get` count first, or not look at the count again under the lock?
 
-    As `pamt-races`.
+    Two faults map a page each in one 2M range.  Any further CPU zaps its page there, which was mapped before.
     """
-    return _program(lab, DP09, times=1)
+    tds = neighbours(lab)
+    more = range(2, len(lab.cpus))
+    tds.begin_mapped(*more)
+    return tds.program(
+        lambda: [tds.comes(0), tds.comes(1), *map(tds.goes, more)],
+        _of_the_range(tds, DP09),
+        [*(f"CPU {n}: maps page {n}" for n in (0, 1)), *(f"CPU {n}: zaps page {n}" for n in more)],
+    )

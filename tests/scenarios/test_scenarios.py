@@ -137,7 +137,7 @@ def test_a_scenario_that_a_design_can_not_set_up_says_what_failed(scenario: str)
             run(scenario, design=design, dpamt=True)
 
 
-@pytest.mark.parametrize(("scenario", "cpus"), [("pamt-hints", 2), ("pamt-races", 3)])
+@pytest.mark.parametrize(("scenario", "cpus"), [("pamt-hints", 2), ("pamt-shortcuts", 3)])
 def test_neighbours_that_can_not_be_mapped_are_told(scenario: str, cpus: int) -> None:
     with pytest.raises(ValueError, match=r"can not be set up: the fault of TD \d failed; tdh_mem_page_aug: "):
         run(scenario, design="seed,pamt_guest_page=guest_memfd", cpus=cpus)
