@@ -19,7 +19,7 @@ from tdxlab.host.dpamt.pair import FromAllocator
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import calls, paired
 from tdxlab.scenarios.registry import scenario
-from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K
+from tdxlab.spec.levels import PG_LEVEL_2M, PG_LEVEL_4K, SIZE_2M
 from tdxlab.spec.operands import RCX
 
 ADD, REMOVE = "TDH.PHYMEM.PAMT.ADD", "TDH.PHYMEM.PAMT.REMOVE"
@@ -70,9 +70,16 @@ def among_those_of(lab: Lab, cpu: int) -> int:
     return lab.alone(alloc(), cpu)
 
 
-def program(lab: Lab, actors: Callable[[], Sequence[Steps]], names: Iterable[str], *claims: Claim) -> Program:
-    """No invariants: nobody has the references that are counted here."""
-    return replace(lab.program(actors, claims, names, max_steps=200), invariants=())
+def program(
+    lab: Lab, pages: Sequence[int], actors: Callable[[], Sequence[Steps]], names: Iterable[str], *claims: Claim
+) -> Program:
+    """No invariants: nobody has the references that are counted here.  pages: of the ranges that may have a pair."""
+
+    def pairs() -> dict[str, str]:
+        ranges = {page & -SIZE_2M for page in pages}
+        return {f"pair of range {base:#x}": "there" if paired(lab, base) else "none" for base in sorted(ranges)}
+
+    return replace(lab.program(actors, claims, names, max_steps=200), invariants=(), picture=pairs)
 
 
 def crossed(lab: Lab, *claims: str) -> Program:
@@ -89,7 +96,7 @@ def crossed(lab: Lab, *claims: str) -> Program:
 def two_gets(lab: Lab, first: int, second: int, *claims: Claim) -> Program:
     """CPU 0 needs a pair for the range of the page `first`, CPU 1 for that of `second`."""
     names = [f"CPU {n}: a pair for the range of {page:#x}" for n, page in enumerate((first, second))]
-    return program(lab, lambda: [get(lab, first), get(lab, second)], names, *claims)
+    return program(lab, (first, second), lambda: [get(lab, first), get(lab, second)], names, *claims)
 
 
 @scenario(
@@ -198,6 +205,7 @@ def pamt_put_contention(lab: Lab) -> Program:
     lab.journal.notes.clear()
     return program(
         lab,
+        (going, coming),
         lambda: [put(lab, going), get(lab, coming)],
         ["CPU 0: the last put of a range", "CPU 1: a pair made of pages in that range"],
         of_history("DP29", never_busy),
@@ -218,4 +226,4 @@ def pamt_pool(lab: Lab) -> Program:
     page = among_those_of(lab, 0)
     while lab.host.alloc_page(PG_LEVEL_2M) is not None:
         pass
-    return program(lab, lambda: [get(lab, page)], ["CPU 0: a pair"], at_end("DP20", lambda: paired(lab, page)))
+    return program(lab, (page,), lambda: [get(lab, page)], ["CPU 0: a pair"], at_end("DP20", lambda: paired(lab, page)))

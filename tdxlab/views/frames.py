@@ -89,7 +89,7 @@ def claim_texts(stepper: Stepper) -> dict[str, str]:
 
 
 def picture_frame(picture: Mapping[str, Any]) -> Frame:
-    """A picture as JSON: strips as run lengths, a 2M leaf marked as one."""
+    """A picture as JSON: strips as run lengths, a 2M leaf marked as one.  td: has it a TD's memory at all?"""
     drawn = []
     for region in regions(picture):
         item: Frame = {"base": f"{region['base']:#x}", "lpage": region["lpage"]}
@@ -97,7 +97,7 @@ def picture_frame(picture: Mapping[str, Any]) -> Frame:
             entries = region[side]
             item[side] = {"leaf": isinstance(entries, str), "runs": runs(entries), "text": summary(entries)}
         drawn.append(item)
-    return {"regions": drawn, "facts": facts(picture)}
+    return {"td": "sept" in picture, "regions": drawn, "facts": facts(picture)}
 
 
 def frame(stepper: Stepper) -> Frame:

@@ -335,7 +335,8 @@ function render({ model, el }) {
       }
       boxes.push(part.box);
     }
-    if (boxes.length === 0) boxes.push(make("div", "tdx-quiet", "Neither the S-EPT nor the mirror maps anything yet."));
+    memory.classList.toggle("tdx-no-td", !picture.td); // then the facts have all the room
+    if (boxes.length === 0 && picture.td) boxes.push(make("div", "tdx-quiet", "Neither the S-EPT nor the mirror maps anything yet."));
     if (boxes.length !== strips.children.length || boxes.some((box, i) => strips.children[i] !== box)) {
       strips.replaceChildren(...boxes);
     }
