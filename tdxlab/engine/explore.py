@@ -9,7 +9,7 @@ with dpor, which alone can say that there is none.  How soon each finds what: do
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -74,13 +74,14 @@ def explore(
     start = time.monotonic()
     first = _traced(program)
     program.journal.taking = order = LockOrder()
+    sound: set[Hashable] = set()
     try:
         for phase, most in phases(algorithm, bound):
             limits = [n for n in (most, max_executions and max_executions - result.executions) if n is not None]
             ends = start + timeout if timeout else None
             result.phases.append(phase)
             most = min(limits, default=None)
-            _search(program, phase, order, result, most, ends, check_reads, stop_at_first, progress)
+            _search(program, phase, order, sound, result, most, ends, check_reads, stop_at_first, progress)
             result.at_first = stop_at_first and result.broken
             if result.at_first or _is_over(result, max_executions, ends):
                 break
@@ -122,6 +123,7 @@ def _search(
     program: Program,
     phase: Phase,
     order: LockOrder,
+    sound: set[Hashable],
     result: Result,
     most: int | None,
     ends: float | None,
@@ -143,7 +145,7 @@ def _search(
         if (most is not None and phase.executions >= most) or late:
             stopped = True
             break
-        record(execution, result, order)
+        record(execution, result, order, sound)
         phase.executions += 1
         result.left = search.left
         progress(result)

@@ -10,11 +10,33 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
-from tdxlab.engine.cells import Journal, Record, Table, Words
+from tdxlab.engine.cells import Cell, Journal, Key, Record, Table, Words
 from tdxlab.engine.run import Execution, suspended
 from tdxlab.engine.trace import plain
 
 DEEP = 3
+
+
+def contents(journal: Journal, mark: int) -> Hashable:
+    """What is in the cells that were written since `mark` and are not as before, and in the words they refer to."""
+    assert journal.log is not None
+    before: dict[tuple[Cell, Key], Any] = {}
+    for cell, key, old in journal.log[mark:]:
+        before.setdefault((cell, key), old)
+    now = (((cell.name, key), cell.peek(key), old) for (cell, key), old in before.items())
+    return frozenset((place, _content(new)) for place, new, old in now if new != old)
+
+
+def _content(value: Any) -> Hashable:
+    if isinstance(value, Words):
+        return value.name, tuple(value)  # what it was made with no log tells
+    if isinstance(value, Table | Record):
+        return value.name
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return value  # type: ignore[no-any-return]
 
 
 def identity(execution: Execution) -> Hashable:

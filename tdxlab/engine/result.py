@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 from tdxlab.engine.bounded import preemptions
 from tdxlab.engine.claims import FINAL, Claim
 from tdxlab.engine.deadlock import Deadlock, waits
+from tdxlab.engine.identity import contents
 from tdxlab.engine.livelock import Livelock
 from tdxlab.engine.lock_order import Edge, LockOrder, cycles
 from tdxlab.engine.run import Execution
@@ -83,8 +85,11 @@ class Result:
         )
 
 
-def record(execution: Execution, result: Result, order: LockOrder) -> None:
-    """Add what an execution says at its end.  Raises AssertionError where an invariant fails, with the schedule."""
+def record(execution: Execution, result: Result, order: LockOrder, sound: set[Hashable]) -> None:
+    """Add what an execution says at its end.  Raises AssertionError where an invariant fails, with the schedule.
+
+    sound: the final states in which none does; few of many executions end in another.
+    """
     execution.finish()
     result.executions += 1
     schedule = list(execution.schedule)
@@ -92,8 +97,11 @@ def record(execution: Execution, result: Result, order: LockOrder) -> None:
     result.cut += ended == "cut"
     count, example = result.outcomes.get(ended, (0, schedule))
     result.outcomes[ended] = (count + 1, example)
-    if ended == "done" and (wrong := execution.violations()):
-        raise AssertionError(f"{'; '.join(wrong)} at the end of schedule {schedule}")
+    checked = ended == "done" and execution.program.invariants
+    if checked and (state := contents(execution.journal, execution.mark)) not in sound:
+        if wrong := execution.violations():
+            raise AssertionError(f"{'; '.join(wrong)} at the end of schedule {schedule}")
+        sound.add(state)
     if ended == "deadlock":
         _deadlock(Deadlock(waits(execution, order), schedule), result)
     for claim in execution.program.claims:

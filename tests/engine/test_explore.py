@@ -7,12 +7,13 @@ import math
 import random
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tdxlab.engine.bounded import Bounded
-from tdxlab.engine.cells import Journal, Words
+from tdxlab.engine.cells import Journal, Table, Words
 from tdxlab.engine.claims import ClaimReadsOutside, Invariant, always, at_end, of_history, sometimes
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.explore import explore
@@ -136,6 +137,37 @@ def test_an_invariant_that_fails_at_an_end_names_the_schedule() -> None:
     )
     with pytest.raises(AssertionError, match=r"two: lost at the end of schedule \[0, 1, "):
         explore(strict)
+
+
+def puts(journal: Journal, cell: Words | Table, *values: Any) -> Program:
+    """CPU n writes values[n] to the same place."""
+
+    async def go(value: Any) -> None:
+        await step((cell, 0, WRITE))
+        cell.put(0, value())
+
+    return Program(journal, lambda: [go(value) for value in values])
+
+
+@pytest.mark.parametrize(("values", "ends"), [((1, 2), 2), ((2, 2), 1), ((0, 0), 1)])
+def test_invariants_look_once_at_each_state_in_which_executions_end(values: tuple[int, ...], ends: int) -> None:
+    journal = Journal()
+    x = Words(journal, "x", [0])
+    looked: list[int] = []
+    invariant = Invariant("x", lambda: looked.append(x[0]) or [])  # type: ignore[func-returns-value]
+    program = replace(puts(journal, x, *(lambda v=v: v for v in values)), invariants=(invariant,))
+    assert explore(program, algorithm="dpor").executions == 2
+    assert sorted(looked) == sorted(set(values)) and len(looked) == ends
+
+
+def test_words_that_a_run_has_made_are_part_of_its_end() -> None:
+    """No log tells what they were made with."""
+    journal = Journal()
+    pages = Table(journal, "pages", None)
+    invariant = Invariant("zero", lambda: [f"{pages[0][0]}"] if pages[0][0] else [])
+    program = puts(journal, pages, lambda: Words(journal, "page", [7]), lambda: Words(journal, "page", [0]))
+    with pytest.raises(AssertionError, match="zero: 7 at the end"):
+        explore(replace(program, invariants=(invariant,)), algorithm="dpor")
 
 
 def noisy(stops: bool) -> Program:
