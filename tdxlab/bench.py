@@ -129,22 +129,27 @@ async def chain(depth: int, pauses: int) -> None:
             await step()
 
 
-def bench_explore(programs: Mapping[str, int] = SEARCHED, scenarios: Sequence[str] = EMULATED) -> dict[str, float]:
+def bench_explore(
+    programs: Mapping[str, int] = SEARCHED, scenarios: Sequence[str] = EMULATED, repeats: int = REPEATS
+) -> dict[str, float]:
     """Searches against as many bare switches as they made steps; also the executions a second of each program.
 
-    Of scenarios, whose steps are those of the emulated machine, only the executions a second.
+    Of scenarios, whose steps are those of the emulated machine, only the executions a second.  Medians.
     """
     file = str(data.folder("data") / "programs.json")
-    mine, theirs, rates = 0.0, 0.0, {}
-    for name, size in programs.items():
-        spent, lengths = _searched(language.program(language.read(file, name), N=size))
-        rates[f"{name}({size}) a second"] = len(lengths) / spent
-        mine += spent
-        theirs += seconds(partial(drive, chain(2, sum(lengths))))
-    for name in scenarios:
-        spent, lengths = _searched(Setting(name).filled.program())
-        rates[f"{name} a second"] = len(lengths) / spent
-    return {"yardstick": theirs, "ours": mine, "ratio": mine / theirs, **rates}
+    toys = {f"{name}({size})": language.program(language.read(file, name), N=size) for name, size in programs.items()}
+    machines = {name: Setting(name).filled.program() for name in scenarios}
+    rounds: list[dict[str, float]] = []
+    for _ in range(repeats):
+        now = {"yardstick": 0.0, "ours": 0.0}
+        for name, program in {**toys, **machines}.items():
+            spent, lengths = _searched(program)
+            now[f"{name} a second"] = len(lengths) / spent
+            if name in toys:
+                now["ours"] += spent
+                now["yardstick"] += seconds(partial(drive, chain(2, sum(lengths))))
+        rounds.append(now | {"ratio": now["ours"] / now["yardstick"]})
+    return {name: statistics.median(now[name] for now in rounds) for name in rounds[0]}
 
 
 def _searched(program: Program) -> tuple[float, list[int]]:

@@ -45,12 +45,12 @@ class Claim:
         """Evaluate the predicate now, and see that it keeps to its cells."""
         if self.kind == "history":
             return bool(self.predicate(history))
+        if self.kind == "at_end":
+            return bool(self.predicate())
         with reading(journal) as read:
             value = bool(self.predicate())
-        if self.over or self.kind not in FINAL:
-            stray = sorted({cell.name for cell, _ in read if not self.names(cell)})
-            if stray:
-                raise ClaimReadsOutside(f"claim {self.id} reads {', '.join(stray)}, which its `over` does not name")
+        if stray := sorted({cell.name for cell, _ in read if not self.names(cell)}):
+            raise ClaimReadsOutside(f"claim {self.id} reads {', '.join(stray)}, which its `over` does not name")
         return value
 
 

@@ -116,9 +116,8 @@ class History:
         steps that did.
         """
         access = self.access(did.parts + looked_at) if looked_at and did.parts is not EVERYTHING else did
-        own = self.known_to(cpu)
+        before = own = self.known_to(cpu)
         conflicting = access.conflicting & ~own
-        before = own
         rest, races = conflicting, []
         while rest:
             i = rest.bit_length() - 1

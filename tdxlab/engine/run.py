@@ -237,7 +237,10 @@ class Execution:
         journal.notes.clear()
         mark = len(log)
         stack = _stack(self.coroutines[cpu]) if self.tracing else []
-        touches = [touch if type(touch[2]) is str else (*touch[:2], mode_now(*touch)) for touch in pause[1]]
+        touches = [*pause[1]]
+        for at, (cell, key, mode) in enumerate(touches):
+            if type(mode) is not str:
+                touches[at] = cell, key, mode_now(cell, key, mode)
         n = len(self.schedule)
         self.schedule.append(cpu)
         if runnable is not None:
@@ -260,7 +263,7 @@ class Execution:
             self.trace.events.append(self._event(n, cpu, pause, stack, touches, mark, runnable or []))
         if journal.notes:
             self.watch.history += placed(n, cpu, journal.notes)
-        return touches, [(cell, key) for cell, key, _ in log[mark:]]
+        return touches, [(cell, key) for cell, key, _ in log[mark:]] if len(log) > mark else []
 
     def audit(self, cpu: int, touches: Sequence[Touch], written: Sequence[tuple[Cell, Key]]) -> None:
         """Raises Undeclared where touches and locks do not cover what the step that was just made has written."""
