@@ -84,7 +84,7 @@ def _run(argv: Sequence[str] | None, out: TextIO) -> int:
             check_use(args)
             answer: Answer = args.run(args)
         data, text, code = answer
-        print(json.dumps(data, default=str) if args.json else text, file=out)
+        print(json.dumps(data, default=str) if args.json else text, file=out, flush=True)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

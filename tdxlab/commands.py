@@ -211,7 +211,7 @@ def _found_verdict(data: dict[str, Any]) -> int:
 def _explore_program(args: argparse.Namespace) -> Answer:
     from tdxlab.engine import language
     from tdxlab.engine.explore import explore
-    from tdxlab.views.explored import program_data
+    from tdxlab.views.explored import program_data, program_text
     from tdxlab.views.progress import bar
 
     spec = language.read(args.program, args.scenario)
@@ -222,7 +222,7 @@ def _explore_program(args: argparse.Namespace) -> Answer:
         found = explore(program, algorithm="dpor", progress=progress, **limits)
     data = program_data(found, spec["program"], sizes)
     ended = _interrupted(found.interrupted)
-    return data, "\n".join(f"{key}: {value}" for key, value in data.items()), ended
+    return data, program_text(data), ended
 
 
 def do_linux_boot(args: argparse.Namespace) -> Answer:

@@ -57,7 +57,9 @@ def test_two_that_try_until_they_succeed_are_in_a_livelock(tmp_path: Path, capsy
     file = str(tmp_path / "spin.json")
     spin = ("explore", "pamt-spin", "--design", "seed,pamt_lock=spin", "--algorithm", "turns")
     assert main([*spin, "--counterexample", str(tmp_path / "spin.png")]) == 0
-    assert len(capsys.readouterr().out.split("\n")) < 100, "what comes again and again is told once"
+    out = capsys.readouterr().out
+    assert len(out.split("\n")) < 100, "what comes again and again is told once"
+    assert "livelock" in out and "the race" not in out, "no two steps decide a run that has no end"
     data = answer(capsys, *spin, "--counterexample", file)
     assert not data["claims"]["DP17"]["fewest"], "a run without an end is not searched for again"
     assert data["livelock"]["cycle"] == [0, 1] * 8 and data["outcomes"] == {"cut": 1}
@@ -129,6 +131,21 @@ def test_a_program_gives_its_number_of_executions(capsys: pytest.CaptureFixture[
     data = answer(capsys, "explore", "philosophers", "--program", PROGRAMS, "--size", "N=4")
     told = {key: data[key] for key in ("program", "size", "executions", "redundant", "stuck")}
     assert told == {"program": "philosophers", "size": {"N": 4}, "executions": 15, "redundant": 0, "stuck": 1}
+
+
+def test_a_program_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explore", "philosophers", "--program", PROGRAMS, "--size", "N=4"]) == 0
+    assert capsys.readouterr().out.startswith("philosophers, N=4: 15 executions, all of them; 0 redundant, 1 stuck (")
+
+
+def test_who_has_nothing_to_do_is_told_and_which_other_designs_are_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explore", "pamt-same-range", "--cpus", "3", "--algorithm", "dpor"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("pamt-same-range under seed, grain lock, 3 CPUs (CPU 2 with nothing to do)\n")
+    assert "all of them; 0 cut" in out, "nothing is left where all was run"
+    assert out.endswith(f"Broken by other designs: {HINTS} (DP14)\n")
+    assert main(["explore", "pamt-same-range", "--design", HINTS, "--algorithm", "dpor"]) == 0
+    assert "other designs" not in capsys.readouterr().out
 
 
 def test_a_search_that_is_stopped_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:

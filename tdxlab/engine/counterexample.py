@@ -49,7 +49,8 @@ class Counterexample:
     """fewest: no schedule with fewer preemptions shows it.  shortest: none with as many does so in fewer steps.
 
     decided: the step from which on nothing can undo it; the last one where only the end of the run shows it, which then
-    is not settled before.  race: of two steps up to there.  executions: what was run.
+    is not settled before.  race: of two steps up to there; a run without an end has none.
+    executions: what was run.
     """
 
     schedule: tuple[int, ...]
@@ -87,7 +88,7 @@ def simplest(
     best.take(merged(program, best.schedule))
     step = _settled(program, goal, best.schedule)
     decided = len(best.schedule) - 1 if step is None else step
-    race = deciding(program, goal, best.schedule, decided)
+    race = None if endless else deciding(program, goal, best.schedule, decided)
     return Counterexample(
         tuple(best.schedule), best.preemptions, fewest, shortest, decided, step is not None, race, best.executions
     )

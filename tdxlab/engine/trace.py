@@ -56,7 +56,7 @@ def placed(n: int, cpu: int, notes: list[dict[str, Any]]) -> list[dict[str, Any]
     return [{"n": n, "cpu": cpu, **note} for note in notes]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Trace:
     """The events of one run, its schedule, and how it ended ("done", "deadlock", "cut", "fatal: reason")."""
 
@@ -65,6 +65,10 @@ class Trace:
     ended: str = "running"
     claims: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        what = "".join(f"{self.meta[name]} " for name in ("scenario", "design") if name in self.meta)
+        return f"<Trace {what}{len(self.schedule)} steps, {self.ended}>"
 
     def history(self) -> list[dict[str, Any]]:
         """All notes, each with its step `n` and `cpu`."""

@@ -96,7 +96,7 @@ class Neighbours:
     def program(self, actors: Callable[[], Sequence[Steps]], claims: Iterable[Claim], names: Iterable[str]) -> Program:
         """No invariants: the mirror does not know what is mapped here, and a VM that is bugged has lost its page."""
         made = self.lab.program(actors, claims, names)
-        return replace(made, invariants=(), outcome=self.outcome, picture=lambda: {**made.picture(), **self.outcome()})
+        return replace(made, invariants=(), outcome=self.outcome, picture=self.outcome)
 
     def outcome(self) -> dict[str, object]:
         """What is left of the range: its users as the host counts them, and its pair."""

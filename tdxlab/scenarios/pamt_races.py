@@ -7,7 +7,6 @@ that in `pamt-hints`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from tdxlab.engine.claims import Claim, History, always, at_end, of_history
 from tdxlab.engine.run import Program
@@ -67,7 +66,8 @@ def _of_the_range(tds: Neighbours, claims: Iterable[str]) -> list[Claim]:
 
 
 DP09 = {
-    "DP09": "No fault fails for want of its pair.  (Counts of users for each 2M range, with a lock, close the race.)"
+    "DP09": "No fault fails: each finds its pair, and nobody is in its way.  (Counts of users for each 2M range, with "
+    "a lock, close the race.)"
 }
 STATE = {
     "DP10": "No PAMT.REMOVE is refused.  (One CPU alone takes a count to 0 and goes on to it.  Counts alone are no "
@@ -99,12 +99,11 @@ def pamt_races(lab: Lab) -> Program:
     tds = neighbours(lab)
     more = range(2, len(lab.cpus))
     tds.begin_counted(*more)
-    program = tds.program(
+    return tds.program(
         lambda: [tds.gets_and_puts(0), tds.gets_and_puts(1), *map(tds.puts, more)],
         _of_the_range(tds, STATE),
         [*(f"CPU {n}: gets and puts, for page {n}" for n in (0, 1)), *(f"CPU {n}: puts, for page {n}" for n in more)],
     )
-    return replace(program, picture=tds.outcome)  # no TD's memory changes
 
 
 @scenario(

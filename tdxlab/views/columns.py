@@ -7,6 +7,7 @@ meanwhile is told.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -213,7 +214,9 @@ def columns(found: Sequence[Line], names: Sequence[str], width: int = WIDTH) -> 
     """As text."""
     cpus = sorted({line.cpu for line in found if line.cpu >= 0})
     heads = [head(cpu, names) for cpu in cpus]
-    out = [f"{'step':>9}   " + "  ".join(f"{head[:width]:{width}}" for head in heads)]
+    titles = itertools.zip_longest(*(textwrap.wrap(head, width) for head in heads), fillvalue="")
+    rows = ["  ".join(f"{part:{width}}" for part in row) for row in titles]
+    out = [f"{'' if n else 'step':>9}   {row}" for n, row in enumerate(rows)]
     out.append(f"{'-' * 9}   " + "  ".join("-" * width for _ in cpus))
     for line in found:
         at = cpus.index(line.cpu) if line.cpu in cpus else 0

@@ -52,6 +52,7 @@ def explore_data(found: Result, setting: Setting, shown: Mapping[str, Shown]) ->
         "algorithm": found.algorithm,
         "grain": setting.grain,
         "cpus": setting.cpus or known.cpus,
+        "busy_cpus": len(setting.program().names) or known.cpus,
         "dpamt": setting.dpamt,
         **{key: getattr(found, key) for key in REACHED},
         "phases": [vars(phase) for phase in found.phases],
@@ -73,10 +74,10 @@ def explore_text(found: Result, data: Mapping[str, Any], shown: Mapping[str, Sho
     reach = "all of them" if data["complete"] else "not all: nothing is proved of what was not run"
     if found.at_first:
         reach = "up to the first that breaks a claim (--all goes on)"
-    elif data["left"]:
+    elif data["left"] and not data["complete"]:
         reach += f" (about {data['left']:,.0f} are left, or more: early estimates are low)"
     parts = [
-        f"{data['scenario']} under {data['design']}, grain {data['grain']}",
+        f"{data['scenario']} under {data['design']}, grain {data['grain']}, {_cpus(data)}",
         f"{counted(data['executions'], 'execution')} ({steps}), {reach}; "
         f"{data['cut']} cut, {data['redundant']} redundant",
         prose(rows, ["claim", "verdict", "schedule", ""]),
@@ -85,7 +86,17 @@ def explore_text(found: Result, data: Mapping[str, Any], shown: Mapping[str, Sho
         parts.append(counterexample_text(next(iter(shown.values()))))
     parts.append("\n".join(f"{claim}: {it.schedule}" for claim, it in shown.items()))
     parts.append(stuck_text(found))
+    others = {design: claims for design, claims in get(data["scenario"]).breaks.items() if claims}
+    if others and data["design"] not in others and not shown:
+        told = "; ".join(f"{design} ({', '.join(claims)})" for design, claims in others.items())
+        parts.append(f"Broken by other designs: {told}")
     return "\n\n".join(part for part in parts if part)
+
+
+def _cpus(data: Mapping[str, Any]) -> str:
+    idle = range(data["busy_cpus"], data["cpus"])
+    stands = f" ({', '.join(f'CPU {n}' for n in idle)} with nothing to do)" if idle else ""
+    return f"{counted(data['cpus'], 'CPU')}{stands}"
 
 
 def _verdict(holds: bool, complete: bool) -> str:
@@ -172,3 +183,11 @@ def program_data(found: Result, name: str, sizes: Mapping[str, int]) -> dict[str
         "complete": found.complete,
         "seconds": found.seconds,
     }
+
+
+def program_text(data: Mapping[str, Any]) -> str:
+    """For people."""
+    sizes = ", ".join(f"{name}={value}" for name, value in data["size"].items())
+    reach = "all of them" if data["complete"] else "not all"
+    runs = f"{counted(data['executions'], 'execution')}, {reach}; {data['redundant']} redundant"
+    return f"{data['program']}{', ' if sizes else ''}{sizes}: {runs}, {data['stuck']} stuck ({data['seconds']:.3g} s)"

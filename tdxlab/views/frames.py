@@ -75,8 +75,8 @@ def claim_words(stepper: Stepper) -> dict[str, str]:
     words = {
         "always": ("holds", "broken") if done else ("holds so far", "broken"),
         "sometimes": ("seen", "not seen") if done else ("seen", "not seen yet"),
-        "at_end": ("holds", "fails") if done else ("judged at the end", "fails"),
-        "history": ("holds", "fails") if done else ("judged at the end", "fails"),
+        "at_end": ("holds", "broken") if done else ("judged at the end", "broken"),
+        "history": ("holds", "broken") if done else ("judged at the end", "broken"),
     }
     return {claim.id: words[claim.kind][0 if holds[claim.id] else 1] for claim in stepper.program.claims}
 

@@ -30,7 +30,7 @@ def predict(question: str, options: Sequence[str], right: str, because: str) -> 
     told = w.HTML(f"<div style='{TEXT}'>&nbsp;</div>")
 
     def tell(change: dict[str, str]) -> None:
-        verdict = "Yes." if change["new"] == right else f"No, the answer is: {html.escape(right)}."
+        verdict = "Yes." if change["new"] == right else f"Not so. The answer: {html.escape(right)}."
         told.value = f"<div style='{TEXT}'><b>{verdict}</b> {html.escape(because)}</div>"
 
     choice.observe(tell, "value")

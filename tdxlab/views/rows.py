@@ -271,8 +271,12 @@ def outcome(trace: Trace) -> Row:
 
 
 def search(result: Result) -> Row:
-    """What a search found, without its seconds: schedules, complete, how the runs ended, and a verdict each claim."""
-    verdicts = {id: "holds" if v.holds else f"broken (preemptions: {v.preemptions})" for id, v in result.claims.items()}
+    """What a search found, without its seconds: schedules, complete, how the runs ended, and a verdict each claim.
+
+    A claim *holds* if everything was run, within the bound if there is one; else it is not broken.
+    """
+    holds = "holds" if result.complete else "not broken"
+    verdicts = {id: holds if v.holds else f"broken (preemptions: {v.preemptions})" for id, v in result.claims.items()}
     return {
         "schedules": result.executions,
         "bound": "none" if result.bound is None else result.bound,

@@ -204,7 +204,9 @@ function render({ model, el }) {
     event.stopPropagation();
     if (event.key === "Enter") request({ do: "follow", schedule: schedule.value });
   });
-  head.append(make("span", "tdx-title", fixed.title), make("label", "tdx-quiet", "schedule "), schedule);
+  const given = make("label", "tdx-given tdx-quiet", "schedule ");
+  given.append(schedule);
+  head.append(make("span", "tdx-title", fixed.title), given);
 
   const message = make("div", "tdx-message");
   message.setAttribute("role", "alert");
@@ -335,7 +337,7 @@ function render({ model, el }) {
       }
       boxes.push(part.box);
     }
-    memory.classList.toggle("tdx-no-td", !picture.td); // then the facts have all the room
+    root.classList.toggle("tdx-no-td", !picture.td); // then the facts have all the room
     if (boxes.length === 0 && picture.td) boxes.push(make("div", "tdx-quiet", "Neither the S-EPT nor the mirror maps anything yet."));
     if (boxes.length !== strips.children.length || boxes.some((box, i) => strips.children[i] !== box)) {
       strips.replaceChildren(...boxes);
@@ -383,7 +385,7 @@ function render({ model, el }) {
   function drawClaims(verdicts) {
     claims.replaceChildren(
       ...Object.entries(verdicts).map(([id, verdict]) => {
-        const bad = verdict === "broken" || verdict === "fails" || verdict === "not seen";
+        const bad = verdict === "broken" || verdict === "not seen";
         const open = verdict === "not seen yet" || verdict === "judged at the end";
         const row = make("div", `tdx-claim${bad ? " tdx-bad" : open ? " tdx-open" : ""}`);
         row.title = fixed.claims[id] || ""; // whole, where the line has no room for it

@@ -41,7 +41,7 @@ def test_a_reader_answers_steps_moves_a_slider_and_changes_the_design(notebook: 
     expect(asked.locator(".jp-InputCollapser, .jp-Placeholder").first).to_be_attached()
     expect(asked).not_to_contain_text("KVM changes nothing")
     asked.get_by_text("never: the second try finds the page").click()
-    expect(asked).to_contain_text("the answer is: at every entry from then on", timeout=20_000)
+    expect(asked).to_contain_text("The answer: at every entry from then on", timeout=20_000)
     expect(asked).to_contain_text("KVM changes nothing")
 
     stepper = page.locator(".tdx-stepper").first

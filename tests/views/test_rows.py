@@ -77,7 +77,9 @@ def test_equal_neighbours_are_folded_and_told_their_purpose() -> None:
 def test_a_search_says_its_bound_and_how_runs_ended() -> None:
     found = rows.search(explore(program(), bound=1))
     assert found["bound"] == 1 and found["complete"] == "no" and found["ended"] == f"{found['schedules']} done"
-    assert (found["T1"], found["T2"]) == ("holds", "holds")
+    assert (found["T1"], found["T2"]) == ("not broken", "not broken"), "more was not run"
+    every = rows.search(explore(program(), algorithm="dpor"))
+    assert (every["complete"], every["T1"], every["T2"]) == ("yes", "holds", "holds")
 
 
 def test_a_status_names_the_operand_that_it_speaks_of() -> None:
