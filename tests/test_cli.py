@@ -552,7 +552,7 @@ def test_a_mistake_in_a_design_s_file_is_one_sentence(
 def test_who_has_read_enough_is_told_nothing() -> None:
     """`tdxlab list | head -1`: the output that is left in the buffer has nowhere to go."""
     listing = subprocess.Popen(
-        [sys.executable, "-m", "tdxlab", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tdxlab", "show", "DP08"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert listing.stdout is not None and listing.stderr is not None
     listing.stdout.close()
