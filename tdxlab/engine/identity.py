@@ -8,42 +8,50 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Hashable
+from enum import Enum
 from typing import Any
 
 from tdxlab.engine.cells import Cell, Journal, Key, Record, Table, Words
 from tdxlab.engine.run import Execution, suspended
-from tdxlab.engine.trace import plain
 
 DEEP = 3
+PLAIN = {int, bool, str, float, bytes, type(None)}
 
 
 def contents(journal: Journal, mark: int) -> Hashable:
-    """What is in the cells that were written since `mark` and are not as before, and in the words they refer to."""
+    """What is in the cells that were written since `mark` and are not as before, and in all that they refer to."""
     assert journal.log is not None
     before: dict[tuple[Cell, Key], Any] = {}
     for cell, key, old in journal.log[mark:]:
         before.setdefault((cell, key), old)
-    now = (((cell.name, key), cell.peek(key), old) for (cell, key), old in before.items())
-    return frozenset((place, _content(new)) for place, new, old in now if new != old)
+    now = [((cell.name, key), cell.peek(key), old) for (cell, key), old in before.items()]
+    return frozenset((place, _content(new)) for place, new, old in now if type(new) not in PLAIN or new != old)
 
 
 def _content(value: Any) -> Hashable:
-    if isinstance(value, Words):
-        return value.name, tuple(value)  # what it was made with no log tells
+    # what a run has made is known by its parts: no log tells what it was made with
+    if type(value) in PLAIN or isinstance(value, Enum):
+        return value  # type: ignore[no-any-return]
     if isinstance(value, Table | Record):
-        return value.name
-    try:
-        hash(value)
-    except TypeError:
-        return repr(value)
-    return value  # type: ignore[no-any-return]
+        return value.name  # its parts are written one by one
+    if isinstance(value, list | tuple | set | frozenset):
+        parts = tuple(value) if set(map(type, value)) <= PLAIN else tuple(map(_content, value))
+        return getattr(value, "name", ""), frozenset(parts) if isinstance(value, set | frozenset) else parts
+    if isinstance(value, dict):
+        return tuple((key, _content(part)) for key, part in value.items())
+    named = _parts(value)
+    number = int(value) if isinstance(value, int) else 0  # an SPTE may know the table that it points to
+    return (type(value), number, *((name, _content(part)) for name, part in named.items())) if named else value
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
+    return {name: getattr(value, name, None) for name in (*slots, *getattr(value, "__dict__", ()))}
 
 
 def identity(execution: Execution) -> Hashable:
     """What is in the cells, and how each CPU stands."""
-    changed = execution.journal.net(execution.mark)
-    cells = frozenset((name, key, repr(plain(new))) for (name, key), (_, new) in changed.items())
-    return cells, tuple(
+    return contents(execution.journal, execution.mark), tuple(
         standing(coroutine) if execution.pauses[cpu] is not None else None
         for cpu, coroutine in enumerate(execution.coroutines)
     )
@@ -81,9 +89,7 @@ def _value(value: Any, deep: int) -> Hashable:
         return tuple(_value(part, deep - 1) for part in value)
     if isinstance(value, dict):
         return tuple((_value(key, 1), _value(part, deep - 1)) for key, part in value.items())
-    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
-    parts = {name: getattr(value, name, None) for name in (*slots, *getattr(value, "__dict__", ()))}
-    return type(value).__qualname__, tuple((name, _value(part, deep - 1)) for name, part in parts.items())
+    return type(value).__qualname__, tuple((name, _value(part, deep - 1)) for name, part in _parts(value).items())
 
 
 def _iterator(value: Any, deep: int) -> Hashable:

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -160,14 +160,32 @@ def test_invariants_look_once_at_each_state_in_which_executions_end(values: tupl
     assert sorted(looked) == sorted(set(values)) and len(looked) == ends
 
 
-def test_words_that_a_run_has_made_are_part_of_its_end() -> None:
-    """No log tells what they were made with."""
+class Entry(int):
+    """As an SPTE that points to a table: a number that knows more."""
+
+    child: Words
+
+    def __new__(cls, child: Words) -> Entry:
+        entry = super().__new__(cls, 0x1000)
+        entry.child = child
+        return entry
+
+
+@pytest.mark.parametrize("wrapped", [lambda page: page, Entry, lambda page: (Entry(page),)])
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_a_run_has_made_is_part_of_its_end(wrapped: Callable[[Words], Any], first: int) -> None:
+    """No log tells what it was made with."""
     journal = Journal()
     pages = Table(journal, "pages", None)
-    invariant = Invariant("zero", lambda: [f"{pages[0][0]}"] if pages[0][0] else [])
-    program = puts(journal, pages, lambda: Words(journal, "page", [7]), lambda: Words(journal, "page", [0]))
-    with pytest.raises(AssertionError, match="zero: 7 at the end"):
-        explore(replace(program, invariants=(invariant,)), algorithm="dpor")
+
+    def seven() -> list[str]:
+        found = pages[0][0] if isinstance(pages[0], tuple) else pages[0]
+        return ["7"] if getattr(found, "child", found)[0] == 7 else []
+
+    made = [lambda value=value: wrapped(Words(journal, "page", [value])) for value in (7, 0)]  # type: ignore[misc]
+    program = puts(journal, pages, made[first], made[1 - first])
+    with pytest.raises(AssertionError, match="seven: 7 at the end"):
+        explore(replace(program, invariants=(Invariant("seven", seven),)), algorithm="dpor")
 
 
 def noisy(stops: bool) -> Program:
