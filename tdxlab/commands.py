@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Answer = tuple[dict[str, Any], str, int]
 """(the JSON object, the same for people, the exit code)"""
 STAYS = "each CPU goes on as long as it can"
+HURRY_S = 1.0  # for the simplest counterexample, at least
 
 
 def do_list(args: argparse.Namespace) -> Answer:
@@ -86,9 +87,10 @@ def _setting(args: argparse.Namespace) -> Setting:
     made = Setting.of(getattr(args, "schedule", None) or "")
     if args.scenario is None and made is None:
         raise ValueError(f"{args.command} takes a scenario, one of `tdxlab list`, or {args.instead}")
-    made = made or Setting(args.scenario)
+    scenario = (args.scenario or "").replace("_", "-")
+    made = made or Setting(scenario)
     setting = Setting(
-        args.scenario or made.scenario,
+        scenario or made.scenario,
         args.design or made.design,
         args.grain or made.grain,
         args.module or made.module,
@@ -155,8 +157,11 @@ def do_explore(args: argparse.Namespace) -> Answer:
             progress=progress,
             **limits,
         )
-    shown = counterexamples(setting, found, timeout=args.timeout)
     ended = _interrupted(found.interrupted)
+    # who has pressed Ctrl-C wants to see what there is
+    left = HURRY_S if found.interrupted else max(args.timeout - found.seconds, HURRY_S)
+    shown = counterexamples(setting, found, timeout=left)
+    ended = ended or _interrupted(any(it.found.interrupted for it in shown.values()))
     if args.counterexample and shown:
         first, *others = shown
         write(shown[first], args.counterexample)
@@ -176,7 +181,8 @@ def _interrupted(ended: bool) -> int:
 
 
 def _outcomes(args: argparse.Namespace) -> Answer:
-    from tdxlab.scenarios.outcomes import outcomes
+    from tdxlab.engine.outcomes import Outcomes
+    from tdxlab.scenarios.outcomes import State, outcomes
     from tdxlab.spec.design import Design
     from tdxlab.views import outcomes as views
     from tdxlab.views.progress import bar
@@ -185,8 +191,11 @@ def _outcomes(args: argparse.Namespace) -> Answer:
     settings = [replace(setting, design=design).filled for design in args.diff or [setting.design]]
     for setting in settings:
         Design.parse(setting.design)
-    found = []
+    found: list[Outcomes[State]] = []
     for setting in settings:
+        if any(one.interrupted for one in found):
+            found.append(Outcomes(interrupted=True))
+            continue
         with bar() as progress:
             limits = {"max_executions": args.max_executions, "timeout": args.timeout}
             found.append(outcomes(setting, progress=progress, **limits))

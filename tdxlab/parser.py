@@ -123,7 +123,6 @@ def parser() -> Parser:
         sub.add_argument(
             "scenario",
             nargs="?" if instead else None,
-            type=lambda name: name.replace("_", "-"),
             help="one of `tdxlab list`",
         )
         sub.add_argument(
@@ -173,7 +172,7 @@ def parser() -> Parser:
         do_explore,
         "run a scenario under many schedules, if need be all",
         "its --timeout at most",
-        VERDICT,
+        f"{VERDICT}; what a search that did not run all has not found counts as not decided",
     )
     search.set_defaults(bar=True)  # of its own, on a terminal
     scenario(search, instead="--program FILE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -551,9 +552,9 @@ def test_a_mistake_in_a_design_s_file_is_one_sentence(
 
 def test_who_has_read_enough_is_told_nothing() -> None:
     """`tdxlab list | head -1`: the output that is left in the buffer has nowhere to go."""
-    listing = subprocess.Popen(
-        [sys.executable, "-m", "tdxlab", "show", "DP08"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    argv = [sys.executable, "-m", "tdxlab", "show", "DP08"]
+    listing = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered)
     assert listing.stdout is not None and listing.stderr is not None
     listing.stdout.close()
     assert listing.stderr.read() == "" and listing.wait() == 0

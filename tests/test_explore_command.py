@@ -148,6 +148,32 @@ def test_who_has_nothing_to_do_is_told_and_which_other_designs_are_broken(capsys
     assert "other designs" not in capsys.readouterr().out
 
 
+def test_each_program_of_a_file_is_found_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for spec in json.loads(Path(PROGRAMS).read_text())["programs"]:
+        found = answer(capsys, "explore", spec["program"], "--program", PROGRAMS, "--max-executions", "1")
+        assert (found["program"], found["executions"]) == (spec["program"], 1)
+
+
+def test_where_one_of_two_designs_was_not_run_nothing_is_said_of_the_difference(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tdxlab.engine.outcomes._count", pressed)
+    assert main(["explore", "pamt-races", "--diff", "seed", "y2026"]) == 1
+    out = capsys.readouterr().out
+    assert "under y2026, grain lock: not run" in out and "so nothing is said" in out and "only under" not in out
+
+
+def test_a_livelock_breaks_what_is_judged_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """None of these runs comes to an end that is no retry's; the cycle is found beside them."""
+    spin = ("explore", "pamt-spin", "--design", "seed,pamt_lock=spin", "--algorithm", "dpor", "--max-executions", "300")
+    found = answer(capsys, *spin, "--all")
+    assert found["livelock"] and not found["complete"] and not found["claims"]["DP17"]["holds"]
+    assert not run("pamt-spin", schedule=found["claims"]["DP17"]["schedule"], design=spin[3]).claims["DP17"]
+
+
 def test_a_search_that_is_stopped_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     main(["explore", "split-sequence", "--max-executions", "2"])
     out = capsys.readouterr().out
@@ -165,6 +191,7 @@ def test_a_search_that_is_stopped_proves_nothing(capsys: pytest.CaptureFixture[s
         ([["set", "a=__import__('os');b", "1"]], "is no name of a register"),
         ([["store", "x", "N"]], "can not go on: name 'N' is not defined"),
         ([["while", "1", []]], "can not go on: over 100,000 rounds of loops without a step"),
+        ([["set", "a", "3"], ["while", "a", [["set", "a", "a * a"]]]], "a product has more than 1,024 bits"),
         ([["repeat", "999999", [["repeat", "999999", [["set", "r", "1"]]]]]], "can not go on: over 100,000 rounds"),
     ],
 )

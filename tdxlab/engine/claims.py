@@ -42,7 +42,7 @@ class Claim:
         return cell in self.over or cell.name.split(":", 1)[0] in self.over
 
     def look(self, journal: Journal, history: History) -> bool:
-        """Evaluate the predicate now, and see that it keeps to its cells."""
+        """Evaluate the predicate now; of a claim on what is between steps see that it keeps to its cells."""
         if self.kind == "history":
             return bool(self.predicate(history))
         if self.kind == "at_end":
@@ -82,7 +82,7 @@ class Invariant:
     """id, and a function that lists what is wrong now.
 
     quiet: is nothing in flight on the objects that it reads (no lock held, no SPTE frozen)?  It is checked at quiet
-    steps of directed runs and at the end of every run.
+    steps of directed runs; by a search where all actors have returned, once for each state in which they did.
     """
 
     id: str

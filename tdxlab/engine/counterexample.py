@@ -50,7 +50,7 @@ class Counterexample:
 
     decided: the step from which on nothing can undo it; the last one where only the end of the run shows it, which then
     is not settled before.  race: of two steps up to there; a run without an end has none.
-    executions: what was run.
+    executions: what was run.  interrupted: somebody stopped the search, and nobody looked for the race.
     """
 
     schedule: tuple[int, ...]
@@ -61,6 +61,7 @@ class Counterexample:
     settled: bool
     race: Race | None
     executions: int
+    interrupted: bool = False
 
 
 def simplest(
@@ -70,27 +71,29 @@ def simplest(
 
     most: runs within each number of preemptions.  What only a run without an end shows is not searched for again: as
     long as it is, it has more preemptions than it would pay to go through.  Raises NotShown where `known` does not
-    show it.
+    show it.  Ctrl-C ends the search with the simplest so far.
     """
     stop = time.monotonic() + timeout if timeout is not None else None
     best = _Best(program, goal, known)
     best.take(merged(program, best.schedule))
     endless = len(best.schedule) == program.max_steps
-    fewest, shortest = not endless, False
-    for bound in range(0 if endless else best.preemptions + 1):
-        if bound > best.preemptions:
-            break
-        complete = best.search(bound, most, stop)
-        if bound < best.preemptions:
-            fewest = fewest and complete
-        else:
-            shortest = complete
-    best.take(merged(program, best.schedule))
-    step = _settled(program, goal, best.schedule)
-    decided = len(best.schedule) - 1 if step is None else step
-    race = None if endless else deciding(program, goal, best.schedule, decided)
+    fewest, shortest, race, interrupted = False, False, None, False
+    try:
+        if not endless:
+            fewest, shortest = best.search(most, stop)
+            best.take(merged(program, best.schedule))
+            race = deciding(program, goal, best.schedule, _decided(program, goal, best.schedule)[0])
+    except KeyboardInterrupt:
+        interrupted = True
     return Counterexample(
-        tuple(best.schedule), best.preemptions, fewest, shortest, decided, step is not None, race, best.executions
+        tuple(best.schedule),
+        best.preemptions,
+        fewest,
+        shortest,
+        *_decided(program, goal, best.schedule),
+        race,
+        best.executions,
+        interrupted,
     )
 
 
@@ -110,8 +113,17 @@ class _Best:
         self.executions += 1
         self._keep(_run(self.program, self.goal, schedule))
 
-    def search(self, bound: int, most: int, stop: float | None) -> bool:
-        """Run every schedule within `bound` preemptions.  False if it was stopped."""
+    def search(self, most: int, stop: float | None) -> tuple[bool, bool]:
+        """Look for a better one.  Returns whether there is none with fewer preemptions, and whether none is shorter."""
+        fewest = shortest = True
+        for bound in range(self.preemptions + 1):
+            if bound > self.preemptions:
+                break
+            fewest, shortest = fewest and shortest, self._within(bound, most, stop)
+        return fewest, shortest
+
+    def _within(self, bound: int, most: int, stop: float | None) -> bool:
+        # every schedule with so few preemptions; False if it was stopped
         search = Bounded(self.program, bound)
         for n, execution in enumerate(search.executions()):
             self.executions += 1
@@ -137,6 +149,12 @@ def _shown(execution: Execution, goal: Goal) -> int | None:
         return len(execution.schedule) if execution.trace.ended == goal else None
     found = execution.watch.seen if goal.kind == "sometimes" else execution.watch.broken
     return min(found[goal.id] + 1, len(execution.schedule)) if goal.id in found else None
+
+
+def _decided(program: Program, goal: Goal, schedule: Sequence[int]) -> tuple[int, bool]:
+    # the step from which on nothing can undo it, and whether that is before the run's end
+    step = _settled(program, goal, schedule)
+    return (len(schedule) - 1, False) if step is None else (step, True)
 
 
 def _settled(program: Program, goal: Goal, schedule: Sequence[int]) -> int | None:

@@ -9,15 +9,16 @@ with dpor, which alone can say that there is none.  How soon each finds what: do
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
 from tdxlab.engine.bounded import Bounded, preemptions, to_the_end
+from tdxlab.engine.claims import FINAL
 from tdxlab.engine.dpor import Search
 from tdxlab.engine.livelock import livelock
 from tdxlab.engine.lock_order import LockOrder
-from tdxlab.engine.result import Phase, Result, Verdict, record
+from tdxlab.engine.result import Phase, Recorder, Result, Verdict
 from tdxlab.engine.run import Execution, Program
 from tdxlab.engine.trace import Trace
 from tdxlab.engine.walks import Walks, any_cpu, by_priority, in_turn
@@ -74,14 +75,14 @@ def explore(
     start = time.monotonic()
     first = _traced(program)
     program.journal.taking = order = LockOrder()
-    sound: set[Hashable] = set()
+    recorder = Recorder(result, order)
     try:
         for phase, most in phases(algorithm, bound):
             limits = [n for n in (most, max_executions and max_executions - result.executions) if n is not None]
             ends = start + timeout if timeout else None
             result.phases.append(phase)
             most = min(limits, default=None)
-            _search(program, phase, order, sound, result, most, ends, check_reads, stop_at_first, progress)
+            _search(program, phase, recorder, most, ends, check_reads, stop_at_first, progress)
             result.at_first = stop_at_first and result.broken
             if result.at_first or _is_over(result, max_executions, ends):
                 break
@@ -97,6 +98,11 @@ def explore(
         result.livelock = result.livelock or livelock(program, result.outcomes[how][1], until)
         if how == "livelock" and result.livelock is None:
             result.complete = False  # the loop was not the same in each round, so that more would have to be run
+    if result.livelock:
+        endless = result.livelock.endless(program.max_steps)
+        for claim in program.claims:  # a run that does not end by itself breaks what is judged at its end
+            if claim.kind in FINAL and result.claims[claim.id].schedule is None:
+                result.claims[claim.id] = Verdict(False, endless, len(endless))
     for verdict in result.claims.values():
         if verdict.schedule is not None and verdict.preemptions is None:
             verdict.preemptions = _preemptions(program, verdict.schedule)
@@ -122,9 +128,7 @@ def _is_over(result: Result, max_executions: int | None, ends: float | None) -> 
 def _search(
     program: Program,
     phase: Phase,
-    order: LockOrder,
-    sound: set[Hashable],
-    result: Result,
+    recorder: Recorder,
     most: int | None,
     ends: float | None,
     check_reads: bool,
@@ -132,6 +136,7 @@ def _search(
     progress: Callable[[Result], None],
 ) -> None:
     # one phase; afterwards `complete` speaks of it alone
+    result = recorder.result
     start, before = time.monotonic(), result.copy()
 
     def forget() -> None:
@@ -145,7 +150,7 @@ def _search(
         if (most is not None and phase.executions >= most) or late:
             stopped = True
             break
-        record(execution, result, order, sound)
+        recorder.record(execution)
         phase.executions += 1
         result.left = search.left
         progress(result)
@@ -154,6 +159,8 @@ def _search(
             break
     result.redundant += search.redundant
     result.complete = not (stopped or search.left_out or result.cut)
+    if result.complete and result.left is not None:
+        result.left = 0.0  # the estimate rounds
     phase.seconds = time.monotonic() - start
 
 

@@ -58,19 +58,26 @@ OPERANDS: dict[str, type | types.UnionType] = {
 LOCATION = re.compile(r"([^\[]*)(?:\[(.*)\])?")
 ROUNDS = 100_000  # in which a thread may calculate
 MOST_THREADS = 1_000  # a schedule's text has three digits for each
-MOST_EXPONENT = 128
+MOST_EXPONENT, MOST_BITS = 128, 1_024
+
+
+def times(a: int, b: int) -> int:
+    """The product, of numbers that fit in some words."""
+    if a.bit_length() + b.bit_length() > MOST_BITS:
+        raise ArithmeticError(f"a product has more than {MOST_BITS:,} bits")
+    return a * b
 
 
 def power(base: int, exponent: int) -> int:
-    """Of numbers that fit in a word or two."""
+    """Likewise."""
     if not 0 <= exponent <= MOST_EXPONENT:
         raise ArithmeticError(f"an exponent, or a shift, is 0 to {MOST_EXPONENT}, not {exponent}")
-    return int(base**exponent)
+    return functools.reduce(times, [base] * exponent, 1)
 
 
 def left(value: int, by: int) -> int:
     """Shifted."""
-    return value * power(2, by)
+    return times(value, power(2, by))
 
 
 def right(value: int, by: int) -> int:
@@ -78,7 +85,9 @@ def right(value: int, by: int) -> int:
     return value // power(2, by)
 
 
-GUARDED: dict[type[ast.operator], Callable[[int, int], int]] = {ast.Pow: power, ast.LShift: left, ast.RShift: right}
+GUARDED: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Mult: times, ast.Pow: power, ast.LShift: left, ast.RShift: right,
+}  # fmt: skip
 """Operators that Python might work at for ever, and what stands for them."""
 FUNCTIONS = {function.__name__: function for function in GUARDED.values()}
 

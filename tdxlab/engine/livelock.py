@@ -31,6 +31,10 @@ class Livelock:
     cycle: list[int]
     states: int
 
+    def endless(self, steps: int) -> list[int]:
+        """A schedule that goes round until it has so many steps."""
+        return [*self.schedule, *self.cycle * (steps // len(self.cycle))][:steps]
+
 
 @dataclass
 class _State:

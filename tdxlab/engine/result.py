@@ -85,30 +85,41 @@ class Result:
         )
 
 
-def record(execution: Execution, result: Result, order: LockOrder, sound: set[Hashable]) -> None:
-    """Add what an execution says at its end.  Raises AssertionError where an invariant fails, with the schedule.
+@dataclass
+class Recorder:
+    """Adds executions to a result.
 
-    sound: the final states in which none does; few of many executions end in another.
+    sound: the final states in which no invariant fails; few of many executions end in another.
     """
-    execution.finish()
-    result.executions += 1
-    schedule = list(execution.schedule)
-    ended = execution.trace.ended
-    result.cut += ended == "cut"
-    count, example = result.outcomes.get(ended, (0, schedule))
-    result.outcomes[ended] = (count + 1, example)
-    checked = ended == "done" and execution.program.invariants
-    if checked and (state := contents(execution.journal, execution.mark)) not in sound:
-        if wrong := execution.violations():
-            raise AssertionError(f"{'; '.join(wrong)} at the end of schedule {schedule}")
-        sound.add(state)
-    if ended == "deadlock":
-        _deadlock(Deadlock(waits(execution, order), schedule), result)
-    for claim in execution.program.claims:
-        _judge(claim, execution, result, schedule)
-    calls = longest(execution.watch.history, execution.program.busy)
-    if len(calls) > (result.storm.length if result.storm else 0):
-        result.storm = Storm(calls, schedule)
+
+    result: Result
+    order: LockOrder
+    sound: set[Hashable] = field(default_factory=set)
+
+    def record(self, execution: Execution) -> None:
+        """What an execution says at its end.  Raises AssertionError where an invariant fails, with the schedule."""
+        execution.finish()
+        result, schedule, ended = self.result, list(execution.schedule), execution.trace.ended
+        result.executions += 1
+        result.cut += ended == "cut"
+        count, example = result.outcomes.get(ended, (0, schedule))
+        result.outcomes[ended] = (count + 1, example)
+        if ended == "done" and execution.program.invariants:
+            self._check(execution)
+        if ended == "deadlock":
+            _deadlock(Deadlock(waits(execution, self.order), schedule), result)
+        for claim in execution.program.claims:
+            _judge(claim, execution, result, schedule)
+        calls = longest(execution.watch.history, execution.program.busy)
+        if len(calls) > (result.storm.length if result.storm else 0):
+            result.storm = Storm(calls, schedule)
+
+    def _check(self, execution: Execution) -> None:
+        state = contents(execution.journal, execution.mark)
+        if state not in self.sound:
+            if wrong := execution.violations():
+                raise AssertionError(f"{'; '.join(wrong)} at the end of schedule {list(execution.schedule)}")
+            self.sound.add(state)
 
 
 def _deadlock(found: Deadlock, result: Result) -> None:

@@ -109,9 +109,8 @@ def counterexamples(setting: Setting, found: Result, **limits: Any) -> dict[str,
 def _known(setting: Setting, found: Result, schedule: list[int] | None) -> Iterator[list[int]]:
     if schedule is not None:
         yield schedule
-        if round_ := found.livelock:
-            most = setting.program().max_steps
-            yield [*round_.schedule, *round_.cycle * (most // len(round_.cycle))][:most]
+        if found.livelock:
+            yield found.livelock.endless(setting.program().max_steps)
 
 
 def operation(event: Event) -> str:
@@ -190,7 +189,7 @@ def _stepped(execution: Execution, cpu: int) -> str:
 def _read(file: Path) -> dict[str, Any]:
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
+    except (ValueError, RecursionError) as wrong:
         raise ValueError(f"{file} is no JSON: {wrong}") from None
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise ValueError(f"{file} is no counterexample as `tdxlab explore --counterexample` writes them")

@@ -74,7 +74,7 @@ def explore_text(found: Result, data: Mapping[str, Any], shown: Mapping[str, Sho
     reach = "all of them" if data["complete"] else "not all: nothing is proved of what was not run"
     if found.at_first:
         reach = "up to the first that breaks a claim (--all goes on)"
-    elif data["left"] and not data["complete"]:
+    elif data["left"]:
         reach += f" (about {data['left']:,.0f} are left, or more: early estimates are low)"
     parts = [
         f"{data['scenario']} under {data['design']}, grain {data['grain']}, {_cpus(data)}",

@@ -50,6 +50,8 @@ def diff_data(settings: Sequence[Setting], found: Sequence[Outcomes[State]]) -> 
 def diff_text(settings: Sequence[Setting], found: Sequence[Outcomes[State]]) -> str:
     """For people."""
     parts = [_head(setting, one) for setting, one in zip(settings, found, strict=True)]
+    if not all(one.executions for one in found):
+        return "\n\n".join([*parts, "so nothing is said of how they differ"])
     for setting, alone in zip(settings, _alone(found), strict=True):
         parts.append(f"only under {setting.design}: {counted(len(alone), 'final state')}")
         parts += _told(setting, alone)
@@ -75,6 +77,8 @@ def _data(setting: Setting, outcome: Outcome[State]) -> dict[str, Any]:
 
 
 def _head(setting: Setting, found: Outcomes[State]) -> str:
+    if not found.executions:
+        return f"{setting.scenario} under {setting.design}, grain {setting.grain}: not run"
     reach = "all of them" if found.complete else "not all: there may be more final states"
     states = counted(len(found.found), "final state")
     runs = counted(found.executions, "execution")

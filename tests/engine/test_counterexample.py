@@ -63,6 +63,19 @@ def test_a_search_that_is_stopped_claims_no_minimum() -> None:
     assert (found.preemptions, found.fewest, found.shortest) == (1, False, False)
 
 
+@pytest.mark.parametrize("where", ["Bounded", "deciding"])
+def test_ctrl_c_ends_it_with_the_simplest_so_far(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"tdxlab.engine.counterexample.{where}", pressed)
+    program = counting(before=2)
+    found = simplest(program, claim(program, "both count"), LOST)
+    searched = where == "deciding"
+    assert (found.interrupted, found.fewest, found.shortest, found.race) == (True, searched, searched, None)
+    assert sorted(found.schedule) == sorted(LOST)
+
+
 def test_what_does_not_show_it_is_refused() -> None:
     program = counting()
     with pytest.raises(ValueError, match="does not show"):

@@ -100,9 +100,10 @@ def test_a_file_that_is_none_is_refused(stale: Path, tmp_path: Path, change: dic
     odd.write_text(json.dumps(json.loads(stale.read_text()) | change))
     with pytest.raises(ValueError, match=why):
         replay(odd)
-    odd.write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
-        replay(odd)
+    for text in ("{", "[" * 100_000):
+        odd.write_text(text)
+        with pytest.raises(ValueError, match="is no JSON"):
+            replay(odd)
 
 
 def test_in_the_other_order_of_its_race_the_claim_holds(stale: Path) -> None:
