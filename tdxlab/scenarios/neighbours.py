@@ -18,8 +18,10 @@ from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.kvm.kvm_main import kvm_mmu_write_lock
 from tdxlab.kvm.tdx_sept import pages_for_fault, tdx_sept_remove_private_spte, tdx_sept_set_private_spte
 from tdxlab.lab import Lab
+from tdxlab.ledger import in_module
 from tdxlab.scenarios.looks import paired
-from tdxlab.spec.levels import PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
+from tdxlab.spec.levels import LEVEL_4K, PAGE_SHIFT, PAGE_SIZE, PG_LEVEL_2M, PG_LEVEL_4K
+from tdxlab.spec.pamt import PT_NDA
 from tdxlab.td import Td
 
 
@@ -96,12 +98,18 @@ class Neighbours:
     def program(self, actors: Callable[[], Sequence[Steps]], claims: Iterable[Claim], names: Iterable[str]) -> Program:
         """No invariants: the mirror does not know what is mapped here, and a VM that is bugged has lost its page."""
         made = self.lab.program(actors, claims, names)
-        return replace(made, invariants=(), outcome=self.outcome, picture=self.outcome)
+        return replace(made, invariants=(), outcome=self.outcome, picture=self.picture)
 
     def outcome(self) -> dict[str, object]:
         """What is left of the range: its users as the host counts them, and its pair."""
         count = tdx_find_pamt_refcount(self.lab.host, self.block).peek(0)
         return {"users": count, "pair": "there" if paired(self.lab, self.block) else "none"}
+
+    def picture(self) -> dict[str, object]:
+        """... and whose pages the module has there."""
+        pages = [self.block + n * PAGE_SIZE for n in range(len(self.tds))]
+        mapped = [f"TD {n}'s page" for n, page in enumerate(pages) if in_module(self.lab, page, LEVEL_4K) != PT_NDA]
+        return {**self.outcome(), "mapped": " and ".join(mapped) or "nothing"}
 
 
 def neighbours(lab: Lab) -> Neighbours:
