@@ -42,8 +42,8 @@ class Stepper:
 
     @property
     def claims(self) -> dict[str, bool]:
-        """The verdicts so far; a final-state claim counts as holding until the run is done."""
-        if self.ended == "done":
+        """The verdicts so far; a final-state claim counts as holding until the run has ended, in whatever way."""
+        if self.ended != "running":
             self.execution.finish()
         return {claim.id: self.execution.watch.holds(claim) for claim in self.program.claims}
 

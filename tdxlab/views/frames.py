@@ -71,12 +71,12 @@ def _public(names: Iterable[str]) -> list[str]:
 
 def claim_words(stepper: Stepper) -> dict[str, str]:
     """The verdict so far on each claim, in words that say what can still change."""
-    holds, done = stepper.claims, stepper.ended == "done"
+    holds, ended = stepper.claims, stepper.ended != "running"
     words = {
-        "always": ("holds", "broken") if done else ("holds so far", "broken"),
-        "sometimes": ("seen", "not seen") if done else ("seen", "not seen yet"),
-        "at_end": ("holds", "broken") if done else ("judged at the end", "broken"),
-        "history": ("holds", "broken") if done else ("judged at the end", "broken"),
+        "always": ("holds", "broken") if ended else ("holds so far", "broken"),
+        "sometimes": ("seen", "not seen") if ended else ("seen", "not seen yet"),
+        "at_end": ("holds", "broken") if ended else ("judged at the end", "broken"),
+        "history": ("holds", "broken") if ended else ("judged at the end", "broken"),
     }
     return {claim.id: words[claim.kind][0 if holds[claim.id] else 1] for claim in stepper.program.claims}
 

@@ -4,6 +4,7 @@ import json
 
 from tdxlab.engine.stepper import Stepper
 from tdxlab.lessons import window
+from tdxlab.scenarios import play
 from tdxlab.views import frames
 from tests.views.toy import program
 
@@ -37,6 +38,16 @@ def test_claims_say_what_can_still_change() -> None:
     assert frames.claim_words(stepper) == {"T1": "holds so far", "T2": "not seen yet", "T3": "judged at the end"}
     stepper.jump(99)
     assert frames.claim_words(stepper) == {"T1": "holds", "T2": "not seen", "T3": "holds"}
+
+
+def test_a_deadlock_breaks_what_is_judged_at_the_end() -> None:
+    stepper = play.Stepper("pamt-abba", design="seed,pamt_lock=rwlock_2m")
+    stepper.follow([0, 0, 0, 1, 1])
+    assert frames.claim_words(stepper)["DP18"] == "judged at the end"
+    stepper.step(1)
+    assert (stepper.ended, frames.claim_words(stepper)["DP18"]) == ("deadlock", "broken")
+    stepper.jump(5)
+    assert frames.claim_words(stepper)["DP18"] == "judged at the end"
 
 
 def test_a_frame_is_json_and_equal_on_the_way_back() -> None:
