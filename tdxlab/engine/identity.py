@@ -7,41 +7,48 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from enum import Enum
 from typing import Any
 
 from tdxlab.engine.cells import Cell, Journal, Key, Record, Table, Words
 from tdxlab.engine.run import Execution, suspended
+from tdxlab.engine.trace import plain
 
 DEEP = 3
 PLAIN = {int, bool, str, float, bytes, type(None)}
 
 
-def contents(journal: Journal, mark: int) -> Hashable:
-    """What is in the cells that were written since `mark` and are not as before, and in all that they refer to."""
+def contents(journal: Journal, mark: int, other: Callable[[Any], Hashable] = lambda value: value) -> Hashable:
+    """What is in the cells that were written since `mark` and are not as before, and in all that they refer to.
+
+    other: what stands for an object that is no cell and has objects as parts; such a one is like itself alone.
+    """
     assert journal.log is not None
     before: dict[tuple[Cell, Key], Any] = {}
     for cell, key, old in journal.log[mark:]:
         before.setdefault((cell, key), old)
     now = [((cell.name, key), cell.peek(key), old) for (cell, key), old in before.items()]
-    return frozenset((place, _content(new)) for place, new, old in now if type(new) not in PLAIN or new != old)
+    return frozenset((at, _content(new, other)) for at, new, old in now if type(new) not in PLAIN or new != old)
 
 
-def _content(value: Any) -> Hashable:
+def _content(value: Any, other: Callable[[Any], Hashable]) -> Hashable:
     # what a run has made is known by its parts: no log tells what it was made with
     if type(value) in PLAIN or isinstance(value, Enum):
         return value  # type: ignore[no-any-return]
     if isinstance(value, Table | Record):
         return value.name  # its parts are written one by one
     if isinstance(value, list | tuple | set | frozenset):
-        parts = tuple(value) if set(map(type, value)) <= PLAIN else tuple(map(_content, value))
+        parts = tuple(value) if set(map(type, value)) <= PLAIN else tuple(_content(part, other) for part in value)
         return getattr(value, "name", ""), frozenset(parts) if isinstance(value, set | frozenset) else parts
     if isinstance(value, dict):
-        return tuple((key, _content(part)) for key, part in value.items())
+        return tuple((key, _content(part, other)) for key, part in value.items())
     named = _parts(value)
-    number = int(value) if isinstance(value, int) else 0  # an SPTE may know the table that it points to
-    return (type(value), number, *((name, _content(part)) for name, part in named.items())) if named else value
+    if isinstance(value, int):  # an SPTE may know the table that it points to
+        return int(value), *((name, _content(part, other)) for name, part in named.items())
+    if named and all(type(part) in PLAIN or isinstance(part, Words) for part in named.values()):
+        return type(value), *((name, _content(part, other)) for name, part in named.items())
+    return other(value)
 
 
 def _parts(value: Any) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def _parts(value: Any) -> dict[str, Any]:
 
 def identity(execution: Execution) -> Hashable:
     """What is in the cells, and how each CPU stands."""
-    return contents(execution.journal, execution.mark), tuple(
+    return contents(execution.journal, execution.mark, plain), tuple(
         standing(coroutine) if execution.pauses[cpu] is not None else None
         for cpu, coroutine in enumerate(execution.coroutines)
     )
