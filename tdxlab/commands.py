@@ -161,7 +161,7 @@ def do_explore(args: argparse.Namespace) -> Answer:
     # who has pressed Ctrl-C wants to see what there is
     left = HURRY_S if found.interrupted else max(args.timeout - found.seconds, HURRY_S)
     shown = counterexamples(setting, found, timeout=left)
-    ended = ended or _interrupted(any(it.found.interrupted for it in shown.values()))
+    ended = ended or _interrupted(found.interrupted)
     if args.counterexample and shown:
         first, *others = shown
         write(shown[first], args.counterexample)

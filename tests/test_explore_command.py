@@ -166,6 +166,19 @@ def test_where_one_of_two_designs_was_not_run_nothing_is_said_of_the_difference(
     assert "under y2026, grain lock: not run" in out and "so nothing is said" in out and "only under" not in out
 
 
+@pytest.mark.parametrize("where", ["tdxlab.engine.counterexample.simplest", "tdxlab.engine.counterexample.deciding"])
+def test_ctrl_c_while_it_looks_for_the_simplest_keeps_the_verdict(
+    where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, pressed)
+    assert main(["explore", "pamt-races", "--all", "--algorithm", "dpor"]) == 1
+    out, err = capsys.readouterr()
+    assert "DP10     broken" in out and "106 executions" in out and "interrupted; what was run until then" in err
+
+
 def test_a_livelock_breaks_what_is_judged_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     """None of these runs comes to an end that is no retry's; the cycle is found beside them."""
     spin = ("explore", "pamt-spin", "--design", "seed,pamt_lock=spin", "--algorithm", "dpor", "--max-executions", "300")

@@ -96,13 +96,19 @@ def counterexamples(setting: Setting, found: Result, **limits: Any) -> dict[str,
     """{claim: the simplest schedule}, of each claim for which a search has found one.
 
     A run that a search has cut shows nothing of how it would have ended; a livelock that was found there does.
+    Ctrl-C ends it with those that there are, and `found` is interrupted.
     """
-    shown = {}
-    for claim, verdict in found.claims.items():
-        for known in _known(setting, found, verdict.schedule):
-            with suppress(NotShown):
-                shown[claim] = counterexample(setting, claim, known, livelock=found.livelock is not None, **limits)
-                break
+    shown: dict[str, Shown] = {}
+    try:
+        for claim, verdict in found.claims.items():
+            for known in _known(setting, found, verdict.schedule):
+                with suppress(NotShown):
+                    shown[claim] = counterexample(setting, claim, known, livelock=found.livelock is not None, **limits)
+                    break
+            if claim in shown and shown[claim].found.interrupted:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        found.interrupted = True
     return shown
 
 
