@@ -23,19 +23,19 @@ def explore_data(found: Result, setting: Setting, shown: Mapping[str, Shown]) ->
     """For `--json`.
 
     shown: {claim: the simplest schedule that breaks it, or shows it}.  What a run that was cut would have broken is not
-    broken.
+    broken.  Where somebody did not wait for the simplest it is the schedule that was found.
     """
     known = get(setting.scenario)
-    claims: dict[str, dict[str, Any]] = {
-        claim: {
-            "holds": verdict.holds or (verdict.schedule is not None and claim not in shown),
+    claims: dict[str, dict[str, Any]] = {}
+    for claim, verdict in found.claims.items():
+        as_found = verdict.schedule if found.interrupted else None
+        claims[claim] = {
+            "holds": verdict.holds or (verdict.schedule is not None and claim not in shown and as_found is None),
             "expected": known.expected(setting.design, claim, setting.grain),
-            "schedule": None,
-            "steps": None,
-            "preemptions": None,
+            "schedule": as_found and setting.show_schedule(as_found),
+            "steps": as_found and len(as_found),
+            "preemptions": verdict.preemptions if as_found else None,
         }
-        for claim, verdict in found.claims.items()
-    }
     for claim, it in shown.items():
         simplest = it.found
         claims[claim] |= {
@@ -67,7 +67,7 @@ def explore_text(found: Result, data: Mapping[str, Any], shown: Mapping[str, Sho
     """For people: verdicts, how far the search got, the first counterexample step by step, and who was stuck."""
     sentences = get(data["scenario"]).claims
     rows = [
-        (claim, _verdict(verdict["holds"], data["complete"]), _proved(shown, claim), sentences[claim])
+        (claim, _verdict(verdict["holds"], data["complete"]), _proved(shown, claim, verdict), sentences[claim])
         for claim, verdict in data["claims"].items()
     ]
     steps = ", ".join(f"{phase['algorithm']} {phase['executions']}" for phase in data["phases"])
@@ -84,10 +84,11 @@ def explore_text(found: Result, data: Mapping[str, Any], shown: Mapping[str, Sho
     ]
     if shown:
         parts.append(counterexample_text(next(iter(shown.values()))))
-    parts.append("\n".join(f"{claim}: {it.schedule}" for claim, it in shown.items()))
+    schedules = {claim: verdict["schedule"] for claim, verdict in data["claims"].items() if verdict["schedule"]}
+    parts.append("\n".join(f"{claim}: {schedule}" for claim, schedule in schedules.items()))
     parts.append(stuck_text(found))
     others = {design: claims for design, claims in get(data["scenario"]).breaks.items() if claims}
-    if others and data["design"] not in others and not shown:
+    if others and data["design"] not in others and not schedules:
         told = "; ".join(f"{design} ({', '.join(claims)})" for design, claims in others.items())
         parts.append(f"Broken by other designs: {told}")
     return "\n\n".join(part for part in parts if part)
@@ -105,8 +106,10 @@ def _verdict(holds: bool, complete: bool) -> str:
     return "holds" if complete else "not broken"
 
 
-def _proved(shown: Mapping[str, Shown], claim: str) -> str:
-    return proved(shown[claim]) if claim in shown else ""
+def _proved(shown: Mapping[str, Shown], claim: str, verdict: Mapping[str, Any]) -> str:
+    if claim in shown:
+        return proved(shown[claim])
+    return f"as found, {counted(verdict['steps'], 'step')}" if verdict["schedule"] else ""
 
 
 def proved(it: Shown) -> str:
