@@ -78,7 +78,8 @@ def _row(axes: Axes, line: Line, column: int | None, y: float, height: float, ac
     x = _x(column or 0)
     width = WIDTH if column is not None else across - LEFT - 0.35
     colour = palette.cpu_colour(line.cpu) if column is not None else sheets.QUIET
-    edge, wide = (palette.FAILS, 2.4) if line.mark else (colour, 0.7)
+    # the two steps of the race stand out, and more quietly what follows from them
+    edge, wide = (palette.FAILS, 2.4) if "*" in line.mark else ("black", 1.6) if line.mark else (colour, 0.7)
     face = "white" if line.quiet else palette.tint(colour, 0.13)
     style = ":" if line.quiet else "-"
     box = Rectangle((x, y), width, height, facecolor=face, edgecolor=edge, linewidth=wide, linestyle=style)
