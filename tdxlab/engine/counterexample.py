@@ -82,18 +82,13 @@ def simplest(
         if not endless:
             fewest, shortest = best.search(most, stop)
             best.take(merged(program, best.schedule))
-            race = deciding(program, goal, best.schedule, _decided(program, goal, best.schedule)[0])
+        decided, settled = _decided(program, goal, best.schedule)
+        race = None if endless else deciding(program, goal, best.schedule, decided)
     except KeyboardInterrupt:
         interrupted = True
+        decided, settled = _decided(program, goal, best.schedule)
     return Counterexample(
-        tuple(best.schedule),
-        best.preemptions,
-        fewest,
-        shortest,
-        *_decided(program, goal, best.schedule),
-        race,
-        best.executions,
-        interrupted,
+        tuple(best.schedule), best.preemptions, fewest, shortest, decided, settled, race, best.executions, interrupted
     )
 
 
@@ -152,24 +147,20 @@ def _shown(execution: Execution, goal: Goal) -> int | None:
 
 
 def _decided(program: Program, goal: Goal, schedule: Sequence[int]) -> tuple[int, bool]:
-    # the step from which on nothing can undo it, and whether that is before the run's end
-    step = _settled(program, goal, schedule)
-    return (len(schedule) - 1, False) if step is None else (step, True)
-
-
-def _settled(program: Program, goal: Goal, schedule: Sequence[int]) -> int | None:
-    # where the notes settle a claim on them, which held before; None where only the end of the run tells
+    # The step from which on nothing can undo it, and whether that is before the run's end: for a claim on notes the one
+    # whose notes settle it, where it held before.
+    end = len(schedule) - 1
     if isinstance(goal, str) or goal.kind == "at_end":
-        return None
+        return end, False
     if goal.kind != "history":
-        return len(schedule) - 1
+        return end, True
     execution = Execution(program)
     try:
         for cpu in schedule:
             execution.step(cpu)
         notes = execution.watch.history
         kept = next((n for n in range(len(notes), -1, -1) if goal.predicate(notes[:n])), len(notes))
-        return int(notes[kept]["n"]) if kept < len(notes) else None
+        return (int(notes[kept]["n"]), True) if kept < len(notes) else (end, False)
     finally:
         execution.abandon()
 

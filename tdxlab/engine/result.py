@@ -37,7 +37,7 @@ class Phase:
 
 @dataclass
 class Result:
-    """executions: runs made.  cut: runs stopped at a limit of steps or of retries.
+    """executions: runs made.  actors: in each.  cut: runs stopped at a limit of steps or of retries.
 
     complete: every schedule within the bound was run to its end (and nobody let others go first), or for dpor one of
     each class.
@@ -54,6 +54,7 @@ class Result:
     algorithm: str
     bound: int | None
     executions: int = 0
+    actors: int = 0
     redundant: int = 0
     cut: int = 0
     complete: bool = False
@@ -100,7 +101,7 @@ class Recorder:
         """What an execution says at its end.  Raises AssertionError where an invariant fails, with the schedule."""
         execution.finish()
         result, schedule, ended = self.result, list(execution.schedule), execution.trace.ended
-        result.executions += 1
+        result.executions, result.actors = result.executions + 1, len(execution.coroutines)
         result.cut += ended == "cut"
         count, example = result.outcomes.get(ended, (0, schedule))
         result.outcomes[ended] = (count + 1, example)

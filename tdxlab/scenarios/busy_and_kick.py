@@ -32,25 +32,28 @@ def one_more_try(history: History) -> bool:
     return count(history, "kvm_bug_on") == 0
 
 
+def not_kicked(leaf: str, story: Story) -> Control:
+    """After the story the leaf is refused twice."""
+    return Control(
+        "HP15",
+        f"vCPUs are not kicked: the second {leaf.rpartition('.')[2]} is refused as the first",
+        without="tdxlab.kvm.tdx_sept.kvm_make_all_cpus_request",
+        story=(*story, (0, None)),
+        shows=lambda h: calls(h, of=[leaf])[:2] == [f"{leaf} {BUSY}"] * 2 and count(h, "kvm_bug_on") > 0,
+    )
+
+
+HP15 = "With mmu_lock held for write TDX_OPERAND_BUSY is met by keeping all vCPUs out, and the second try succeeds."
+
+
 @scenario(
     "busy-and-kick",
-    claims={
-        "HP15": "With mmu_lock held for write TDX_OPERAND_BUSY is met by keeping all vCPUs out, and the second try "
-        "succeeds.  (Here: BLOCK against a guest's ACCEPT; the half without Dynamic PAMT.)"
-    },
+    claims={"HP15": f"{HP15}  (Here: BLOCK against a guest's ACCEPT; the half without Dynamic PAMT.)"},
     breaks={"seed": (), "inhibit_write": ()},
     machine={"cpus": 2},
     stories={"seed": MEANWHILE, "inhibit_write": MEANWHILE},
     shows={"seed": lambda h: calls(h, of=[BLOCK]) == [f"{BLOCK} {BUSY}", f"{BLOCK} {DONE}"]},
-    controls=(
-        Control(
-            "HP15",
-            "vCPUs are not kicked: the second BLOCK is refused as the first",
-            without="tdxlab.kvm.tdx_sept.kvm_make_all_cpus_request",
-            story=(*MEANWHILE[:2], (0, None)),
-            shows=lambda h: calls(h, of=[BLOCK])[:2] == [f"{BLOCK} {BUSY}"] * 2 and count(h, "kvm_bug_on") > 0,
-        ),
-    ),
+    controls=(not_kicked(BLOCK, MEANWHILE[:2]),),
 )
 def busy_and_kick(lab: Lab) -> Program:
     """The S-EPT entry that is to be blocked is held by a guest's ACCEPT: what does KVM do?
@@ -69,23 +72,12 @@ def busy_and_kick(lab: Lab) -> Program:
 
 @scenario(
     "track-and-enter",
-    claims={
-        "HP15": "With mmu_lock held for write TDX_OPERAND_BUSY is met by keeping all vCPUs out, and the second try "
-        "succeeds.  (Here: TRACK against VP.ENTER.)"
-    },
+    claims={"HP15": f"{HP15}  (Here: TRACK against VP.ENTER.)"},
     breaks={"seed": (), "inhibit_write": ()},
     machine={"cpus": 2},
     stories={"seed": ENTERING, "inhibit_write": ENTERING},
     shows={"seed": lambda h: calls(h, of=[TRACK]) == [f"{TRACK} {BUSY}", f"{TRACK} {DONE}"]},
-    controls=(
-        Control(
-            "HP15",
-            "vCPUs are not kicked: the second TRACK is refused as the first",
-            without="tdxlab.kvm.tdx_sept.kvm_make_all_cpus_request",
-            story=(*ENTERING[:1], (0, None)),
-            shows=lambda h: calls(h, of=[TRACK])[:2] == [f"{TRACK} {BUSY}"] * 2 and count(h, "kvm_bug_on") > 0,
-        ),
-    ),
+    controls=(not_kicked(TRACK, ENTERING[:1]),),
 )
 def track_and_enter(lab: Lab) -> Program:
     """As `busy-and-kick`, but TRACK meets an entry: what does KVM do, in whatever order they come?

@@ -33,11 +33,15 @@ class Neighbours:
     block: int
     tds: Sequence[Td]
 
+    def page(self, n: int) -> int:
+        """HPA of TD n's page."""
+        return self.block + n * PAGE_SIZE
+
     async def map(self, n: int) -> bool:
         """A fault of TD n.  Returns whether its page is mapped now; if not that is told."""
         kvm = self.tds[n].kvm
         await kvm.mmu_lock.read_lock()
-        ret = await tdx_sept_set_private_spte(kvm, 0, PG_LEVEL_4K, (self.block >> PAGE_SHIFT) + n)
+        ret = await tdx_sept_set_private_spte(kvm, 0, PG_LEVEL_4K, self.page(n) >> PAGE_SHIFT)
         kvm.mmu_lock.read_unlock()
         if ret:
             self.lab.journal.note("fault_failed", ret=ret)
@@ -53,7 +57,7 @@ class Neighbours:
         """TD n's page is zapped."""
         kvm = self.tds[n].kvm
         await kvm_mmu_write_lock(kvm, "zap")
-        await tdx_sept_remove_private_spte(kvm, 0, PG_LEVEL_4K, (self.block >> PAGE_SHIFT) + n)
+        await tdx_sept_remove_private_spte(kvm, 0, PG_LEVEL_4K, self.page(n) >> PAGE_SHIFT)
         kvm.mmu_lock.write_unlock()
 
     async def comes(self, n: int) -> None:
@@ -68,15 +72,14 @@ class Neighbours:
 
     async def get(self, n: int) -> bool:
         """The range's pair, for TD n's page.  Returns whether it is there; if not that is told."""
-        page = self.block + n * PAGE_SIZE
-        ret = await tdx_pamt_get(self.lab.host, page, PG_LEVEL_4K, pages_for_fault(self.tds[n].kvm))
+        ret = await tdx_pamt_get(self.lab.host, self.page(n), PG_LEVEL_4K, pages_for_fault(self.tds[n].kvm))
         if ret:
             self.lab.journal.note("fault_failed", ret=ret)
         return not ret
 
     async def put(self, n: int) -> None:
         """TD n's page needs the pair no longer."""
-        await tdx_pamt_put(self.lab.host, self.block + n * PAGE_SIZE, PG_LEVEL_4K)
+        await tdx_pamt_put(self.lab.host, self.page(n), PG_LEVEL_4K)
 
     def begin_counted(self, *which: int) -> None:
         """The set-up ends with the range's pair got for the pages of these TDs.  Raises RuntimeError."""
@@ -107,8 +110,8 @@ class Neighbours:
 
     def picture(self) -> dict[str, object]:
         """... and whose pages the module has there."""
-        pages = [self.block + n * PAGE_SIZE for n in range(len(self.tds))]
-        mapped = [f"TD {n}'s page" for n, page in enumerate(pages) if in_module(self.lab, page, LEVEL_4K) != PT_NDA]
+        tds = range(len(self.tds))
+        mapped = [f"TD {n}'s page" for n in tds if in_module(self.lab, self.page(n), LEVEL_4K) != PT_NDA]
         return {**self.outcome(), "mapped": " and ".join(mapped) or "nothing"}
 
 

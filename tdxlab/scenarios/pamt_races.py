@@ -6,11 +6,12 @@ that in `pamt-hints`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tdxlab.engine.claims import Claim, History, always, at_end, of_history
 from tdxlab.engine.run import Program
 from tdxlab.engine.schedule import Story
+from tdxlab.engine.step import Steps
 from tdxlab.host.dpamt.refcount import tdx_find_pamt_refcount
 from tdxlab.lab import Lab
 from tdxlab.scenarios.looks import calls, count, node_of, paired, users
@@ -65,6 +66,18 @@ def _of_the_range(tds: Neighbours, claims: Iterable[str]) -> list[Claim]:
     return [claim for claim in known if claim.id in claims]
 
 
+def _counted(lab: Lab, claims: Iterable[str], first: Callable[[Neighbours, int], Steps], what: str) -> Program:
+    # CPU 0 does `first`, CPU 1 gets and puts, any further CPU puts what was got before
+    tds = neighbours(lab)
+    more = range(2, len(lab.cpus))
+    tds.begin_counted(*more)
+    return tds.program(
+        lambda: [first(tds, 0), tds.gets_and_puts(1), *map(tds.puts, more)],
+        _of_the_range(tds, claims),
+        [f"CPU 0: {what}", "CPU 1: gets and puts, for page 1", *(f"CPU {n}: puts, for page {n}" for n in more)],
+    )
+
+
 DP09 = {
     "DP09": "No fault fails: each finds its pair, and nobody is in its way.  (Counts of users for each 2M range, with "
     "a lock, close the race.)"
@@ -96,14 +109,7 @@ def pamt_races(lab: Lab) -> Program:
     Two CPUs have a page each in one 2M range; each gets the range's pair and puts it, once.  For any further CPU it
     was got before, and that CPU puts it.
     """
-    tds = neighbours(lab)
-    more = range(2, len(lab.cpus))
-    tds.begin_counted(*more)
-    return tds.program(
-        lambda: [tds.gets_and_puts(0), tds.gets_and_puts(1), *map(tds.puts, more)],
-        _of_the_range(tds, STATE),
-        [*(f"CPU {n}: gets and puts, for page {n}" for n in (0, 1)), *(f"CPU {n}: puts, for page {n}" for n in more)],
-    )
+    return _counted(lab, STATE, Neighbours.gets_and_puts, "gets and puts, for page 0")
 
 
 @scenario(
@@ -120,23 +126,12 @@ def pamt_stale_count(lab: Lab) -> Program:
     As `pamt-races`, but then a fault maps CPU 0's page.  Where a refused PAMT.REMOVE counts up again, the count that it
     leaves at a range without a pair is believed.
     """
-    tds = neighbours(lab)
-    more = range(2, len(lab.cpus))
-    tds.begin_counted(*more)
 
-    async def comes_again() -> None:
-        await tds.gets_and_puts(0)
-        await tds.comes(0)
+    async def comes_again(tds: Neighbours, n: int) -> None:
+        await tds.gets_and_puts(n)
+        await tds.comes(n)
 
-    return tds.program(
-        lambda: [comes_again(), tds.gets_and_puts(1), *map(tds.puts, more)],
-        _of_the_range(tds, DP09),
-        [
-            "CPU 0: gets and puts, then a fault that maps page 0",
-            "CPU 1: gets and puts, for page 1",
-            *(f"CPU {n}: puts, for page {n}" for n in more),
-        ],
-    )
+    return _counted(lab, DP09, comes_again, "gets and puts, then a fault that maps page 0")
 
 
 @scenario(

@@ -7,11 +7,10 @@ meanwhile is told.
 
 from __future__ import annotations
 
-import itertools
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 
 from tdxlab.engine.counterexample import Race
 from tdxlab.engine.deadlock import Deadlock
@@ -214,7 +213,7 @@ def columns(found: Sequence[Line], names: Sequence[str], width: int = WIDTH) -> 
     """As text."""
     cpus = sorted({line.cpu for line in found if line.cpu >= 0})
     heads = [head(cpu, names) for cpu in cpus]
-    titles = itertools.zip_longest(*(textwrap.wrap(head, width) for head in heads), fillvalue="")
+    titles = zip_longest(*(textwrap.wrap(head, width) for head in heads), fillvalue="")
     rows = ["  ".join(f"{part:{width}}" for part in row) for row in titles]
     out = [f"{'' if n else 'step':>9}   {row}" for n, row in enumerate(rows)]
     out.append(f"{'-' * 9}   " + "  ".join("-" * width for _ in cpus))

@@ -52,7 +52,7 @@ def explore_data(found: Result, setting: Setting, shown: Mapping[str, Shown]) ->
         "algorithm": found.algorithm,
         "grain": setting.grain,
         "cpus": setting.cpus or known.cpus,
-        "busy_cpus": len(setting.program().names) or known.cpus,
+        "busy_cpus": found.actors or setting.cpus or known.cpus,
         "dpamt": setting.dpamt,
         **{key: getattr(found, key) for key in REACHED},
         "phases": [vars(phase) for phase in found.phases],
