@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tdxlab.cli import main
+from tdxlab.engine import outcomes
 from tdxlab.scenarios.counterexample import counterexamples
 from tdxlab.scenarios.play import Setting, explore, run
 from tdxlab.views.explored import write
@@ -157,10 +158,14 @@ def test_each_program_of_a_file_is_found_by_its_name(capsys: pytest.CaptureFixtu
 def test_where_one_of_two_designs_was_not_run_nothing_is_said_of_the_difference(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pressed(*_: object) -> None:
-        raise KeyboardInterrupt
+    count, presses = outcomes._count, [KeyboardInterrupt]
 
-    monkeypatch.setattr("tdxlab.engine.outcomes._count", pressed)
+    def pressed(*given: Any) -> None:
+        if presses:
+            raise presses.pop()
+        count(*given)
+
+    monkeypatch.setattr(outcomes, "_count", pressed)
     assert main(["explore", "pamt-races", "--diff", "seed", "y2026"]) == 1
     out = capsys.readouterr().out
     assert "under y2026, grain lock: not run" in out and "so nothing is said" in out and "only under" not in out
@@ -185,6 +190,12 @@ def test_a_livelock_breaks_what_is_judged_at_the_end(capsys: pytest.CaptureFixtu
     found = answer(capsys, *spin, "--all")
     assert found["livelock"] and not found["complete"] and not found["claims"]["DP17"]["holds"]
     assert not run("pamt-spin", schedule=found["claims"]["DP17"]["schedule"], design=spin[3]).claims["DP17"]
+
+
+def test_where_all_was_run_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of these the sum of shares rounds to a little less than 1."""
+    found = answer(capsys, "explore", "pamt-shortcuts", "--cpus", "3", "--algorithm", "dpor")
+    assert (found["complete"], found["left"]) == (True, 0)
 
 
 def test_a_search_that_is_stopped_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
